@@ -1,0 +1,40 @@
+"""ConvBERT: pre-train it, fine-tune it, run it fast.
+
+Importing the package loads nothing heavy; each public name brings its own room along when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConvBertConfig": "configuration",
+    "ConvBertForMaskedLM": "heads.masked_lm",
+    "ConvBertForMultipleChoice": "heads.multiple_choice",
+    "ConvBertForPreTraining": "heads.replaced_token",
+    "ConvBertForQuestionAnswering": "heads.question_answering",
+    "ConvBertForSequenceClassification": "heads.sequence_classification",
+    "ConvBertForTokenClassification": "heads.token_classification",
+    "ConvBertModel": "model",
+    "ConvBertPreTrainedModel": "model",
+    "ConvBertTokenizer": "tokenization",
+    "ConvBertTokenizerFast": "tokenization",
+    "InputError": "errors",
+    "pipeline": "pipelines",
+    "register_auto_classes": "auto",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'convbert' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"convbert.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

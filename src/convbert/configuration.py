@@ -1,0 +1,163 @@
+"""ConvBertConfig: the keys and defaults of transformers' ConvBERT, two of our own, and the published sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from convbert.errors import InputError
+
+
+@strict
+class ConvBertConfig(PreTrainedConfig):
+    """Sizes and switches of a ConvBERT encoder.
+
+    Keys and defaults are those of transformers' `ConvBertConfig`, so that either library reads what the other
+    wrote (a key equal to its default is left out of `config.json`). Two keys are ours: `attention_head_size`
+    and `conv_reads_padding`; both are written only when set.
+
+    Args:
+        vocab_size: rows of the word embedding.
+        embedding_size: width of the three embedding tables; projected to `hidden_size` where the two differ.
+        hidden_size: model width C.
+        num_hidden_layers: encoder layers.
+        num_attention_heads: heads of the BERT this model replaces. `num_attention_heads // head_ratio` of them
+            (at least one) are kept as attention heads, and as many span-convolution heads stand beside them.
+        head_ratio: gamma in the paper (section 3.3), at least 1.
+        attention_head_size: width D of one head. None derives it as transformers does,
+            `(hidden_size // n) // 2` for n kept heads; the original uses `hidden_size / num_attention_heads`, which
+            differs unless the effective ratio is 2.
+        conv_kernel_size: taps K of the span convolution, odd.
+        num_groups: groups of the feed-forward layers (section 3.3, grouped linear operator).
+        intermediate_size: width of the feed-forward layer.
+        conv_reads_padding: True restores the behaviour of transformers and of the original, where the convolution
+            window reads the states of padding tokens and a text's result depends on its batch.
+        hidden_act, hidden_dropout_prob, attention_probs_dropout_prob, max_position_embeddings, type_vocab_size,
+            initializer_range, layer_norm_eps, classifier_dropout, pad_token_id, bos_token_id, eos_token_id,
+            tie_word_embeddings: as in transformers.
+
+    Raises:
+        InputError: two fields contradict each other, or a value cannot be built; the message names both.
+    """
+
+    model_type = "convbert"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 2
+    embedding_size: int = 768
+    head_ratio: int = 2
+    conv_kernel_size: int = 9
+    num_groups: int = 1
+    classifier_dropout: float | int | None = None
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = True
+    attention_head_size: int | None = None
+    conv_reads_padding: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @property
+    def num_kept_heads(self) -> int:
+        """Heads H of each branch: so many attention heads, and as many span-convolution heads."""
+        return max(1, self.num_attention_heads // self.head_ratio)
+
+    @property
+    def head_size(self) -> int:
+        """Width D of one head, given or derived."""
+        if self.attention_head_size is not None:
+            return self.attention_head_size
+        return (self.hidden_size // self.num_kept_heads) // 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers' own, with our two keys left out while they are unset."""
+        keys = super().to_dict()
+        for name in ("attention_head_size", "conv_reads_padding"):
+            if not keys.get(name):
+                keys.pop(name, None)
+        return keys
+
+    def _check(self) -> None:
+        sizes = (
+            "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings "
+            "type_vocab_size embedding_size head_ratio conv_kernel_size num_groups"
+        )
+        for name in sizes.split():
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        if self.num_hidden_layers < 0:
+            raise InputError(f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
+        if self.conv_kernel_size % 2 == 0:
+            raise InputError(
+                f"conv_kernel_size must be odd, so that a window has a middle; got {self.conv_kernel_size}"
+            )
+        if self.attention_head_size is not None and self.attention_head_size < 1:
+            raise InputError(f"attention_head_size must be at least 1 or None, got {self.attention_head_size}")
+        if self.attention_head_size is None and self.hidden_size % (2 * self.num_kept_heads):
+            raise InputError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of 2 x {self.num_kept_heads} heads "
+                f"(num_attention_heads={self.num_attention_heads} // head_ratio={self.head_ratio}), "
+                "or attention_head_size must be given"
+            )
+        for name in ("hidden_size", "intermediate_size"):
+            if getattr(self, name) % self.num_groups:
+                raise InputError(
+                    f"{name} ({getattr(self, name)}) must be a multiple of num_groups ({self.num_groups})"
+                )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(f"{name} must be at least 0 and below 1, got {value}")
+        if self.is_decoder or self.add_cross_attention:
+            raise InputError("ConvBERT is an encoder: is_decoder and add_cross_attention must be False")
+
+    @classmethod
+    def small(cls, **overrides: Any) -> ConvBertConfig:
+        """ConvBERT-small of the paper (14 M parameters)."""
+        return cls(**{**_SMALL, **overrides})
+
+    @classmethod
+    def medium_small(cls, **overrides: Any) -> ConvBertConfig:
+        """ConvBERT-medium-small of the paper (17 M parameters): wider, with grouped feed-forward layers."""
+        return cls(**{**_MEDIUM_SMALL, **overrides})
+
+    @classmethod
+    def base(cls, **overrides: Any) -> ConvBertConfig:
+        """ConvBERT-base of the paper (106 M parameters)."""
+        return cls(**{**_BASE, **overrides})
+
+
+# [PAD] is row 0 of the published vocabulary; transformers' class default of 1 is kept for files alone.
+_SMALL = {
+    "embedding_size": 128,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "pad_token_id": 0,
+}
+_MEDIUM_SMALL = {
+    "embedding_size": 128,
+    "hidden_size": 384,
+    "num_attention_heads": 8,
+    "intermediate_size": 1536,
+    "num_groups": 2,
+    "pad_token_id": 0,
+}
+_BASE = {"pad_token_id": 0}

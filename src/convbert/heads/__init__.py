@@ -1,0 +1,1 @@
+"""One file per task: the head and its ConvBertFor... class together."""

@@ -1,0 +1,108 @@
+"""Masked language modelling; the same class is the generator of replaced token detection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
+
+from convbert.configuration import ConvBertConfig
+from convbert.errors import InputError
+from convbert.model import ConvBertModel, ConvBertPreTrainedModel
+
+
+@dataclass
+class ConvBertMaskedLMOutput(ModelOutput):
+    """`loss`; `logits` (B, T, V), or (n, V) where only n positions were asked for; the rest as the encoder's."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    conv_kernels: tuple[Tensor, ...] | None = None
+
+
+class GeneratorPredictions(nn.Module):
+    """From model width back to embedding width. Its activation is GELU whatever the config says, as published."""
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+        self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., C) to (..., E)."""
+        return self.LayerNorm(F.gelu(self.dense(states)))
+
+
+class ConvBertForMaskedLM(ConvBertPreTrainedModel):
+    """Vocabulary logits at masked positions."""
+
+    _tied_weights_keys = {"generator_lm_head.weight": "convbert.embeddings.word_embeddings.weight"}  # noqa: RUF012 (transformers')
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__(config)
+        self.convbert = ConvBertModel(config)
+        self.generator_predictions = GeneratorPredictions(config)
+        self.generator_lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.generator_lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.generator_lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ConvBertMaskedLMOutput:
+        """Predict tokens.
+
+        The vocabulary is by far the widest layer, so it is computed only where it is asked for.
+
+        Args:
+            labels: (B, T), the token that stood there; -100 where there is nothing to predict.
+            logits_to_keep: (B, T) bool: compute the n logits there only, in row-major order. By default all of
+                them; in training mode with labels, those at labelled positions.
+            kwargs: see `ConvBertModel.forward`, as for the other arguments.
+        """
+        encoded = self.convbert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        states = encoded.last_hidden_state
+        if labels is not None and labels.shape != states.shape[:2]:
+            raise InputError(f"labels must be {tuple(states.shape[:2])}, got {tuple(labels.shape)}")
+        if logits_to_keep is None and labels is not None and self.training:
+            logits_to_keep = labels != -100
+        if logits_to_keep is not None:
+            states = states[logits_to_keep]
+            labels = None if labels is None else labels[logits_to_keep]
+        logits = self.generator_lm_head(self.generator_predictions(states))
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+        return ConvBertMaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            conv_kernels=encoded.conv_kernels,
+        )

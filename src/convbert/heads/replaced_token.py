@@ -1,0 +1,97 @@
+"""Replaced token detection: was this token there, or did a generator put it there? (the discriminator)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
+
+from convbert.configuration import ConvBertConfig
+from convbert.model import ConvBertModel, ConvBertPreTrainedModel
+
+
+@dataclass
+class ConvBertForPreTrainingOutput(ModelOutput):
+    """`loss`; `logits` (B, T), positive where the token looks replaced; the rest as the encoder's."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    conv_kernels: tuple[Tensor, ...] | None = None
+
+
+class DiscriminatorPredictions(nn.Module):
+    """One logit per token, under the names of transformers' ELECTRA."""
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dense_prediction = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, T, C) to (B, T)."""
+        return self.dense_prediction(self.activation(self.dense(states))).squeeze(-1)
+
+
+class ConvBertForPreTraining(ConvBertPreTrainedModel):
+    """The discriminator of replaced token detection."""
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__(config)
+        self.convbert = ConvBertModel(config)
+        self.discriminator_predictions = DiscriminatorPredictions(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DiscriminatorPredictions):
+            init.xavier_uniform_(module.dense_prediction.weight)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ConvBertForPreTrainingOutput:
+        """Judge every token.
+
+        Args:
+            labels: (B, T), 1 where the token was replaced, 0 where it was not, -100 where nobody knows. The loss is
+                the mean over the real tokens.
+            kwargs: see `ConvBertModel.forward`, as for the other arguments.
+        """
+        encoded = self.convbert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.discriminator_predictions(encoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            counted = labels != -100
+            if attention_mask is not None:
+                counted = counted & attention_mask.bool()
+            loss = F.binary_cross_entropy_with_logits(logits[counted].float(), labels[counted].float())
+        return ConvBertForPreTrainingOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            conv_kernels=encoded.conv_kernels,
+        )

@@ -1,0 +1,104 @@
+"""A label, several labels or a number for a whole text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
+
+from convbert.configuration import ConvBertConfig
+from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
+
+
+@dataclass
+class ConvBertSequenceClassifierOutput(ModelOutput):
+    """`loss`; `logits` (B, num_labels); the rest as the encoder's."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    conv_kernels: tuple[Tensor, ...] | None = None
+
+
+class ClassificationHead(nn.Module):
+    """Two layers on the first token."""
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(head_dropout(config))
+        self.activation = ACT2FN[config.hidden_act]
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, T, C) to (B, num_labels)."""
+        first = self.dropout(states[:, 0])
+        return self.out_proj(self.dropout(self.activation(self.dense(first))))
+
+
+class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
+    """Classification (one label or several) and regression, by `config.problem_type`."""
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.convbert = ConvBertModel(config)
+        self.classifier = ClassificationHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ConvBertSequenceClassifierOutput:
+        """Score each text.
+
+        Args:
+            labels: (B,) class numbers; (B,) or (B, num_labels) floats for regression; (B, num_labels) floats of 0 and
+                1 for several labels. Without `config.problem_type`, the shape and type of the labels decide.
+            kwargs: see `ConvBertModel.forward`, as for the other arguments.
+        """
+        encoded = self.convbert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.classifier(encoded.last_hidden_state)
+        return ConvBertSequenceClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            conv_kernels=encoded.conv_kernels,
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = self.config.problem_type or self._guess_problem(labels)
+        if problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels.view(logits.squeeze(-1).shape).to(logits.dtype))
+        if problem == "single_label_classification":
+            return F.cross_entropy(logits, labels.view(-1))
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+    def _guess_problem(self, labels: Tensor) -> str:
+        if self.num_labels == 1:
+            return "regression"
+        if labels.dtype in (torch.long, torch.int):
+            return "single_label_classification"
+        return "multi_label_classification"

@@ -1,0 +1,74 @@
+"""A label for every token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
+
+from convbert.configuration import ConvBertConfig
+from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
+
+
+@dataclass
+class ConvBertTokenClassifierOutput(ModelOutput):
+    """`loss`; `logits` (B, T, num_labels); the rest as the encoder's."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    conv_kernels: tuple[Tensor, ...] | None = None
+
+
+class ConvBertForTokenClassification(ConvBertPreTrainedModel):
+    """Tagging: dropout and one linear layer on every token."""
+
+    def __init__(self, config: ConvBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.convbert = ConvBertModel(config)
+        self.dropout = nn.Dropout(head_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ConvBertTokenClassifierOutput:
+        """Tag each token.
+
+        Args:
+            labels: (B, T) class numbers, -100 where a token does not count.
+            kwargs: see `ConvBertModel.forward`, as for the other arguments.
+        """
+        encoded = self.convbert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(encoded.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
+        return ConvBertTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            conv_kernels=encoded.conv_kernels,
+        )

@@ -1,0 +1,9 @@
+"""nn.Modules with weights, under the published parameter names. They read numbers, not the config."""
+
+from convbert.layers.block import Block, BlockOutput
+from convbert.layers.embeddings import Embeddings
+from convbert.layers.feed_forward import GroupedLinear
+from convbert.layers.layout import Layout
+from convbert.layers.mixed_attention import MixedAttention
+
+__all__ = ["Block", "BlockOutput", "Embeddings", "GroupedLinear", "Layout", "MixedAttention"]

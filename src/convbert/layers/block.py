@@ -1,0 +1,85 @@
+"""One encoder layer: mixed attention and feed-forward, each with residual and norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from convbert.layers.feed_forward import Intermediate, ResidualOutput, linear
+from convbert.layers.layout import Layout
+from convbert.layers.mixed_attention import MixedAttention
+
+
+class BlockOutput(NamedTuple):
+    """States of the same shape as the input's; what `MixedOutput` says of the other two."""
+
+    states: Tensor
+    attention_weights: Tensor | None
+    kernel_logits: Tensor
+
+
+class Attention(nn.Module):
+    """The first half of a block. `self` and `output` are the published names."""
+
+    def __init__(self, mixed: MixedAttention, output: ResidualOutput) -> None:
+        super().__init__()
+        self.self = mixed
+        self.output = output
+
+
+class Block(nn.Module):
+    """One encoder layer.
+
+    Args:
+        width, num_heads, head_size, taps: see `MixedAttention`.
+        inner_width: width I of the feed-forward layer.
+        groups: of the feed-forward layer.
+        activation: between its two halves.
+        feed_forward_chunk: tokens the feed-forward layer takes at a time, to save memory; 0 takes all.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        head_size: int,
+        taps: int,
+        inner_width: int,
+        groups: int,
+        activation: Callable[[Tensor], Tensor],
+        norm_eps: float,
+        dropout: float,
+        attention_dropout: float,
+        feed_forward_chunk: int = 0,
+    ) -> None:
+        super().__init__()
+        mixed = MixedAttention(
+            width=width, num_heads=num_heads, head_size=head_size, taps=taps, dropout=attention_dropout
+        )
+        projection = nn.Linear(2 * num_heads * head_size, width)
+        self.attention = Attention(
+            mixed, ResidualOutput(projection, width, norm_eps=norm_eps, dropout=dropout)
+        )
+        self.intermediate = Intermediate(width, inner_width, groups, activation)
+        self.output = ResidualOutput(
+            linear(inner_width, width, groups), width, norm_eps=norm_eps, dropout=dropout
+        )
+        self.feed_forward_chunk = feed_forward_chunk
+
+    def forward(self, states: Tensor, layout: Layout) -> BlockOutput:
+        """(B, T, C), or (N, C) where the layout has bounds."""
+        mixed = self.attention.self(states, layout)
+        states = self.attention.output(mixed.context, states)
+        if self.feed_forward_chunk:
+            chunks = states.split(self.feed_forward_chunk, dim=-2)
+            states = torch.cat([self._feed_forward(chunk) for chunk in chunks], dim=-2)
+        else:
+            states = self._feed_forward(states)
+        return BlockOutput(states, mixed.attention_weights, mixed.kernel_logits)
+
+    def _feed_forward(self, states: Tensor) -> Tensor:
+        return self.output(self.intermediate(states), states)

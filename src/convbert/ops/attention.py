@@ -1,0 +1,69 @@
+"""Softmax attention through PyTorch's own kernels, on a rectangle or bounded by cu_seqlens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(query key^T / sqrt(D)) value, per head and per sequence.
+
+    Args:
+        query, key, value: (B, T, H, D), or (N, H, D) with `cu_seqlens`.
+        mask: (B, T) bool, True where there is a token; rectangles only. A row without any token attends uniformly.
+        cu_seqlens: (B + 1,) int32, first entry 0, last entry N.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        Same shape as `query`.
+    """
+    if cu_seqlens is not None:
+        return _per_sequence(query, key, value, cu_seqlens, dropout)
+    bias = None if mask is None else additive_mask(mask, query.dtype)
+    return _rectangle(query, key, value, bias, dropout)
+
+
+def attention_with_weights(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """As `attention` on a rectangle, in plain steps, and the weights (B, H, T, T) after dropout."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + additive_mask(mask, scores.dtype)
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return (weights @ value).transpose(1, 2), weights
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T) bool to (B, 1, 1, T): 0 at tokens, the lowest finite number elsewhere (so that no row becomes NaN)."""
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]
+
+
+def _rectangle(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    return mixed.transpose(1, 2)
+
+
+def _per_sequence(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float) -> Tensor:
+    bounds = cu_seqlens.tolist()
+    if len(bounds) < 2 or bounds[-1] == 0:
+        return torch.zeros_like(query) + 0 * value
+    mixed = [
+        _rectangle(query[None, start:end], key[None, start:end], value[None, start:end], None, dropout)[0]
+        for start, end in zip(bounds, bounds[1:], strict=False)
+        if end > start
+    ]
+    return torch.cat(mixed)

@@ -1,0 +1,70 @@
+"""Depthwise convolution on the CPU: oneDNN's channels-last kernel, which reads (T, C) rows as they lie.
+
+An unpadded batch is spread out first so that K // 2 zero rows separate its sequences, and is one long rectangle from
+then on.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convbert.ops.unpad import position_in_sequence
+
+
+def forward(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """(B, T, C) or (N, C); see the public function."""
+    if cu_seqlens is None:
+        return _convolve(hidden, weight)
+    rows, spread = _spread(hidden, weight.shape[-1], cu_seqlens)
+    return _convolve(spread, weight)[0].index_select(0, rows)
+
+
+def backward(
+    grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `hidden` (the same convolution with the filter reversed) and of `weight`."""
+    if cu_seqlens is None:
+        return _convolve(grad, weight.flip(-1)), _filter_products(grad, hidden, weight)
+    rows, spread_grad = _spread(grad, weight.shape[-1], cu_seqlens)
+    _, spread = _spread(hidden, weight.shape[-1], cu_seqlens)
+    grad_hidden = _convolve(spread_grad, weight.flip(-1))[0].index_select(0, rows)
+    return grad_hidden, _filter_products(spread_grad, spread, weight)
+
+
+def _convolve(hidden: Tensor, weight: Tensor) -> Tensor:
+    """(B, T, C) to (B, T, C), zero beyond both ends."""
+    batch, length, channels = hidden.shape
+    taps = weight.shape[-1]
+    if hidden.numel() == 0:
+        return torch.zeros_like(hidden)
+    # A (B, 1, T, C) image in channels-last memory is our row-major tensor, so nothing is transposed.
+    image = hidden.contiguous().view(batch, 1, length, channels).permute(0, 3, 1, 2)
+    filters = weight.reshape(channels, 1, 1, taps)
+    out = F.conv2d(image, filters, padding=(0, taps // 2), groups=channels)
+    return out.permute(0, 2, 3, 1).contiguous().view(hidden.shape)
+
+
+def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+    """(C, 1, K): for each tap, the sum over all tokens of grad[t] * hidden[t + k - K // 2]."""
+    length, taps = hidden.shape[1], weight.shape[-1]
+    sums = torch.zeros(taps, hidden.shape[-1], dtype=torch.promote_types(grad.dtype, torch.float32))
+    for k in range(taps):
+        shift = k - taps // 2
+        first, last = max(0, -shift), length - max(0, shift)
+        if last > first:
+            products = grad[:, first:last] * hidden[:, first + shift : last + shift]
+            sums[k] = products.sum((0, 1), dtype=sums.dtype)
+    return sums.t().unsqueeze(1).to(weight.dtype).contiguous()
+
+
+def _spread(tokens: Tensor, taps: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N,) where the tokens go, and the tokens there: (1, N + gaps, C) with zeros between the sequences."""
+    gap = taps // 2
+    sequences = torch.arange(len(cu_seqlens) - 1)
+    before, _ = position_in_sequence(cu_seqlens, tokens.shape[0])
+    starts = cu_seqlens[:-1].long() + gap * sequences
+    rows = torch.repeat_interleave(starts, cu_seqlens.long().diff(), output_size=tokens.shape[0]) + before
+    spread = tokens.new_zeros(tokens.shape[0] + gap * len(sequences), tokens.shape[1])
+    return rows, spread.index_copy_(0, rows, tokens)[None]

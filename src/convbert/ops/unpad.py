@@ -1,0 +1,71 @@
+"""Where padding disappears and returns: a padded rectangle to its real tokens, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How B sequences of unequal length lie end to end in N tokens.
+
+    Attributes:
+        cu_seqlens: (B + 1,) int32, first entry 0, last entry N: sequence b is tokens cu_seqlens[b]:cu_seqlens[b+1].
+        max_length: tokens T in the longest sequence.
+        indices: (N,) int64, where each token stands in the flattened (B * T) rectangle; None where there never
+            was a rectangle.
+        shape: (B, T) of that rectangle.
+    """
+
+    cu_seqlens: Tensor
+    max_length: int
+    indices: Tensor | None = None
+    shape: tuple[int, int] | None = None
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, T, ...) to (N, ...): the real tokens alone."""
+        return padded.flatten(0, 1).index_select(0, self.indices)
+
+    def unpack(self, tokens: Tensor) -> Tensor:
+        """(N, ...) to (B, T, ...): zeros where there is no token."""
+        assert self.shape is not None
+        batch, length = self.shape
+        padded = tokens.new_zeros(batch * length, *tokens.shape[1:])
+        return padded.index_copy(0, self.indices, tokens).unflatten(0, self.shape)
+
+
+def pack_mask(mask: Tensor) -> Packing:
+    """The packing of a padded batch.
+
+    Args:
+        mask: (B, T), nonzero where there is a token. The tokens of a row must be contiguous (see `is_contiguous`).
+    """
+    mask = mask.bool()
+    lengths = mask.sum(dim=1, dtype=torch.int32)
+    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    indices = mask.flatten().nonzero().squeeze(1)
+    longest = int(lengths.max()) if len(lengths) else 0
+    return Packing(cu_seqlens, longest, indices, (mask.shape[0], mask.shape[1]))
+
+
+def is_contiguous(mask: Tensor) -> Tensor:
+    """Scalar bool: no row of `mask` (B, T) has a hole, so that dropping its padding moves no two tokens together."""
+    starts = mask[:, :1].bool().int().sum(1) + (mask[:, 1:].bool() & ~mask[:, :-1].bool()).int().sum(1)
+    return (starts <= 1).all()
+
+
+def position_in_sequence(cu_seqlens: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """For each of N tokens, how many tokens of its own sequence stand before it, and how many after it.
+
+    Returns:
+        two (N,) int64 tensors.
+    """
+    bounds = cu_seqlens.long()
+    lengths = bounds.diff()
+    starts = torch.repeat_interleave(bounds[:-1], lengths, output_size=num_tokens)
+    ends = torch.repeat_interleave(bounds[1:], lengths, output_size=num_tokens)
+    token = torch.arange(num_tokens, device=cu_seqlens.device)
+    return token - starts, ends - 1 - token
