@@ -110,6 +110,19 @@ class ConvBertConfig(PreTrainedConfig):
             )
         if self.attention_head_size is not None and self.attention_head_size < 1:
             raise InputError(f"attention_head_size must be at least 1 or None, got {self.attention_head_size}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(f"{name} must be at least 0 and below 1, got {value}")
+        if self.is_decoder or self.add_cross_attention:
+            raise InputError("ConvBERT is an encoder: is_decoder and add_cross_attention must be False")
+
+    def check_sizes(self) -> None:
+        """What only holds between fields, and is therefore checked when a model is built: fields may be set one by one.
+
+        Raises:
+            InputError: a size that does not divide another; the message names both.
+        """
         if self.attention_head_size is None and self.hidden_size % (2 * self.num_kept_heads):
             raise InputError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of 2 x {self.num_kept_heads} heads "
@@ -121,12 +134,6 @@ class ConvBertConfig(PreTrainedConfig):
                 raise InputError(
                     f"{name} ({getattr(self, name)}) must be a multiple of num_groups ({self.num_groups})"
                 )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise InputError(f"{name} must be at least 0 and below 1, got {value}")
-        if self.is_decoder or self.add_cross_attention:
-            raise InputError("ConvBERT is an encoder: is_decoder and add_cross_attention must be False")
 
     @classmethod
     def small(cls, **overrides: Any) -> ConvBertConfig:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
-from convbert.layers import Block, Embeddings, GroupedLinear, Layout
+from convbert.layers import Block, Embeddings, GroupedLinear, Layout, MixedAttention
 from convbert.ops import Backend, Packing, pack_mask
 from convbert.ops.unpad import is_contiguous, position_in_sequence
 
@@ -62,6 +63,10 @@ class Inputs(NamedTuple):
     token_type_ids: Tensor
 
 
+class ConvBertLayer(GradientCheckpointingLayer, Block):
+    """A block that transformers can tell to recompute itself in the backward pass, instead of keeping its inner states."""
+
+
 class ConvBertPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving that all ConvBERT classes share."""
 
@@ -71,7 +76,8 @@ class ConvBertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules = ("Block",)
+    _no_split_modules = ("ConvBertLayer",)
+    _can_record_outputs = {"hidden_states": ConvBertLayer, "attentions": MixedAttention}  # noqa: RUF012 (transformers')
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -131,24 +137,21 @@ class ConvBertEncoder(nn.Module):
     def __init__(self, config: ConvBertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(_build_block(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
 
     def forward(self, states: Tensor, layout: Layout, output: ConvBertModelOutput) -> Tensor:
         """Run all layers; fill those tuples of `output` that are not None."""
         for layer in self.layer:
+            # Zero at padding here, not in a copy that is returned: gradients flow through what the caller sees.
+            states = layout.readable(states)
             _append(output, "hidden_states", states)
-            run = layer
-            if self.gradient_checkpointing and self.training:
-                run = self._run_checkpointed(layer)
-            states, weights, kernel_logits = run(states, layout)
+            states, weights, kernel_logits = layer(states, layout)
             _append(output, "attentions", weights)
             if output.conv_kernels is not None:
-                _append(output, "conv_kernels", kernel_logits.float().softmax(-1).to(states.dtype))
+                kernels = kernel_logits.float().softmax(-1).to(states.dtype)
+                _append(output, "conv_kernels", layout.readable(kernels.flatten(-2)).view_as(kernels))
+        states = layout.readable(states)
         _append(output, "hidden_states", states)
         return states
-
-    def _run_checkpointed(self, layer: nn.Module) -> Any:
-        return lambda states, layout: self._gradient_checkpointing_func(layer.__call__, states, layout)
 
 
 def _append(output: ConvBertModelOutput, name: str, value: Tensor | None) -> None:
@@ -157,8 +160,8 @@ def _append(output: ConvBertModelOutput, name: str, value: Tensor | None) -> Non
         setattr(output, name, (*so_far, value))
 
 
-def _build_block(config: ConvBertConfig) -> Block:
-    return Block(
+def _build_block(config: ConvBertConfig) -> ConvBertLayer:
+    return ConvBertLayer(
         width=config.hidden_size,
         num_heads=config.num_kept_heads,
         head_size=config.head_size,
@@ -184,6 +187,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
 
     def __init__(self, config: ConvBertConfig) -> None:
         super().__init__(config)
+        config.check_sizes()
         self.embeddings = Embeddings(
             vocab_size=config.vocab_size,
             num_positions=config.max_position_embeddings,
@@ -268,6 +272,8 @@ class ConvBertModel(ConvBertPreTrainedModel):
             conv_kernels=() if output_conv_kernels else None,
         )
         output.last_hidden_state = self.encoder(states, layout, output)
+        if output.hidden_states is not None:
+            output.hidden_states = _select(output.hidden_states, output_hidden_states)
         return _repad(output, layout, packing)
 
     def _words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -395,6 +401,15 @@ def _bounds_at(starts: Tensor) -> Tensor:
     return torch.cat([ends[:1], inner, ends[1:]]).to(torch.int32)
 
 
+def _select(states: tuple[Tensor, ...], asked: bool | int | list[int]) -> tuple[Tensor | None, ...]:
+    """All of them for True; else those of these numbers, which may count from the end, and None for the others."""
+    if asked is True:
+        return states
+    numbers = [asked] if isinstance(asked, int) else asked
+    kept = {number % len(states) for number in numbers if -len(states) <= number < len(states)}
+    return tuple(x if number in kept else None for number, x in enumerate(states))
+
+
 def _repad(output: ConvBertModelOutput, layout: Layout, packing: Packing | None) -> ConvBertModelOutput:
     """Give every tensor of the output the caller's shape, zero where there is no token."""
 
@@ -403,11 +418,11 @@ def _repad(output: ConvBertModelOutput, layout: Layout, packing: Packing | None)
             return packing.unpack(states)
         if layout.cu_seqlens is not None:
             return states[None]
-        return layout.readable(states)
+        return states
 
     output.last_hidden_state = restore(output.last_hidden_state)
     if output.hidden_states is not None:
-        output.hidden_states = tuple(restore(x) for x in output.hidden_states)
+        output.hidden_states = tuple(None if x is None else restore(x) for x in output.hidden_states)
     if output.conv_kernels is not None:
         output.conv_kernels = tuple(
             restore(x.flatten(-2)).unflatten(-1, x.shape[-2:]) for x in output.conv_kernels

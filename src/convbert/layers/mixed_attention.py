@@ -33,9 +33,8 @@ class SeparableConv(nn.Module):
 
     def forward(self, states: Tensor, layout: Layout) -> Tensor:
         """(..., C) to (..., A)."""
-        spans = depthwise_conv(
-            layout.readable(states), self.depthwise.weight, layout.cu_seqlens, backend=layout.conv_backend
-        )
+        weight = self.depthwise.weight
+        spans = depthwise_conv(states, weight, layout.cu_seqlens, backend=layout.conv_backend)
         return F.linear(spans, self.pointwise.weight.squeeze(-1), self.bias.squeeze(-1))
 
 
@@ -65,7 +64,7 @@ class MixedAttention(nn.Module):
         """Mix tokens.
 
         Args:
-            states: (B, T, C), or (N, C) where the layout has bounds.
+            states: (B, T, C), zero where the convolution may not read; or (N, C) where the layout has bounds.
         """
         query = self.query(states)
         attended, weights = self._attend(query, states, layout)

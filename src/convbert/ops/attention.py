@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,11 +61,11 @@ def _rectangle(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, d
 
 def _per_sequence(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float) -> Tensor:
     bounds = cu_seqlens.tolist()
-    if len(bounds) < 2 or bounds[-1] == 0:
-        return torch.zeros_like(query) + 0 * value
+    if bounds[-1] == 0:
+        return query * key * value  # no tokens, but still part of the graph
     mixed = [
         _rectangle(query[None, start:end], key[None, start:end], value[None, start:end], None, dropout)[0]
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in pairwise(bounds)
         if end > start
     ]
     return torch.cat(mixed)

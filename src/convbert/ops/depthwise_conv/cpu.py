@@ -12,6 +12,9 @@ from torch import Tensor
 
 from convbert.ops.unpad import position_in_sequence
 
+# oneDNN's bf16 kernel never returns for 15 taps or more on 31 tokens or more (torch 2.13, AVX-512).
+ONEDNN_TAPS = 13
+
 
 def forward(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, T, C) or (N, C); see the public function."""
@@ -39,11 +42,27 @@ def _convolve(hidden: Tensor, weight: Tensor) -> Tensor:
     taps = weight.shape[-1]
     if hidden.numel() == 0:
         return torch.zeros_like(hidden)
+    if taps > ONEDNN_TAPS:
+        return _convolve_by_shifts(hidden, weight)
     # A (B, 1, T, C) image in channels-last memory is our row-major tensor, so nothing is transposed.
     image = hidden.contiguous().view(batch, 1, length, channels).permute(0, 3, 1, 2)
     filters = weight.reshape(channels, 1, 1, taps)
     out = F.conv2d(image, filters, padding=(0, taps // 2), groups=channels)
     return out.permute(0, 2, 3, 1).contiguous().view(hidden.shape)
+
+
+def _convolve_by_shifts(hidden: Tensor, weight: Tensor) -> Tensor:
+    """(B, T, C) to (B, T, C): one multiply-add of the whole rectangle per tap."""
+    length, taps = hidden.shape[1], weight.shape[-1]
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    out = torch.zeros_like(hidden, dtype=wide, memory_format=torch.contiguous_format)
+    for k in range(taps):
+        shift = k - taps // 2
+        first, last = max(0, -shift), length - max(0, shift)
+        if last > first:
+            shifted = hidden[:, first + shift : last + shift].to(wide)
+            out[:, first:last].addcmul_(shifted, weight[:, 0, k].to(wide))
+    return out.to(hidden.dtype)
 
 
 def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,9 +15,9 @@ def depthwise_conv(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None = N
         bounds = cu_seqlens.tolist()
         sequences = [
             depthwise_conv(hidden[None, start:end], weight)[0]
-            for start, end in zip(bounds, bounds[1:], strict=False)
+            for start, end in list(pairwise(bounds)) or [(0, 0)]
         ]
-        return torch.cat([hidden[:0], *sequences])
+        return torch.cat(sequences)
     length, taps = hidden.shape[1], weight.shape[-1]
     accumulate = torch.promote_types(hidden.dtype, torch.float32)
     padded = F.pad(hidden.to(accumulate), (0, 0, taps // 2, taps // 2))

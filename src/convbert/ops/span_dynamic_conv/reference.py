@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,9 +15,9 @@ def span_dynamic_conv(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor |
         bounds = cu_seqlens.tolist()
         sequences = [
             span_dynamic_conv(value[None, start:end], kernel_logits[None, start:end])[0]
-            for start, end in zip(bounds, bounds[1:], strict=False)
+            for start, end in list(pairwise(bounds)) or [(0, 0)]
         ]
-        return torch.cat([value[:0], *sequences])
+        return torch.cat(sequences)
     length, taps = value.shape[1], kernel_logits.shape[-1]
     accumulate = torch.promote_types(value.dtype, torch.float32)
     weights = kernel_logits.to(accumulate).softmax(-1)

@@ -1,0 +1,42 @@
+"""On request: transformers' Auto classes and `transformers.pipeline` build our ConvBERT in place of theirs."""
+
+from __future__ import annotations
+
+import transformers
+
+from convbert.configuration import ConvBertConfig
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.heads.multiple_choice import ConvBertForMultipleChoice
+from convbert.heads.question_answering import ConvBertForQuestionAnswering
+from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.heads.token_classification import ConvBertForTokenClassification
+from convbert.model import ConvBertModel
+from convbert.tokenization import ConvBertTokenizer, ConvBertTokenizerFast
+
+_MODELS = {
+    transformers.AutoModel: ConvBertModel,
+    transformers.AutoModelForMaskedLM: ConvBertForMaskedLM,
+    transformers.AutoModelForMultipleChoice: ConvBertForMultipleChoice,
+    transformers.AutoModelForPreTraining: ConvBertForPreTraining,
+    transformers.AutoModelForQuestionAnswering: ConvBertForQuestionAnswering,
+    transformers.AutoModelForSequenceClassification: ConvBertForSequenceClassification,
+    transformers.AutoModelForTokenClassification: ConvBertForTokenClassification,
+}
+
+
+def register_auto_classes() -> None:
+    """Put our classes in the place of transformers' for the model type "convbert", in this process.
+
+    The model type is theirs as well, so until the process ends their Auto classes no longer build their ConvBERT.
+    Calling it again changes nothing.
+    """
+    transformers.AutoConfig.register(ConvBertConfig.model_type, ConvBertConfig, exist_ok=True)
+    for auto_class, model_class in _MODELS.items():
+        auto_class.register(ConvBertConfig, model_class, exist_ok=True)
+    transformers.AutoTokenizer.register(
+        ConvBertConfig,
+        slow_tokenizer_class=ConvBertTokenizer,
+        fast_tokenizer_class=ConvBertTokenizerFast,
+        exist_ok=True,
+    )

@@ -1,0 +1,91 @@
+"""The command line: one verb, one function. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from convbert import __version__
+from convbert.cli.doctor import doctor
+from convbert.cli.failures import exit_code_of, quiet_libraries
+from convbert.cli.fill_mask import fill_mask
+from convbert.cli.pretrain import pretrain
+from convbert.cli.tokenizer import train_tokenizer
+
+app = typer.Typer(
+    name="convbert",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # examples keep their line breaks
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+tokenizer_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work with tokenizers.")
+
+app.command("fill-mask")(fill_mask)
+app.add_typer(tokenizer_app, name="tokenizer")
+tokenizer_app.command("train")(train_tokenizer)
+app.command("pretrain")(pretrain)
+app.command("doctor")(doctor)
+
+
+@tokenizer_app.callback()
+def tokenizer() -> None:
+    """Work with tokenizers."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"convbert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def convbert(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from. May stand after the verb, too.")
+    ] = False,
+) -> None:
+    """ConvBERT: pre-train it, fine-tune it, run it fast.
+
+    \b
+    Examples:
+      convbert fill-mask "Plants create [MASK] through a process known as photosynthesis."
+      convbert pretrain --recipe small --corpus corpus/ --output runs/small
+      convbert doctor
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0, 2 where the input is wrong, 1 where convbert is, 130 after Ctrl-C.
+    """
+    words, debug = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
+    quiet_libraries(debug)
+    try:
+        code = app(args=words, prog_name="convbert", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone. Python flushes once more at exit, and must not complain about it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseException as error:
+        if debug:
+            raise
+        return exit_code_of(error)
+    return code if isinstance(code, int) else 0
+
+
+def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Pick `--debug` out wherever it stands before a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [word for word in arguments[:end] if word != "--debug"]
+    return options + arguments[end:], len(options) < end

@@ -1,0 +1,131 @@
+"""`convbert pretrain`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convbert.cli.failures import INTERRUPTED, say
+from convbert.errors import InputError
+from convbert.optional import require
+
+if TYPE_CHECKING:
+    from convbert.pretraining.recipes import PretrainingPlan
+
+
+def pretrain(
+    corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
+    output: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its model/.")],
+    recipe: Annotated[
+        str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
+    ] = "small",
+    objective: Annotated[str, typer.Option(help="What is learned: mlm, masked language modelling.")] = "mlm",
+    heldout: Annotated[
+        list[str] | None, typer.Option(help="Text that is only evaluated on; may be repeated.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
+    ] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Tokens in the vocabulary that is learned.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens in a full sequence.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Length of the run in optimizer steps.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences per micro-batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The peak, after warm-up.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initial weights, data order and masks.")] = None,
+    bf16: Annotated[
+        bool | None, typer.Option("--bf16/--no-bf16", help="Autocast to bfloat16; by default where it is fast.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help='"cpu" leaves a GPU unused.')] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other field of plan or model; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")] = False,
+) -> int:
+    """Train a model from scratch on text: one paragraph a line, an empty line between documents.
+
+    Progress goes to stderr. Ctrl-C and SIGTERM save a checkpoint, from which --resume goes on.
+
+    \b
+    Examples:
+      convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
+      convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
+      convbert pretrain --recipe small --corpus corpus/ --output runs/small --resume
+      convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
+    """
+    require("train", "convbert pretrain")
+    from convbert.pretraining.recipes import recipe as find_recipe
+    from convbert.pretraining.run import pretrain as run_pretraining
+
+    plan = find_recipe(recipe)
+    changes = {
+        "objective": objective,
+        "vocab_size": vocab_size,
+        "sequence_length": sequence_length,
+        "max_steps": max_steps,
+        "max_minutes": max_minutes,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "bf16": bf16,
+    }
+    plan = plan.override(**changes, **parse_settings(settings or (), plan, given=changes))
+    result = run_pretraining(
+        plan,
+        corpus,
+        output,
+        tokenizer=tokenizer,
+        heldout=heldout or None,
+        resume=resume,
+        device=device,
+        report=say,
+    )
+    if not result.finished:
+        return INTERRUPTED
+    print(json.dumps(result.metrics) if as_json else result.model_dir)
+    return 0
+
+
+def parse_settings(
+    settings: Iterable[str], plan: PretrainingPlan, given: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """`["adam_beta2=0.98"]` to `{"adam_beta2": 0.98}`, each value with the type its field has now.
+
+    Args:
+        given: values of options that have their own name; None where the option was not used.
+
+    Raises:
+        InputError: a setting without "=", set twice, unknown, or of the wrong type.
+    """
+    fields = {**plan.model_config(plan.vocab_size).to_dict(), **plan.to_dict()}
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {setting}: write NAME=VALUE")
+        if name in parsed or given.get(name) is not None:
+            raise InputError(f"--set {setting}: {name} is given twice")
+        if name not in fields:
+            raise InputError(f"--set {setting}: neither the plan nor the model has a field named {name}")
+        parsed[name] = _as_type_of(fields[name], text, setting)
+    return parsed
+
+
+def _as_type_of(example: Any, text: str, setting: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    # A field that is None now may hold anything; the plan and the model check it themselves.
+    if example is not None and type(value) is not type(example):
+        raise InputError(f"--set {setting}: {type(example).__name__} wanted, as in {example!r}")
+    return value

@@ -1,0 +1,179 @@
+"""What this machine can run, which form each op takes on it, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import convbert
+from convbert import embedded
+from convbert.errors import InputError
+from convbert.ops.backends import why_not_fast
+from convbert.optional import EXTRAS, install_hint, missing_packages
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_CONVOLUTIONS = ("span_dynamic_conv", "depthwise_conv")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Args:
+        room: what it belongs to: "versions", "cpu", "gpu", "ops", "extras" or "model".
+        name: of the thing, unique in its room.
+        value: what was found.
+        reason: why it is so, or what to do about it; "" where the value says it all.
+    """
+
+    room: str
+    name: str
+    value: str | int | float | bool
+    reason: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; takes about a second and changes nothing."""
+    return [
+        *_versions(),
+        *_cpu(),
+        *_gpu(),
+        *(finding for device in _devices() for finding in (*_ops(device), _bfloat16(device))),
+        *_extras(),
+        _embedded_model(),
+    ]
+
+
+def as_dict(findings: list[Finding]) -> dict[str, Any]:
+    """Findings by room and name, as plain data."""
+    rooms: dict[str, Any] = {}
+    for finding in findings:
+        fields = asdict(finding)
+        room, name = fields.pop("room"), fields.pop("name")
+        rooms.setdefault(room, {})[name] = fields
+    return rooms
+
+
+def _versions() -> list[Finding]:
+    found = [
+        Finding("versions", "convbert", convbert.__version__),
+        Finding("versions", "python", platform.python_version(), platform.platform()),
+    ]
+    return found + [_version(package) for package in _PACKAGES]
+
+
+def _version(package: str) -> Finding:
+    try:
+        return Finding("versions", package, version(package))
+    except PackageNotFoundError:
+        return Finding("versions", package, "missing", f"pip install {package}")
+
+
+def _cpu() -> list[Finding]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [
+        Finding("cpu", "name", _cpu_name()),
+        Finding("cpu", "cores", usable, "that this process may use"),
+        Finding("cpu", "threads", torch.get_num_threads(), "OMP_NUM_THREADS sets how many PyTorch starts"),
+        Finding("cpu", "instructions", torch.backends.cpu.get_cpu_capability()),
+        Finding("cpu", "onednn", torch.backends.mkldnn.is_available()),
+    ]
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpu() -> list[Finding]:
+    if not torch.cuda.is_available():
+        return [Finding("gpu", "available", False, _why_no_gpu())]
+    findings = [Finding("gpu", "available", True, f"CUDA {torch.version.cuda}")]
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        size = f"{about.total_memory / 2**30:.0f} GiB, compute capability {about.major}.{about.minor}"
+        findings.append(Finding("gpu", f"cuda:{index}", about.name, size))
+    return findings
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this build of PyTorch is for the CPU alone"
+    return "PyTorch finds no GPU or no driver for one"
+
+
+def _devices() -> list[torch.device]:
+    names = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [torch.device(name) for name in names]
+
+
+def _ops(device: torch.device) -> list[Finding]:
+    """Which form each op takes on `device` when its backend is "auto"."""
+    reason = why_not_fast(device)
+    form = "reference" if reason else "fast"
+    why = reason or f"a fast form for {device.type} is part of the package"
+    findings = [Finding("ops", f"{op} on {device.type}", form, why) for op in _CONVOLUTIONS]
+    attention = "PyTorch's scaled_dot_product_attention; one call per text where a batch was unpadded"
+    return [*findings, Finding("ops", f"attention on {device.type}", "sdpa", attention)]
+
+
+def _bfloat16(device: torch.device) -> Finding:
+    """Whether autocast to bfloat16 pays: what the hardware says, and a short race of the product that costs most."""
+    ratio = _seconds_per_product(device, torch.bfloat16) / _seconds_per_product(device, torch.float32)
+    able = _multiplies_bfloat16(device)
+    return Finding(
+        "ops",
+        f"bfloat16 on {device.type}",
+        "fast" if able else "slow",
+        f"the hardware {'multiplies it' if able else 'has no instruction for it'}; "
+        f"measured now, a matrix product takes {ratio:.2f} times as long as in float32",
+    )
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def _seconds_per_product(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of several, so that a busy machine does not decide."""
+    left, right = (torch.ones(shape, device=device, dtype=dtype) for shape in ((1024, 256), (256, 1024)))
+    _timed_product(left, right)
+    return min(_timed_product(left, right) for _ in range(9))
+
+
+def _timed_product(left: Tensor, right: Tensor) -> float:
+    started = time.perf_counter()
+    product = left @ right
+    product[0, 0].item()  # waits for the device
+    return time.perf_counter() - started
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra in EXTRAS:
+        missing = missing_packages(extra)
+        hint = f"{', '.join(missing)} missing: {install_hint(extra)}" if missing else ""
+        findings.append(Finding("extras", extra, not missing, hint))
+    return findings
+
+
+def _embedded_model() -> Finding:
+    try:
+        folder = embedded.folder()
+    except InputError as error:
+        return Finding("model", "embedded", False, str(error))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Finding("model", "embedded", True, f"{size / 1e6:.1f} MB in {folder}")

@@ -1,0 +1,101 @@
+"""Words that fit where a text says [MASK]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import FillMaskPipeline
+
+from convbert.errors import InputError
+from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt, lengths_of
+
+
+class FillMask(PackedTexts, FillMaskPipeline):
+    """transformers' `FillMaskPipeline`, with the vocabulary computed at masks only.
+
+    Keyword arguments, on creation or per call: `top_k` (5 by default), `targets` (words to choose from),
+    `truncation=True` (cut a text that is too long) and `tokenizer_kwargs`.
+
+    A text with one mask gives a list of {"score", "token", "token_str", "sequence"}; with several masks, a list of
+    such lists.
+    """
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        targets: str | list[str] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        truncation: bool | str | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if self.tokenizer.mask_token_id is None:
+            raise InputError("the tokenizer has no mask token")
+        preprocess: dict[str, Any] = {}
+        if tokenizer_kwargs is not None or truncation is not None:
+            cut = {} if truncation is None else {"truncation": truncation}
+            preprocess["tokenizer_kwargs"] = {**(tokenizer_kwargs or {}), **cut}
+        forward: dict[str, Any] = {}
+        if top_k is not None:
+            if not 1 <= top_k <= self.model.config.vocab_size:
+                raise InputError(f"top_k must be 1 to {self.model.config.vocab_size} (vocab_size), got {top_k}")
+            forward["top_k"] = top_k
+        if targets is not None:
+            if not targets:
+                raise InputError("targets is empty: name at least one word to choose from")
+            forward["target_ids"] = torch.from_numpy(self.get_target_ids(targets))
+        return preprocess, forward, {}
+
+    def preprocess(self, inputs: str, tokenizer_kwargs: dict[str, Any] | None = None, **_: Any) -> Part:
+        """A text to tokens.
+
+        Raises:
+            InputError: no mask in the text, or it is empty or too long.
+        """
+        check_is_text(inputs)
+        mask = self.tokenizer.mask_token
+        if not inputs.strip():
+            raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
+        part = self.encode(inputs, **(tokenizer_kwargs or {}))
+        if not (part["input_ids"] == self.tokenizer.mask_token_id).any():
+            problem = f"{mask} is behind the cut" if mask in inputs else f"there is no {mask}"
+            raise InputError(f"{problem} in the text {excerpt(inputs)}")
+        return part
+
+    def _forward(
+        self, packed: dict[str, Any], top_k: int = 5, target_ids: Tensor | None = None
+    ) -> tuple[Rows, Tensor]:
+        is_mask = packed["input_ids"] == self.tokenizer.mask_token_id
+        logits = self.model(**packed, logits_to_keep=is_mask).logits
+        probabilities = logits.float().softmax(-1)
+        if target_ids is None:
+            scores, tokens = probabilities.topk(top_k)
+        else:
+            target_ids = target_ids.to(logits.device)
+            scores, chosen = probabilities[:, target_ids].topk(min(top_k, len(target_ids)))
+            tokens = target_ids[chosen]
+        masks_before = torch.nn.functional.pad(is_mask[0].cumsum(0), (1, 0))
+        return {"scores": scores, "tokens": tokens}, masks_before[packed["cu_seq_lens_q"].long()].diff()
+
+    def postprocess(self, model_outputs: Part, **_: Any) -> list[Any]:
+        """The best tokens (masks, k) as words, each also in place of its mask."""
+        ids = model_outputs["input_ids"][0]
+        masks = (ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)
+        rows = zip(masks, model_outputs["scores"].tolist(), model_outputs["tokens"].tolist(), strict=True)
+        results = [
+            [self._proposal(ids, mask, score, token, len(masks) == 1) for score, token in zip(*row, strict=True)]
+            for mask, *row in rows
+        ]
+        return results[0] if len(results) == 1 else results
+
+    def _proposal(self, ids: Tensor, mask: Tensor, score: float, token: int, is_only_mask: bool) -> dict[str, Any]:
+        filled = ids.clone()
+        filled[mask] = token
+        filled = filled[filled != self.tokenizer.pad_token_id]
+        # Special tokens are left out of the sentence, unless other masks are among them.
+        return {
+            "score": score,
+            "token": token,
+            "token_str": self.tokenizer.decode([token]),
+            "sequence": self.tokenizer.decode(filled, skip_special_tokens=is_only_mask),
+        }

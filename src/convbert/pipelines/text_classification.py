@@ -1,0 +1,42 @@
+"""Labels, with their probabilities, for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TextClassificationPipeline
+
+from convbert.errors import InputError
+from convbert.pipelines.packed import PackedTexts, Part, Rows
+
+
+class TextClassification(PackedTexts, TextClassificationPipeline):
+    """transformers' `TextClassificationPipeline` on packed batches.
+
+    A text is a string, or {"text": ..., "text_pair": ...}. Keyword arguments: `top_k` (None: all labels),
+    `function_to_apply` ("softmax", "sigmoid" or "none"; by default the problem type decides), and what the tokenizer
+    takes, `truncation=True` first of all.
+    """
+
+    def _sanitize_parameters(self, function_to_apply: Any = None, **kwargs: Any) -> Any:
+        try:
+            return super()._sanitize_parameters(function_to_apply=function_to_apply, **kwargs)
+        except KeyError as error:
+            raise InputError(
+                f"function_to_apply must be 'softmax', 'sigmoid' or 'none', got {function_to_apply!r}"
+            ) from error
+
+    def preprocess(self, inputs: str | dict[str, str], **tokenizer_kwargs: Any) -> Part:
+        """A text or a pair to tokens."""
+        pair = inputs if isinstance(inputs, dict) else {"text": inputs}
+        if "text" not in pair or not pair.keys() <= {"text", "text_pair"}:
+            raise InputError(f"a pair is {{'text': ..., 'text_pair': ...}}, got the keys {sorted(pair)}")
+        return self.encode(**pair, **tokenizer_kwargs)
+
+    def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
+        states = self.model.convbert(**packed).last_hidden_state[0]
+        first_tokens = states[packed["cu_seq_lens_q"][:-1].long()]
+        logits = self.model.classifier(first_tokens[:, None])
+        return {"logits": logits}, torch.ones(len(logits), dtype=torch.long)

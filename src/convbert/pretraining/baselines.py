@@ -1,0 +1,148 @@
+"""What a masked-language model must beat: guesses from counts, at the very positions it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from convbert.pretraining.data import SequenceDataset
+from convbert.pretraining.masking import IGNORED, MaskingCollator
+
+_BLOCK = 4_000_000  # token pairs sorted at a time
+_ROWS = 128  # masked positions scored at a time
+
+
+class BigramModel:
+    """Counts of tokens and of neighbouring pairs, and the guesses they give.
+
+    A masked token between l and r is guessed as the ordinary (non-special) token w that maximises
+
+        P(w | l) × P(r | w),    with    P(b | a) = (count(a, b) + strength × P(b)) / (count(a) + strength)
+
+    and P(b) = count(b) / all tokens: the posterior under a first-order Markov chain, with Dirichlet back-off
+    to single-token frequencies. A neighbour that is special (masked itself, or the edge of a sequence) tells
+    nothing: its factor becomes P(w) on the left and 1 on the right. Neighbours are taken as the model sees
+        them, random
+    replacements included. What stands at the masked position itself is not used.
+
+    Args:
+        blocks: token ids of the training text in order, in one-dimensional pieces.
+        is_special: (V,) bool. Special tokens are neither counted nor guessed; they separate sequences.
+        strength: of the back-off, in pseudo-counts.
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], is_special: np.ndarray, strength: float = 10.0) -> None:
+        self.is_special, self.strength = is_special, strength
+        self.vocab_size = len(is_special)
+        tokens = np.zeros(self.vocab_size, dtype=np.int64)
+        pairs = _PairCounter(self.vocab_size)
+        for block in _split(blocks, _BLOCK):
+            tokens += np.bincount(block, minlength=self.vocab_size)
+            keep = ~(is_special[block[:-1]] | is_special[block[1:]])
+            pairs.add(block[:-1][keep], block[1:][keep])
+        self.counts = np.where(is_special, 0, tokens)
+        self.frequency = (self.counts / max(1, self.counts.sum())).astype(np.float32)
+        lefts, rights, counts = pairs.finish()
+        self._after = _SparseRows(lefts, rights, counts, self.vocab_size)
+        self._before = _SparseRows(rights, lefts, counts, self.vocab_size)
+
+    def most_frequent(self) -> int:
+        """The id that is guessed when nothing is known."""
+        return int(self.counts.argmax())
+
+    def guess(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Ids guessed between neighbours `left` and `right`, all (n,)."""
+        guesses = np.empty(len(left), dtype=np.int64)
+        for start in range(0, len(left), _ROWS):
+            rows = slice(start, start + _ROWS)
+            guesses[rows] = self.scores(left[rows], right[rows]).argmax(axis=1)
+        return guesses
+
+    def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """(n, V) float32, proportional to each token's probability there; 0 for special tokens."""
+        following = self._after.dense(left) + self.strength * self.frequency
+        following /= (self.counts[left] + self.strength)[:, None].astype(np.float32)
+        following[self.is_special[left]] = self.frequency
+        preceding = self._before.dense(right) + self.strength * self.frequency[right][:, None]
+        preceding /= (self.counts + self.strength).astype(np.float32)
+        preceding[self.is_special[right]] = 1.0
+        scores = following * preceding
+        scores[:, self.is_special] = 0.0
+        return scores
+
+
+def measure(train: SequenceDataset, heldout: SequenceDataset, collator: MaskingCollator) -> dict[str, float]:
+    """Accuracy of both baselines on the positions that `collator` masks in the held-out text.
+
+    Returns:
+        `baseline_most_frequent_accuracy`, `baseline_bigram_accuracy`, and `heldout_masked_positions`, how
+        many.
+    """
+    model = BigramModel(train.flat_ids(), collator.is_special)
+    targets, left, right = masked_positions(heldout, collator)
+    return {
+        "baseline_most_frequent_accuracy": float((targets == model.most_frequent()).mean()),
+        "baseline_bigram_accuracy": float((targets == model.guess(left, right)).mean()),
+        "heldout_masked_positions": len(targets),
+    }
+
+
+def masked_positions(
+    dataset: SequenceDataset, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The true token of every masked position, and those shown on its left and right: three (n,) arrays."""
+    parts = []
+    for start in range(0, len(dataset), 256):
+        batch = collator(dataset.__getitems__(list(range(start, min(start + 256, len(dataset))))))
+        labels, shown = batch["labels"].numpy(), batch["input_ids"].numpy()
+        rows, columns = np.nonzero(labels != IGNORED)
+        # [CLS] and [SEP] are never masked, so both neighbours exist.
+        parts.append((labels[rows, columns], shown[rows, columns - 1], shown[rows, columns + 1]))
+    targets, left, right = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return targets, left, right
+
+
+class _PairCounter:
+    """Counts pairs of ids in sorted runs, so that memory grows with distinct pairs and not with the text."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._codes = np.empty(0, dtype=np.int64)
+        self._counts = np.empty(0, dtype=np.int64)
+
+    def add(self, lefts: np.ndarray, rights: np.ndarray) -> None:
+        codes, counts = np.unique(lefts * self.vocab_size + rights, return_counts=True)
+        merged, places = np.unique(np.concatenate((self._codes, codes)), return_inverse=True)
+        totals = np.bincount(places, weights=np.concatenate((self._counts, counts)), minlength=len(merged))
+        self._codes, self._counts = merged, totals.astype(np.int64)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Left ids, right ids and counts of the distinct pairs."""
+        return self._codes // self.vocab_size, self._codes % self.vocab_size, self._counts
+
+
+class _SparseRows:
+    """A (V, V) table of counts of which only the entries above zero are kept."""
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray, counts: np.ndarray, vocab_size: int) -> None:
+        order = np.argsort(rows, kind="stable")
+        self._columns, self._counts = columns[order], counts[order].astype(np.float32)
+        self._starts = np.searchsorted(rows[order], np.arange(vocab_size + 1))
+        self._vocab_size = vocab_size
+
+    def dense(self, rows: np.ndarray) -> np.ndarray:
+        """The rows asked for, (n, V) float32."""
+        table = np.zeros((len(rows), self._vocab_size), dtype=np.float32)
+        for place, row in enumerate(rows):
+            entries = slice(self._starts[row], self._starts[row + 1])
+            table[place, self._columns[entries]] = self._counts[entries]
+        return table
+
+
+def _split(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Pieces of at most `size` ids, as int64. The pair across a cut is lost: one in `size`."""
+    for block in blocks:
+        for start in range(0, len(block), size):
+            yield block[start : start + size].astype(np.int64)

@@ -1,0 +1,127 @@
+"""Dynamic masking: which positions a model must predict, and what it sees there instead.
+
+Every random choice is a hash of (seed, draw, position): an example is masked the same way whatever its batch,
+worker, process or restart, and anew each epoch. See `SequenceDataset` for the draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from convbert.errors import InputError
+
+IGNORED = -100
+"""The label of positions that are not predicted."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How much is masked, and how.
+
+    Args:
+        mask_prob: share of the non-special tokens of each sequence that are predicted, rounded, at least one.
+        mask_token_prob: of those, the share that shows `[MASK]`.
+        random_token_prob: the share that shows a random non-special token. The rest shows the true token.
+    """
+
+    mask_prob: float = 0.15
+    mask_token_prob: float = 0.8
+    random_token_prob: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_prob < 1:
+            raise InputError(f"mask_prob must lie between 0 and 1, got {self.mask_prob}")
+        shares = (self.mask_token_prob, self.random_token_prob)
+        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+            raise InputError(
+                "mask_token_prob and random_token_prob must not be negative and sum to at most 1, "
+                f"got {shares[0]} and {shares[1]}"
+            )
+
+
+class MaskingCollator:
+    """Pads sequences to a batch and masks them; a collate function for a DataLoader.
+
+    Takes items of `SequenceDataset`; returns int64 tensors (B, T): `input_ids` with masks in place,
+    `attention_mask` (1 on real tokens), `labels` (the true token where it must be predicted, else -100).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, masking: Masking, seed: int) -> None:
+        self.masking, self.seed = masking, seed
+        self.pad_id: int = tokenizer.pad_token_id
+        self.mask_id: int = tokenizer.mask_token_id
+        self.is_special = np.zeros(len(tokenizer), dtype=bool)
+        self.is_special[tokenizer.all_special_ids] = True
+        self.ordinary_ids = np.flatnonzero(~self.is_special)
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        token_ids, attention_mask = self._pad([item["input_ids"] for item in items])
+        draws = np.array([item["draw"] for item in items], dtype=np.uint64)
+        positions = np.arange(token_ids.shape[1], dtype=np.uint64)
+        scores, actions, choices = (
+            uniform(self.seed, stream, draws[:, None], positions[None, :]) for stream in range(3)
+        )
+        predicted = choose_positions(~self.is_special[token_ids], scores, self.masking.mask_prob)
+        shown = np.where(predicted, self._replace(token_ids, actions, choices), token_ids)
+        return {
+            "input_ids": torch.from_numpy(shown),
+            "attention_mask": torch.from_numpy(attention_mask),
+            "labels": torch.from_numpy(np.where(predicted, token_ids, IGNORED)),
+        }
+
+    def _pad(self, sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.array([len(sequence) for sequence in sequences])
+        attention_mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+        token_ids = np.full(attention_mask.shape, self.pad_id, dtype=np.int64)
+        token_ids[attention_mask] = np.concatenate(sequences)
+        return token_ids, attention_mask.astype(np.int64)
+
+    def _replace(self, token_ids: np.ndarray, actions: np.ndarray, choices: np.ndarray) -> np.ndarray:
+        """What a predicted position shows, from two uniform numbers for each: all (B, T)."""
+        masking = self.masking
+        random_ids = self.ordinary_ids[(choices * len(self.ordinary_ids)).astype(np.int64)]
+        shown = np.where(actions < masking.mask_token_prob + masking.random_token_prob, random_ids, token_ids)
+        return np.where(actions < masking.mask_token_prob, self.mask_id, shown)
+
+
+def choose_positions(candidates: np.ndarray, scores: np.ndarray, mask_prob: float) -> np.ndarray:
+    """Choose `max(1, round(mask_prob × n))` of the n candidates of each row: those with the smallest scores.
+
+    Args:
+        candidates: (B, T) bool.
+        scores: (B, T) in [0, 1), independent and uniform for a choice without replacement.
+
+    Returns:
+        (B, T) bool. A row without candidates stays empty.
+    """
+    available = candidates.sum(axis=1)
+    wanted = np.minimum(np.maximum(1, np.rint(mask_prob * available)), available)
+    order = np.argsort(np.where(candidates, scores, 2.0), axis=1)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
+    return ranks < wanted[:, None]
+
+
+def uniform(seed: int, stream: int, draws: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Uniform float64 numbers in [0, 1), each a pure function of the four arguments, which broadcast.
+
+    The mixing step is the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+    """
+    key = _mix(np.array([seed], dtype=np.uint64) * _GOLDEN + np.uint64(stream + 1))
+    bits = _mix(_mix(key + draws * _GOLDEN) + positions * _GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

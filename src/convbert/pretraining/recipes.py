@@ -1,0 +1,241 @@
+"""Finished plans for pre-training, and the type that holds one. Any field can be overridden by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from convbert.configuration import ConvBertConfig
+from convbert.errors import InputError
+from convbert.pretraining.data import Packing
+from convbert.pretraining.masking import Masking
+
+_SIZES = ("small", "medium_small", "base")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingPlan:
+    """Everything that decides a pre-training run, except the corpus.
+
+    Args:
+        name: of the recipe, for the model card.
+        objective: "mlm", masked language modelling.
+        size: published size that the model starts from: "small", "medium_small" or "base".
+        model: fields of `ConvBertConfig` that differ from it; `vocab_size` comes from the tokenizer.
+        vocab_size, lowercase, min_frequency, limit_alphabet: see `train_wordpiece`; unused with a given
+            tokenizer.
+        sequence_length, min_sequence_length: see `Packing`, in tokens.
+        mask_prob, mask_token_prob, random_token_prob: see `Masking`.
+        batch_size: sequences per process and micro-batch.
+        gradient_accumulation_steps: micro-batches per optimizer step.
+        learning_rate: the peak; reached after `warmup_steps`, decayed linearly to zero over the whole run.
+        weight_decay, adam_beta1, adam_beta2, adam_epsilon: of AdamW; norms and biases are not decayed.
+        max_grad_norm: gradients are clipped to this norm.
+        max_steps, max_minutes: length of the run in optimizer steps, or in minutes on the clock, evaluations
+            included; exactly one is given. A run by minutes is not reproducible to the digit.
+        bf16: autocast to bfloat16; "auto" where the hardware multiplies it.
+        log_every, evaluate_every, save_every: intervals in optimizer steps.
+        keep_checkpoints: older ones are removed.
+        seed: of initial weights, data order and training masks.
+        heldout_seed: of the masks of held-out text, which are the same at every evaluation.
+    """
+
+    name: str
+    objective: str = "mlm"
+    size: str = "small"
+    model: dict[str, Any] = field(default_factory=dict)
+    vocab_size: int = 30522
+    lowercase: bool = True
+    min_frequency: int = 2
+    limit_alphabet: int = 1000
+    sequence_length: int = 128
+    min_sequence_length: int = 16
+    mask_prob: float = 0.15
+    mask_token_prob: float = 0.8
+    random_token_prob: float = 0.1
+    batch_size: int = 128
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-6
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 10_000
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    bf16: bool | str = "auto"
+    log_every: int = 50
+    evaluate_every: int = 1000
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+    seed: int = 0
+    heldout_seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.objective != "mlm":
+            raise InputError(f"objective must be 'mlm', got {self.objective!r}")
+        if self.size not in _SIZES:
+            raise InputError(f"size must be one of {', '.join(_SIZES)}; got {self.size!r}")
+        if (self.max_steps is None) == (self.max_minutes is None):
+            raise InputError(
+                "give either max_steps or max_minutes, "
+                f"got max_steps={self.max_steps} and max_minutes={self.max_minutes}"
+            )
+        if self.bf16 not in (True, False, "auto"):
+            raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
+        self._check_ranges()
+        self._check_model()
+
+    @property
+    def masking(self) -> Masking:
+        return Masking(self.mask_prob, self.mask_token_prob, self.random_token_prob)
+
+    @property
+    def packing(self) -> Packing:
+        return Packing(self.sequence_length, self.min_sequence_length)
+
+    def model_config(self, vocab_size: int, pad_token_id: int = 0) -> ConvBertConfig:
+        """The model's configuration for a tokenizer of `vocab_size` entries."""
+        fields = {"pad_token_id": pad_token_id, **self.model, "vocab_size": vocab_size}
+        return getattr(ConvBertConfig, self.size)(**fields)
+
+    def override(self, **changes: Any) -> PretrainingPlan:
+        """A copy with some fields changed; fields of `ConvBertConfig` are recognised by their names, too.
+
+        Giving one of `max_steps` and `max_minutes` takes the place of the other. A value of None is no
+        change.
+
+        Raises:
+            InputError: a name belongs to neither, or a value is out of range.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        own = {name: value for name, value in changes.items() if name in _PLAN_FIELDS}
+        model = {name: value for name, value in changes.items() if name not in _PLAN_FIELDS}
+        if unknown := sorted(set(model) - _MODEL_FIELDS):
+            raise InputError(f"neither the plan nor the model has a field named {', '.join(unknown)}")
+        own["model"] = {**self.model, **own.get("model", {}), **model}
+        if "max_minutes" in own and "max_steps" not in own:
+            own["max_steps"] = None
+        elif "max_steps" in own and "max_minutes" not in own:
+            own["max_minutes"] = None
+        return dataclasses.replace(self, **own)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return dataclasses.asdict(self)
+
+    def _check_ranges(self) -> None:
+        for name in (
+            *("vocab_size", "batch_size", "gradient_accumulation_steps"),
+            *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_steps", "max_minutes", "learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be above 0, got {value}")
+        for name in ("warmup_steps", "weight_decay", "seed", "heldout_seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+
+    def _check_model(self) -> None:
+        """Build what the fields describe, so that a contradiction shows before any work is done."""
+        _ = self.masking, self.packing
+        config = self.model_config(self.vocab_size)
+        if self.sequence_length > config.max_position_embeddings:
+            raise InputError(
+                f"sequence_length ({self.sequence_length}) exceeds the model's max_position_embeddings "
+                f"({config.max_position_embeddings})"
+            )
+
+
+_PLAN_FIELDS = {plan_field.name for plan_field in dataclasses.fields(PretrainingPlan)}
+_MODEL_FIELDS = {plan_field.name for plan_field in dataclasses.fields(ConvBertConfig)} - {"vocab_size"}
+
+
+def smoke(**overrides: Any) -> PretrainingPlan:
+    """A run of seconds with a tiny model: shows that everything works, and learns next to nothing."""
+    plan = PretrainingPlan(
+        name="smoke",
+        model={
+            "embedding_size": 32,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": 128,
+        },
+        vocab_size=500,
+        limit_alphabet=100,
+        sequence_length=32,
+        min_sequence_length=4,
+        batch_size=8,
+        learning_rate=1e-3,
+        warmup_steps=5,
+        max_steps=20,
+        log_every=5,
+        evaluate_every=10,
+        save_every=10,
+    )
+    return plan.override(**overrides)
+
+
+def embedded(**overrides: Any) -> PretrainingPlan:
+    """A small English model for two CPU cores and two hours; the package carries one made by it."""
+    plan = PretrainingPlan(
+        name="embedded",
+        model={
+            "num_hidden_layers": 6,
+            "hidden_dropout_prob": 0.0,  # a model this small underfits: it sees each text a few times only
+            "attention_probs_dropout_prob": 0.0,
+        },
+        vocab_size=12_288,
+        limit_alphabet=256,
+        batch_size=64,
+        learning_rate=1e-3,
+        adam_beta2=0.98,
+        warmup_steps=500,
+        max_minutes=100.0,
+        evaluate_every=500,
+        save_every=500,
+    )
+    return plan.override(**overrides)
+
+
+def small(**overrides: Any) -> PretrainingPlan:
+    """ConvBERT-small with the paper's training numbers."""
+    plan = PretrainingPlan(name="small", max_steps=1_000_000, evaluate_every=10_000, save_every=5_000)
+    return plan.override(**overrides)
+
+
+def medium_small(**overrides: Any) -> PretrainingPlan:
+    """ConvBERT-medium-small with the paper's training numbers."""
+    plan = small(name="medium_small", size="medium_small", learning_rate=5e-4)
+    return plan.override(**overrides)
+
+
+def base(**overrides: Any) -> PretrainingPlan:
+    """ConvBERT-base with the paper's training numbers."""
+    plan = small(name="base", size="base", batch_size=256, learning_rate=2e-4)
+    return plan.override(**overrides)
+
+
+RECIPES = {recipe.__name__: recipe for recipe in (smoke, embedded, small, medium_small, base)}
+"""Name to function, for the command line."""
+
+
+def recipe(name: str, **overrides: Any) -> PretrainingPlan:
+    """The plan of that name, with fields overridden.
+
+    Raises:
+        InputError: there is no such recipe; the message lists them.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe named {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name](**overrides)

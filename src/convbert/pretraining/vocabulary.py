@@ -1,0 +1,134 @@
+"""Learn a WordPiece vocabulary from text files, and load the tokenizer that uses it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
+from transformers import PreTrainedTokenizerBase
+
+from convbert.errors import InputError
+from convbert.pretraining.data import PathLike, Source, find_text_files, read_paragraphs
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def train_wordpiece(
+    files: Source,
+    vocab_size: int,
+    output_dir: PathLike,
+    *,
+    lowercase: bool = True,
+    min_frequency: int = 2,
+    limit_alphabet: int = 1000,
+) -> PreTrainedTokenizerBase:
+    """Learn a WordPiece vocabulary and write `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`.
+
+    The special tokens are rows 0 to 4: [PAD], [UNK], [CLS], [SEP], [MASK].
+
+    Args:
+        files: text files, globs or folders; see `find_text_files`.
+        vocab_size: rows at most; a small corpus may give fewer.
+        output_dir: folder to write to; created where missing. Files appear complete or not at all.
+        lowercase: fold case and strip accents, as the uncased BERT tokenizers do.
+        min_frequency: a pair of pieces seen less often is not joined.
+        limit_alphabet: distinct characters kept, the most frequent ones; text with others becomes [UNK]. Each
+            may take two rows, at the start of a word and inside.
+
+    Raises:
+        InputError: the corpus is missing, empty or not UTF-8, or a size cannot be met.
+    """
+    _check_sizes(vocab_size, min_frequency, limit_alphabet)
+    paths = find_text_files(files)
+    backend = Tokenizer(WordPiece(unk_token="[UNK]"))
+    backend.normalizer = BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        limit_alphabet=limit_alphabet,
+        special_tokens=list(SPECIAL_TOKENS),
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    backend.train_from_iterator(_non_empty(paths), trainer=trainer)
+    pieces = [piece for piece, _ in sorted(backend.get_vocab().items(), key=lambda entry: entry[1])]
+    _save(pieces, Path(output_dir), lowercase)
+    return load_tokenizer(output_dir)
+
+
+def load_tokenizer(folder: PathLike) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in `folder`.
+
+    Raises:
+        InputError: there is none, or one of the five special tokens is missing from its vocabulary.
+    """
+    from convbert.tokenization import ConvBertTokenizerFast
+
+    if not any(Path(folder, name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise InputError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.txt)")
+    tokenizer = ConvBertTokenizerFast.from_pretrained(os.fspath(folder))
+    return check_tokenizer(tokenizer, os.fspath(folder))
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """Return `tokenizer` if it knows the special tokens that pre-training needs.
+
+    Raises:
+        InputError: with the missing ones.
+    """
+    missing = [
+        kind
+        for kind in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+        if getattr(tokenizer, f"{kind}_id") is None
+    ]
+    if missing:
+        raise InputError(f"{name}: the tokenizer has no {', '.join(missing)}")
+    return tokenizer
+
+
+def _check_sizes(vocab_size: int, min_frequency: int, limit_alphabet: int) -> None:
+    if vocab_size <= len(SPECIAL_TOKENS):
+        raise InputError(
+            f"vocab_size must be above {len(SPECIAL_TOKENS)}, the special tokens; got {vocab_size}"
+        )
+    if min_frequency < 1 or limit_alphabet < 1:
+        raise InputError(
+            f"min_frequency and limit_alphabet must be at least 1, got {min_frequency} and {limit_alphabet}"
+        )
+
+
+def _non_empty(files: list[Path]) -> Iterator[str]:
+    found = False
+    for paragraph in read_paragraphs(files):
+        if paragraph:
+            found = True
+            yield paragraph
+    if not found:
+        raise InputError(f"{', '.join(map(str, files[:3]))}: the corpus is empty")
+
+
+def _save(pieces: list[str], output_dir: Path, lowercase: bool) -> None:
+    """Write beside `output_dir` first, then move each finished file into it."""
+    from convbert.tokenization import ConvBertTokenizerFast
+
+    output_dir.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".vocabulary-", dir=output_dir))
+    try:
+        vocabulary = draft / "vocab.txt"
+        vocabulary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+        ConvBertTokenizerFast(vocab=os.fspath(vocabulary), do_lower_case=lowercase).save_pretrained(draft)
+        for file in draft.iterdir():
+            os.replace(file, output_dir / file.name)
+    except OSError as error:
+        raise InputError(f"{output_dir}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""Write the files of a model folder whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from convbert.errors import InputError
+
+PathLike = str | os.PathLike[str]
+
+_WEIGHTS = re.compile(r"(?P<stem>model(\.[\w.]+)?)(-\d{5}-of-\d{5})?\.safetensors")
+
+
+def save_model(save: Callable[..., Any], save_directory: PathLike, *args: Any, **kwargs: Any) -> None:
+    """Run transformers' `save_pretrained` so that a full disk leaves the folder as it was.
+
+    Weights of an earlier save that the new ones replace are removed: `from_pretrained` reads an old
+    `model.safetensors` before it looks for new shards.
+
+    Args:
+        save: bound `save_pretrained` of transformers; called with a draft folder, `args` and `kwargs`.
+        save_directory: where the files end up; created where missing.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    with whole_folder(save_directory) as draft:
+        save(draft, *args, **kwargs)
+        names = {file.name for file in draft.iterdir()}
+    _remove_replaced_weights(Path(save_directory), names)
+
+
+@contextmanager
+def whole_folder(folder: PathLike) -> Iterator[Path]:
+    """Give a draft to write files into; they move to `folder` when the block ends well.
+
+    Otherwise `folder` is left as it was. Every file in it is at any moment an old one or a new one, whole. Until the
+    end, the disk holds both.
+
+    Raises:
+        InputError: `folder` is a file, or it cannot be written (a full disk, no permission).
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target}: is a file; give a folder to save to")
+    is_new = not target.exists()
+    try:
+        with _naming(target):
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as draft:
+                yield Path(draft)
+                for file in sorted(Path(draft).iterdir()):
+                    os.replace(file, target / file.name)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turn what the system or safetensors says about a failed write into one sentence."""
+    try:
+        yield
+    except SafetensorError as error:
+        cause = str(error).rpartition("I/O error: ")[2]
+        raise InputError(f"{folder}: cannot be written: {cause}") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _remove_replaced_weights(folder: Path, new_names: set[str]) -> None:
+    stems = {match["stem"] for name in new_names if (match := _WEIGHTS.fullmatch(name))}
+    for file in folder.iterdir():
+        match = _WEIGHTS.fullmatch(file.name)
+        if match and match["stem"] in stems and file.name not in new_names:
+            file.unlink()

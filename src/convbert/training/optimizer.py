@@ -1,0 +1,68 @@
+"""AdamW as BERT-like encoders use it: parameter groups, and a learning rate that warms up and then decays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of trainable parameters: with weight decay, and without (norms and biases).
+
+    A parameter that several modules share, such as a tied embedding, appears once.
+    """
+    spared = _names_without_decay(module)
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for name, p in named if name not in spared], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if name in spared], "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(
+    module: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-6,
+) -> Optimizer:
+    """AdamW over the trainable parameters of `module`, in PyTorch's fused form where all of them allow it."""
+    groups = parameter_groups(module, weight_decay)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
+
+
+def warmup_then_decay(
+    optimizer: Optimizer, warmup_steps: int, fraction_done: Callable[[int], float]
+) -> LambdaLR:
+    """Learning rate = peak × min(1, step / warmup_steps) × (1 - fraction_done(step)).
+
+    The two factors start together, as in the original ConvBERT and ELECTRA, so the peak itself is just
+    missed.
+
+    Args:
+        fraction_done: share of the training that lies behind, in [0, 1], for a number of optimizer steps
+            taken. It may count steps or read a clock.
+    """
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+        return warmup * max(0.0, 1.0 - fraction_done(step))
+
+    # A plain function: LambdaLR would store the attributes of a callable object in checkpoints.
+    return LambdaLR(optimizer, factor)
+
+
+def _names_without_decay(module: nn.Module) -> set[str]:
+    norms = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+    names = {name for name, _ in module.named_parameters() if name.rpartition(".")[2] == "bias"}
+    for prefix, child in module.named_modules():
+        if isinstance(child, norms):
+            names |= {f"{prefix}.{name}" if prefix else name for name, _ in child.named_parameters()}
+    return names

@@ -1,0 +1,204 @@
+"""The name table: both ways, against transformers' ConvBERT, and against values inside the original."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from safetensors.torch import load_file
+
+from convbert.conversion.rename import config_from_tensorflow, from_tensorflow, rules, to_tensorflow
+from convbert.conversion.tensorflow import read_checkpoint
+from convbert.errors import InputError
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+PARTS = ("discriminator", "generator")
+each_encoder = pytest.mark.parametrize(("folder", "part"), list(product(("set_a", "set_b", "set_d"), PARTS)))
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """One checkpoint, grouped feed-forward layers, as TensorFlow wrote it."""
+    return read_checkpoint(GOLDEN / "set_b" / "model.ckpt-6")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_there_and_back_is_identical(tensors, part):
+    back = to_tensorflow(from_tensorflow(tensors, part), part)
+    assert len(back) > 50
+    for name, tensor in back.items():
+        np.testing.assert_array_equal(tensor, tensors[name], name)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_stored_safetensors_are_the_converted_checkpoint(tensors, part):
+    stored = load_file(GOLDEN / "set_b" / part / "model.safetensors")
+    converted = from_tensorflow(tensors, part)
+    assert stored.keys() == converted.keys()
+    assert all(torch.equal(stored[name], converted[name]) for name in stored)
+
+
+@each_encoder
+def test_back_and_there_is_identical(folder, part):
+    state = load_file(GOLDEN / folder / part / "model.safetensors")
+    again = from_tensorflow(to_tensorflow(state, part), part)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+def test_both_parts_together_use_every_tensor_of_the_checkpoint(tensors):
+    used = [set(to_tensorflow(from_tensorflow(tensors, part), part)) for part in PARTS]
+    assert set.union(*used) == tensors.keys() - {"global_step"}
+    shared = set.intersection(*used)
+    assert {name.rsplit("/", 1)[0] for name in shared} == {
+        "electra/embeddings",
+        "electra/embeddings/LayerNorm",
+    }
+
+
+def test_optimiser_slots_and_other_heads_are_left_aside(tensors):
+    expected = from_tensorflow(tensors, "discriminator")
+    extra = {
+        "electra/encoder/layer_0/output/LayerNorm/gamma/adam_m": np.ones(96, np.float32),
+        "task_specific/classify/bias": np.ones(2, np.float32),
+    }
+    assert from_tensorflow(tensors | extra, "discriminator").keys() == expected.keys()
+
+
+def test_an_encoder_without_its_head_is_enough(tensors):
+    bare = {name: tensor for name, tensor in tensors.items() if "_predictions" not in name}
+    state = from_tensorflow(bare, "generator")
+    assert all(name.startswith("convbert.") for name in state)
+    assert to_tensorflow(state, "generator").keys() <= bare.keys()
+
+
+@pytest.mark.parametrize(
+    ("part", "grouped", "projected", "head"),
+    list(product(PARTS, (False, True), (False, True), (False, True))),
+)
+def test_no_name_occurs_twice(part, grouped, projected, head):
+    table = rules(part, 3, grouped, projected, head)
+    assert len({rule.original for rule in table}) == len({rule.ours for rule in table}) == len(table)
+
+
+def twin(folder, part):
+    """transformers' own model with the converted weights."""
+    kind = transformers.ConvBertModel if part == "discriminator" else transformers.ConvBertForMaskedLM
+    config = transformers.ConvBertConfig.from_pretrained(GOLDEN / folder / part)
+    return kind(config).eval(), load_file(GOLDEN / folder / part / "model.safetensors")
+
+
+@each_encoder
+def test_transformers_knows_every_name_and_shape(folder, part):
+    model, state = twin(folder, part)
+    encoder = getattr(model, "convbert", model)
+    ours = {name.removeprefix("convbert."): tensor.shape for name, tensor in state.items()}
+    theirs = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    assert {name: ours.get(name) for name in theirs} == theirs
+    if part == "generator":
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        assert (missing, unexpected) == (["generator_lm_head.weight"], [])
+
+
+@each_encoder
+def test_transformers_computes_what_the_original_computes(folder, part):
+    model, state = twin(folder, part)
+    encoder = getattr(model, "convbert", model)
+    encoder.load_state_dict(
+        {name.removeprefix("convbert."): x for name, x in state.items() if name.startswith("convbert.")}
+    )
+    golden = np.load(GOLDEN / folder / "encoder.npz")
+    ids, mask, segments = (
+        torch.tensor(golden[name]).long() for name in ("input_ids", "input_mask", "segment_ids")
+    )
+    with torch.no_grad():
+        output = encoder(ids, mask, segments, output_hidden_states=True)
+    key = "all_encoder_layers" if part == "discriminator" else "generator_all_encoder_layers"
+    for layer, expected in zip(output.hidden_states[1:], torch.tensor(golden[key]), strict=True):
+        torch.testing.assert_close(layer, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "original"),
+    [
+        ("query", "query"),
+        ("key", "key"),  # whose bias no output can show: softmax cancels it
+        ("value", "value"),
+        ("conv_out_layer", "conv_attn_point"),
+    ],
+)
+def test_projections_inside_layer_0(ours, original):
+    state = load_file(GOLDEN / "set_a" / "discriminator" / "model.safetensors")
+    golden = np.load(GOLDEN / "set_a" / "encoder.npz")
+    name = f"convbert.encoder.layer.0.attention.self.{ours}"
+    projected = F.linear(
+        torch.tensor(golden["embedding_output"]), state[f"{name}.weight"], state[f"{name}.bias"]
+    )
+    torch.testing.assert_close(projected, torch.tensor(golden[f"layer0/{original}"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_configuration(part):
+    settings = json.loads((GOLDEN / "set_b" / "original_config.json").read_text())
+    config = config_from_tensorflow(settings, part)
+    assert config.hidden_size == (96 if part == "discriminator" else 48)
+    assert config.num_attention_heads == (4 if part == "discriminator" else 2)
+    assert isinstance(config.num_attention_heads, int)
+    assert (config.embedding_size, config.num_groups, config.max_position_embeddings) == (32, 2, 512)
+    assert (config.layer_norm_eps, config.pad_token_id, config.vocab_size) == (1e-12, 0, 200)
+    assert "attention_head_size" not in config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("heads", "ratio", "kept", "width"),
+    [
+        (1, 2, 1, 96),  # the generator of the original's default "small" model
+        (4, 1, 4, 24),
+        (8, 4, 2, 12),
+        (1.5, 2, 1, 64),
+        (2, 8, 1, 48),  # here the derived width is the original's
+    ],
+)
+def test_head_width_is_the_originals(heads, ratio, kept, width):
+    settings = json.loads((GOLDEN / "set_b" / "original_config.json").read_text())
+    settings["bert_config"] |= {"num_attention_heads": heads, "head_ratio": ratio}
+    config = config_from_tensorflow(settings, "discriminator")
+    assert (config.num_kept_heads, config.head_size) == (kept, width)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda settings: settings.pop("bert_config"), "must hold 'bert_config'"),
+        (lambda settings: settings["bert_config"].pop("hidden_size"), "lacks 'hidden_size'"),
+        (lambda settings: settings["pretraining_config"].pop("embedding_size"), "lacks 'embedding_size'"),
+        (lambda settings: settings["bert_config"].update(conv_type="lconv"), "conv_type is 'lconv'"),
+        (
+            lambda settings: settings["bert_config"].update(num_attention_heads=5),
+            r"hidden_size \(96\) .* num_attention_heads \(5\)",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_refused(change, message):
+    settings = json.loads((GOLDEN / "set_b" / "original_config.json").read_text())
+    change(settings)
+    with pytest.raises(InputError, match=message):
+        config_from_tensorflow(settings, "discriminator")
+
+
+def test_missing_and_unknown_tensors_are_named(tensors):
+    missing = "electra/encoder/layer_1/attention/self/key/bias"
+    with pytest.raises(InputError, match=f"discriminator lacks tensor '{missing}'"):
+        from_tensorflow({k: v for k, v in tensors.items() if k != missing}, "discriminator")
+    unknown = "generator/embeddings/word_embeddings"  # a generator with tables of its own
+    with pytest.raises(InputError, match=f"generator has an unknown tensor '{unknown}'"):
+        from_tensorflow(tensors | {unknown: tensors["electra/embeddings/word_embeddings"]}, "generator")
+    with pytest.raises(InputError, match="generator lacks tensor"):
+        from_tensorflow({"global_step": np.array(1)}, "generator")
+    state = from_tensorflow(tensors, "discriminator")
+    with pytest.raises(InputError, match=r"has an unknown tensor 'classifier\.weight'"):
+        to_tensorflow(state | {"classifier.weight": torch.zeros(2)}, "discriminator")

@@ -1,0 +1,68 @@
+"""Tolerances, cases and comparisons that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+# Largest difference allowed, per dtype of the inputs, relative to the largest number of the expected tensor.
+# Low precision is judged against the definition in fp32 on the same rounded inputs.
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-6,
+    torch.bfloat16: 1e-2,
+    torch.float16: 1.5e-3,
+}
+
+
+def bounds(lengths: Sequence[int]) -> Tensor:
+    """cu_seqlens of sequences of these lengths."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str = "") -> None:
+    """Equal shape, and equal within the tolerance of `dtype`."""
+    assert actual.shape == expected.shape, name
+    if expected.numel() == 0:
+        return
+    assert torch.isfinite(actual).all(), f"{name}: not finite"
+    error = (actual.double() - expected.double()).abs().max().item()
+    scale = max(expected.double().abs().max().item(), 1.0)
+    assert error <= TOLERANCE[dtype] * scale, f"{name}: off by {error:.2e} at scale {scale:.2g}"
+
+
+def assert_fast_equals_reference(
+    op: Callable[..., Tensor], inputs: Sequence[Tensor], cu_seqlens: Tensor | None
+) -> None:
+    """Output and every gradient of the fast form against the definition in fp32 or wider."""
+    dtype = inputs[0].dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    fast_inputs = [x.detach().requires_grad_() for x in inputs]
+    wide_inputs = [x.detach().to(wide).requires_grad_() for x in inputs]
+    fast = op(*fast_inputs, cu_seqlens, backend="fast")
+    expected = op(*wide_inputs, cu_seqlens, backend="reference")
+    assert fast.dtype == dtype
+    assert_close(fast, expected, dtype, "output")
+    grad = torch.randn_like(fast)
+    fast_grads = torch.autograd.grad(fast, fast_inputs, grad)
+    expected_grads = torch.autograd.grad(expected, wide_inputs, grad.to(wide))
+    for number, (actual, wanted) in enumerate(zip(fast_grads, expected_grads, strict=True)):
+        assert_close(actual, wanted, dtype, f"gradient of input {number}")
+
+
+def each_alone(op: Callable[..., Tensor], inputs: Sequence[Tensor], cu_seqlens: Tensor) -> Tensor:
+    """The op on each sequence as a rectangle of one row; inputs without a token axis are passed on whole."""
+    total = int(cu_seqlens[-1])
+    rows = []
+    for start, end in pairwise(cu_seqlens.tolist()):
+        parts = [x[None, start:end] if x.shape[0] == total else x for x in inputs]
+        rows.append(op(*parts, backend="reference")[0])
+    return torch.cat(rows)
+
+
+def slice_of_larger(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A seeded random tensor that is not contiguous: every other column of a wider one."""
+    return torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.float64).to(dtype)[..., ::2]

@@ -1,0 +1,234 @@
+"""Our models with the original's weights compute what the original computed.
+
+`tests/data/golden/README.md` says what is stored. Where the original reads padding, ours must be asked to.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convbert.conversion.rename import config_from_tensorflow, from_tensorflow
+from convbert.conversion.tensorflow import read_checkpoint
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.heads.replaced_token import ConvBertForPreTraining
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+CLASSES = {"discriminator": ConvBertForPreTraining, "generator": ConvBertForMaskedLM}
+OUTPUT_TOLERANCE = 1e-5
+WIDE_TOLERANCE = 2e-5  # vocabulary logits and gradients, sums over many terms
+
+each_set = pytest.mark.parametrize("folder", ["set_a", "set_b", "set_d"])
+each_pretraining_set = pytest.mark.parametrize("folder", ["set_a", "set_b"])
+each_part = pytest.mark.parametrize("part", ["discriminator", "generator"])
+each_attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+
+
+def load(folder, part, **settings):
+    """One of the two models, in evaluation mode."""
+    return CLASSES[part].from_pretrained(GOLDEN / folder / part, **settings).eval()
+
+
+@cache
+def stored(folder, file) -> dict[str, Tensor]:
+    arrays = np.load(GOLDEN / folder / file, allow_pickle=False)
+    return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def encoder_inputs(golden):
+    names = {"input_ids": "input_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
+    return {ours: golden[theirs].long() for ours, theirs in names.items()}
+
+
+def alone(inputs, row):
+    """One row without its padding."""
+    length = int(inputs["attention_mask"][row].sum())
+    return {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
+
+
+def assert_near(actual, expected, tolerance=OUTPUT_TOLERANCE):
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+
+
+@each_set
+@each_part
+def test_every_weight_is_in_the_file_and_none_is_left_over(folder, part):
+    _, report = CLASSES[part].from_pretrained(GOLDEN / folder / part, output_loading_info=True)
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+@each_attention
+@each_set
+@each_part
+def test_padded_batch_where_the_convolution_reads_padding(folder, part, attention):
+    golden = stored(folder, "encoder.npz")
+    encoder = load(folder, part, conv_reads_padding=True, attn_implementation=attention).convbert
+    with torch.no_grad():
+        states = encoder(**encoder_inputs(golden), output_hidden_states=True).hidden_states
+    prefix = "generator_" if part == "generator" else ""
+    assert_near(states[0], golden[f"{prefix}embedding_output"])
+    assert_near(torch.stack(states[1:]), golden[f"{prefix}all_encoder_layers"])
+
+
+@each_attention
+@each_set
+def test_padded_batch_where_it_does_not(folder, attention):
+    golden = stored(folder, "encoder.npz")
+    encoder = load(folder, "discriminator", attn_implementation=attention).convbert
+    with torch.no_grad():
+        states = encoder(**encoder_inputs(golden), output_hidden_states=True).hidden_states
+    for row, expected in rows_alone(golden):
+        assert_near(torch.stack(states[1:])[:, row, : expected.shape[1]], expected)
+
+
+@each_attention
+@each_set
+def test_each_row_alone(folder, attention):
+    golden = stored(folder, "encoder.npz")
+    encoder = load(folder, "discriminator", attn_implementation=attention).convbert
+    for row, expected in rows_alone(golden):
+        with torch.no_grad():
+            output = encoder(**alone(encoder_inputs(golden), row), output_hidden_states=True)
+        assert_near(torch.stack(output.hidden_states[1:])[:, 0], expected)
+
+
+def rows_alone(golden):
+    """Number and all layers (L, length, C) of every row; the first two have no padding."""
+    for row in range(6):
+        if row < 2:
+            yield row, golden["all_encoder_layers"][:, row]
+        else:
+            yield row, golden[f"alone_row{row}_all_encoder_layers"]
+
+
+@each_set
+def test_attention_maps(folder):
+    golden = stored(folder, "encoder.npz")
+    encoder = load(folder, "discriminator", conv_reads_padding=True).convbert
+    with torch.no_grad():
+        maps = encoder(**encoder_inputs(golden), output_attentions=True).attentions
+    assert_near(torch.stack(maps), golden["attn_maps"])
+
+
+def test_inside_of_layer_0():
+    golden = stored("set_a", "encoder.npz")
+    encoder = load("set_a", "discriminator", conv_reads_padding=True).convbert
+    attention = encoder.encoder.layer[0].attention
+    seen = {}
+
+    def keep(name):
+        return lambda module, inputs, output: seen.update({name: output, f"input of {name}": inputs[0]})
+
+    encoder.embeddings.register_forward_hook(keep("embeddings"))
+    attention.output.register_forward_hook(keep("output"))
+    for name in ("query", "key", "value", "key_conv_attn_layer", "conv_out_layer"):
+        getattr(attention.self, name).register_forward_hook(keep(name))
+    with torch.no_grad():
+        kernels = encoder(**encoder_inputs(golden), output_conv_kernels=True).conv_kernels
+
+    assert_near(seen["embeddings"], golden["embedding_layernorm_output"])
+    assert_near(seen["query"], golden["layer0/query"])
+    assert_near(seen["key"], golden["layer0/key"])
+    assert_near(seen["value"], golden["layer0/value"])
+    assert_near(seen["key_conv_attn_layer"], golden["layer0/conv_attn_key"])
+    assert_near(seen["conv_out_layer"], golden["layer0/conv_attn_point"])
+    assert_near(kernels[0], golden["layer0/conv_kernel_softmax"])
+    assert_near(seen["input of output"], golden["layer0/context_concat"])
+    assert_near(seen["output"], golden["layer0/attention_output"])
+
+
+def pretraining_inputs(golden, part):
+    ids = "fake_input_ids" if part == "discriminator" else "masked_input_ids"
+    return encoder_inputs(golden | {"input_ids": golden[ids]})
+
+
+def losses(golden, vocabulary_logits, token_logits):
+    """The original's two losses, from logits (B, slots, V) and (B, T)."""
+    labels, weights = golden["masked_lm_ids"].long(), golden["masked_lm_weights"]
+    each = F.cross_entropy(vocabulary_logits.transpose(1, 2), labels, reduction="none")
+    masked_lm = (each * weights).sum() / (weights.sum() + 1e-6)
+    mask = golden["input_mask"].float()
+    each = F.binary_cross_entropy_with_logits(token_logits, golden["is_fake"].float(), reduction="none")
+    replaced_token = (each * mask).sum() / (mask.sum() + 1e-6)
+    return masked_lm, replaced_token
+
+
+def at_masked_positions(logits, golden):
+    """(B, T, V) to (B, slots, V)."""
+    positions = golden["masked_lm_positions"].long()
+    return logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[-1]))
+
+
+@pytest.mark.parametrize("conv_reads_padding", [True, False])
+@each_pretraining_set
+def test_pretraining_logits_and_losses(folder, conv_reads_padding):
+    golden = stored(folder, "pretraining.npz")
+    prefix = "" if conv_reads_padding else "alone_"
+    logits = {}
+    for part in CLASSES:
+        model = load(folder, part, conv_reads_padding=conv_reads_padding)
+        with torch.no_grad():
+            logits[part] = model(**pretraining_inputs(golden, part)).logits
+    vocabulary_logits = at_masked_positions(logits["generator"], golden)
+    masked_lm, replaced_token = losses(golden, vocabulary_logits, logits["discriminator"])
+
+    real = golden["input_mask"].bool()
+    assert_near(vocabulary_logits, golden[f"{prefix}mlm_logits"], WIDE_TOLERANCE)
+    assert_near(logits["discriminator"][real], golden[f"{prefix}disc_logits"][real])
+    assert_near(masked_lm, golden[f"{prefix}mlm_loss"])
+    assert_near(replaced_token, golden[f"{prefix}disc_loss"])
+
+
+@each_pretraining_set
+def test_discriminator_loss_is_the_originals(folder):
+    golden = stored(folder, "pretraining.npz")
+    model = load(folder, "discriminator", conv_reads_padding=True)
+    output = model(**pretraining_inputs(golden, "discriminator"), labels=golden["is_fake"])
+    assert_near(output.loss.detach(), golden["disc_loss"])
+
+
+@each_pretraining_set
+def test_gradients(folder):
+    golden = stored(folder, "pretraining.npz")
+    models = {part: load(folder, part, conv_reads_padding=True) for part in CLASSES}
+    share_embeddings(**models)
+    logits = {part: model(**pretraining_inputs(golden, part)).logits for part, model in models.items()}
+    masked_lm, replaced_token = losses(
+        golden, at_masked_positions(logits["generator"], golden), logits["discriminator"]
+    )
+    (masked_lm + 50 * replaced_token).backward()
+
+    gradients = {name: tensor.numpy() for name, tensor in stored(folder, "gradients.npz").items()}
+    for part, model in models.items():
+        for name, expected in from_tensorflow(gradients, part).items():
+            assert_near(model.get_parameter(name).grad, expected, WIDE_TOLERANCE)
+
+
+def share_embeddings(discriminator, generator):
+    embeddings = discriminator.convbert.embeddings
+    embeddings.word_embeddings.padding_idx = None  # in the original, [PAD] is a token like any other
+    generator.convbert.embeddings = embeddings
+    generator.generator_lm_head.weight = embeddings.word_embeddings.weight
+
+
+@each_part
+def test_straight_from_the_tensorflow_files(part):
+    """The whole way at once: their files, our model, their output."""
+    settings = json.loads((GOLDEN / "set_b" / "original_config.json").read_text())
+    config = config_from_tensorflow(settings, part)
+    config.conv_reads_padding = True
+    model = CLASSES[part](config).eval()
+    state = from_tensorflow(read_checkpoint(GOLDEN / "set_b" / "model.ckpt-6"), part)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert set(missing) <= {"generator_lm_head.weight"}  # tied to the word embedding
+    assert not unexpected
+    golden = stored("set_b", "encoder.npz")
+    with torch.no_grad():
+        states = model.convbert(**encoder_inputs(golden)).last_hidden_state
+    prefix = "generator_" if part == "generator" else ""
+    assert_near(states, golden[f"{prefix}all_encoder_layers"][-1])
