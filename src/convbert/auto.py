@@ -1,4 +1,4 @@
-"""On request: transformers' Auto classes and `transformers.pipeline` build our ConvBERT in place of theirs."""
+"""On request, transformers' Auto classes and `transformers.pipeline` build our ConvBERT, not theirs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MODELS = {
 def register_auto_classes() -> None:
     """Put our classes in the place of transformers' for the model type "convbert", in this process.
 
-    The model type is theirs as well, so until the process ends their Auto classes no longer build their ConvBERT.
+    The model type is theirs as well: until the process ends, the Auto classes no longer build their ConvBERT.
     Calling it again changes nothing.
     """
     transformers.AutoConfig.register(ConvBertConfig.model_type, ConvBertConfig, exist_ok=True)

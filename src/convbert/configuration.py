@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from convbert.errors import InputError
 
@@ -114,6 +115,12 @@ class ConvBertConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, got {value}")
+        if self.hidden_act not in ACT2FN:
+            raise InputError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}; got {self.hidden_act!r}")
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise InputError(
+                f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})"
+            )
         if self.is_decoder or self.add_cross_attention:
             raise InputError("ConvBERT is an encoder: is_decoder and add_cross_attention must be False")
 

@@ -128,7 +128,7 @@ def _ops(device: torch.device) -> list[Finding]:
 
 
 def _bfloat16(device: torch.device) -> Finding:
-    """Whether autocast to bfloat16 pays: what the hardware says, and a short race of the product that costs most."""
+    """Whether bfloat16 pays: what the hardware says, and a short race of the product that costs most."""
     ratio = _seconds_per_product(device, torch.bfloat16) / _seconds_per_product(device, torch.float32)
     able = _multiplies_bfloat16(device)
     return Finding(

@@ -17,6 +17,6 @@ def folder() -> Path:
     path = Path(str(resources.files("convbert"))) / "models" / "english"
     if not (path / "config.json").is_file():
         raise InputError(
-            f"{path}: this copy of convbert has no embedded model; name a model folder (model=..., or --model)"
+            f"{path}: this copy of convbert has no embedded model; name a folder (model=..., or --model)"
         )
     return path

@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
-from convbert.layers import Block, Embeddings, GroupedLinear, Layout, MixedAttention
+from convbert.layers import Block, Embeddings, GlorotLinear, GroupedLinear, Layout, MixedAttention
 from convbert.ops import Backend, Packing, pack_mask
 from convbert.ops.unpad import is_contiguous, position_in_sequence
 
@@ -107,6 +107,8 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Conv1d) and module.groups > 1:
             self._init_truncated(module.weight, 1 / module.kernel_size[0])
+        elif isinstance(module, GlorotLinear):
+            init.xavier_uniform_(module.weight)
         elif isinstance(module, (nn.Linear, nn.Conv1d, GroupedLinear)):
             self._init_truncated(module.weight, std)
         elif isinstance(module, nn.Embedding):
@@ -117,8 +119,6 @@ class ConvBertPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
         if isinstance(getattr(module, "bias", None), Tensor):
             init.zeros_(module.bias)
-        if isinstance(module, ConvBertModel) and module.projects_embeddings:
-            init.xavier_uniform_(module.embeddings_project.weight)
 
     @staticmethod
     def _init_truncated(weight: Tensor, std: float) -> None:
@@ -199,7 +199,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
         )
         self.projects_embeddings = config.embedding_size != config.hidden_size
         if self.projects_embeddings:
-            self.embeddings_project = nn.Linear(config.embedding_size, config.hidden_size)
+            self.embeddings_project = GlorotLinear(config.embedding_size, config.hidden_size)
         self.encoder = ConvBertEncoder(config)
         self.post_init()
 

@@ -43,8 +43,8 @@ def save_model(save: Callable[..., Any], save_directory: PathLike, *args: Any, *
 def whole_folder(folder: PathLike) -> Iterator[Path]:
     """Give a draft to write files into; they move to `folder` when the block ends well.
 
-    Otherwise `folder` is left as it was. Every file in it is at any moment an old one or a new one, whole. Until the
-    end, the disk holds both.
+    Otherwise `folder` is left as it was. Every file in it is at any moment an old one or a new one, whole.
+    Until the end, the disk holds both.
 
     Raises:
         InputError: `folder` is a file, or it cannot be written (a full disk, no permission).

@@ -10,30 +10,26 @@ from typing import Annotated
 import typer
 
 from convbert import __version__
-from convbert.cli.doctor import doctor
+from convbert.cli import doctor, fill_mask, pretrain, tokenizer
 from convbert.cli.failures import exit_code_of, quiet_libraries
-from convbert.cli.fill_mask import fill_mask
-from convbert.cli.pretrain import pretrain
-from convbert.cli.tokenizer import train_tokenizer
 
 app = typer.Typer(
     name="convbert",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # examples keep their line breaks
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-tokenizer_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work with tokenizers.")
+tokenizer_app = typer.Typer(rich_markup_mode=None)
 
-app.command("fill-mask")(fill_mask)
+app.command("fill-mask")(fill_mask.run)
 app.add_typer(tokenizer_app, name="tokenizer")
-tokenizer_app.command("train")(train_tokenizer)
-app.command("pretrain")(pretrain)
-app.command("doctor")(doctor)
+tokenizer_app.command("train")(tokenizer.train)
+app.command("pretrain")(pretrain.run)
+app.command("doctor")(doctor.run)
 
 
 @tokenizer_app.callback()
-def tokenizer() -> None:
+def _tokenizer() -> None:
     """Work with tokenizers."""
 
 
@@ -44,9 +40,10 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def convbert(
+def _convbert(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where an error came from. May stand after the verb, too.")
@@ -71,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words, debug = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
     quiet_libraries(debug)
     try:
-        code = app(args=words, prog_name="convbert", standalone_mode=False)
+        code = app(args=words or ["--help"], prog_name="convbert", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has gone. Python flushes once more at exit, and must not complain about it again.

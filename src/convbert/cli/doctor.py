@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 
-def doctor(
+def run(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object instead.")] = False,
 ) -> None:
     """Show what this machine can run, which form each op takes, and why.
@@ -28,6 +28,6 @@ def doctor(
     for room, members in groupby(findings, key=lambda finding: finding.room):
         print(room)
         for finding in members:
-            value = {True: "yes", False: "no"}.get(finding.value) if finding.value is True or finding.value is False else finding.value
+            value = {"True": "yes", "False": "no"}.get(str(finding.value), finding.value)
             reason = f"  ({finding.reason})" if finding.reason else ""
             print(f"  {finding.name:<26}{value}{reason}")

@@ -22,7 +22,6 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
-        say("interrupted")
         return INTERRUPTED
     if (message := _wrong_input(error)) is not None:
         say(f"error: {message}")
@@ -54,7 +53,7 @@ def _system_error(error: OSError) -> str:
 
 
 def quiet_libraries(debug: bool = False) -> None:
-    """Keep warnings, logs and progress bars of the libraries off the terminal; must run before they are imported."""
+    """Keep the libraries' warnings, logs and progress bars quiet; call before they are imported."""
     if debug:
         return
     warnings.simplefilter("ignore")

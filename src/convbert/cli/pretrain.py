@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from convbert.pretraining.recipes import PretrainingPlan
 
 
-def pretrain(
+def run(
     corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
     output: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its model/.")],
     recipe: Annotated[
@@ -39,15 +38,22 @@ def pretrain(
     learning_rate: Annotated[float | None, typer.Option(help="The peak, after warm-up.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initial weights, data order and masks.")] = None,
     bf16: Annotated[
-        bool | None, typer.Option("--bf16/--no-bf16", help="Autocast to bfloat16; by default where it is fast.")
+        bool | None,
+        typer.Option("--bf16/--no-bf16", help="Autocast to bfloat16; by default where it is fast."),
     ] = None,
     device: Annotated[str | None, typer.Option(help='"cpu" leaves a GPU unused.')] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other field of plan or model; may be repeated."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other field of plan or model; may be repeated."
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
+    ] = False,
 ) -> int:
     """Train a model from scratch on text: one paragraph a line, an empty line between documents.
 
@@ -62,7 +68,7 @@ def pretrain(
     """
     require("train", "convbert pretrain")
     from convbert.pretraining.recipes import recipe as find_recipe
-    from convbert.pretraining.run import pretrain as run_pretraining
+    from convbert.pretraining.run import pretrain as train_from_scratch
 
     plan = find_recipe(recipe)
     changes = {
@@ -76,8 +82,8 @@ def pretrain(
         "seed": seed,
         "bf16": bf16,
     }
-    plan = plan.override(**changes, **parse_settings(settings or (), plan, given=changes))
-    result = run_pretraining(
+    plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
+    result = train_from_scratch(
         plan,
         corpus,
         output,

@@ -11,7 +11,7 @@ from convbert.cli.failures import say
 from convbert.optional import require
 
 
-def train_tokenizer(
+def train(
     files: Annotated[list[str], typer.Argument(help="Text files (.txt, .txt.gz), folders or quoted globs.")],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary, at most.")] = 30_522,

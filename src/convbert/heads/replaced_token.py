@@ -7,12 +7,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
+from convbert.layers import GlorotLinear
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 
 
@@ -34,7 +34,7 @@ class DiscriminatorPredictions(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.dense_prediction = nn.Linear(config.hidden_size, 1)
+        self.dense_prediction = GlorotLinear(config.hidden_size, 1)
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, C) to (B, T)."""
@@ -49,11 +49,6 @@ class ConvBertForPreTraining(ConvBertPreTrainedModel):
         self.convbert = ConvBertModel(config)
         self.discriminator_predictions = DiscriminatorPredictions(config)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, DiscriminatorPredictions):
-            init.xavier_uniform_(module.dense_prediction.weight)
 
     @can_return_tuple
     def forward(

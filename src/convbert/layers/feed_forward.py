@@ -22,9 +22,13 @@ class GroupedLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        grouped = states.reshape(-1, self.groups, self.weight.shape[1]).transpose(0, 1)
-        mixed = torch.bmm(grouped, self.weight.to(grouped.dtype)).transpose(0, 1)
-        return mixed.reshape(*states.shape[:-1], -1) + self.bias
+        grouped = states.flatten(0, -2).unflatten(-1, (self.groups, -1)).transpose(0, 1)
+        mixed = torch.bmm(grouped, self.weight).transpose(0, 1).flatten(-2)
+        return mixed.unflatten(0, states.shape[:-1]) + self.bias
+
+
+class GlorotLinear(nn.Linear):
+    """A linear layer that the original leaves to TensorFlow's default, Glorot uniform, when training starts."""
 
 
 def linear(in_features: int, out_features: int, groups: int) -> nn.Module:

@@ -12,29 +12,33 @@ from convbert.errors import InputError
 from convbert.pipelines.packed import PackedTexts, Part, Rows, lengths_of
 
 POOLINGS = ("mean", "first", "max")
+AS_BEFORE = "as before"  # None has a meaning of its own
 
 
 class FeatureExtraction(PackedTexts, FeatureExtractionPipeline):
     """transformers' `FeatureExtractionPipeline` on packed batches, with pooling.
 
-    Keyword arguments: `pooling` (None: (1, T, C) states of all tokens, as transformers gives; "mean", "first" or "max":
-    (C,) one vector for the text, over its tokens [CLS] and [SEP] included), `return_tensors=True` (tensors instead of
-    nested lists), `truncation=True` and `tokenize_kwargs`.
+    Keyword arguments, on creation or per call:
+        pooling: None gives the states of all tokens, (1, T, C), as transformers does; "mean", "first" or
+            "max" one vector (C,) for the text. [CLS] and [SEP] count as its tokens.
+        return_tensors: tensors in place of nested lists.
+        truncation: True cuts a text that is too long.
+        tokenize_kwargs: more for the tokenizer.
     """
 
     def _sanitize_parameters(
         self,
-        pooling: str | None = None,
+        pooling: str | None = AS_BEFORE,
         truncation: bool | str | None = None,
         tokenize_kwargs: dict[str, Any] | None = None,
         return_tensors: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if pooling is not None and pooling not in POOLINGS:
+        if pooling not in (None, AS_BEFORE, *POOLINGS):
             raise InputError(f"pooling must be None, {', '.join(POOLINGS)}; got {pooling!r}")
         cut = {} if truncation is None else {"truncation": truncation}
         return (
             {**(tokenize_kwargs or {}), **cut},
-            {} if pooling is None else {"pooling": pooling},
+            {} if pooling == AS_BEFORE else {"pooling": pooling},
             {} if return_tensors is None else {"return_tensors": return_tensors},
         )
 

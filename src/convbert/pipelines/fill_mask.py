@@ -9,17 +9,20 @@ from torch import Tensor
 from transformers import FillMaskPipeline
 
 from convbert.errors import InputError
-from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt, lengths_of
+from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt
 
 
 class FillMask(PackedTexts, FillMaskPipeline):
     """transformers' `FillMaskPipeline`, with the vocabulary computed at masks only.
 
-    Keyword arguments, on creation or per call: `top_k` (5 by default), `targets` (words to choose from),
-    `truncation=True` (cut a text that is too long) and `tokenizer_kwargs`.
+    A text with one mask gives a list of {"score", "token", "token_str", "sequence"}, a text with several a
+    list of such lists.
 
-    A text with one mask gives a list of {"score", "token", "token_str", "sequence"}; with several masks, a list of
-    such lists.
+    Keyword arguments, on creation or per call:
+        top_k: words to give per mask; 5 by default.
+        targets: words to choose from.
+        truncation: True cuts a text that is too long.
+        tokenizer_kwargs: more for the tokenizer.
     """
 
     def _sanitize_parameters(
@@ -38,7 +41,9 @@ class FillMask(PackedTexts, FillMaskPipeline):
         forward: dict[str, Any] = {}
         if top_k is not None:
             if not 1 <= top_k <= self.model.config.vocab_size:
-                raise InputError(f"top_k must be 1 to {self.model.config.vocab_size} (vocab_size), got {top_k}")
+                raise InputError(
+                    f"top_k must be 1 to {self.model.config.vocab_size} (vocab_size), got {top_k}"
+                )
             forward["top_k"] = top_k
         if targets is not None:
             if not targets:
@@ -83,12 +88,17 @@ class FillMask(PackedTexts, FillMaskPipeline):
         masks = (ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)
         rows = zip(masks, model_outputs["scores"].tolist(), model_outputs["tokens"].tolist(), strict=True)
         results = [
-            [self._proposal(ids, mask, score, token, len(masks) == 1) for score, token in zip(*row, strict=True)]
+            [
+                self._proposal(ids, mask, score, token, len(masks) == 1)
+                for score, token in zip(*row, strict=True)
+            ]
             for mask, *row in rows
         ]
         return results[0] if len(results) == 1 else results
 
-    def _proposal(self, ids: Tensor, mask: Tensor, score: float, token: int, is_only_mask: bool) -> dict[str, Any]:
+    def _proposal(
+        self, ids: Tensor, mask: Tensor, score: float, token: int, is_only_mask: bool
+    ) -> dict[str, Any]:
         filled = ids.clone()
         filled[mask] = token
         filled = filled[filled != self.tokenizer.pad_token_id]

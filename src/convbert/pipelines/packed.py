@@ -21,13 +21,14 @@ Rows = dict[str, Tensor]  # results of a batch, the rows of its texts one after 
 
 
 class PackedTexts(Pipeline):
-    """A transformers pipeline that packs texts by a budget of tokens and gives results in the order of the input.
+    """A transformers pipeline that packs texts by a budget of tokens, with results in the order of the input.
 
-    A string gives one result, a list gives a list; an iterator (a generator, an open file) gives an iterator that
-    reads ahead a bounded number of texts. A result does not depend on the texts beside it. `num_workers` has no effect.
+    A string gives one result, a list gives a list, and an iterator (a generator, an open file) gives an
+    iterator that reads ahead a bounded number of texts. A result does not depend on the texts beside it.
+    `num_workers` has no effect.
 
-    A subclass has `preprocess` (a text to a part), `_forward` (a batch to rows) and `postprocess` (a text's parts,
-    each with its rows, to a result); the first and the last are transformers' own wherever these exist.
+    A subclass has `preprocess` (a text to a part), `_forward` (a batch to rows) and `postprocess` (the parts
+    of a text, each with its rows, to a result).
 
     Args:
         max_tokens: tokens in one batch; a longer text makes a batch of its own.
@@ -53,7 +54,8 @@ class PackedTexts(Pipeline):
         """Results one by one, in order, in memory that does not grow with the number of texts.
 
         Raises:
-            InputError: a text cannot be used; the message has its number, and the results before it have been given.
+            InputError: a text cannot be used. The message has its number; the results before it have been
+                given.
         """
         return iter(self((text for text in texts), **kwargs))
 
@@ -65,7 +67,7 @@ class PackedTexts(Pipeline):
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
     def encode(self, text: str, text_pair: str | None = None, **tokenizer_kwargs: Any) -> Part:
-        """Tokens of a text or of a pair: `input_ids` and `token_type_ids` (1, T), and what else was asked for.
+        """Tokens of a text or of a pair: `input_ids` and `token_type_ids`, both (1, T), among others.
 
         Raises:
             InputError: not a string, or too long and not to be truncated.
@@ -188,7 +190,7 @@ def count_tokens(part: Part) -> int:
 
 
 def plan_batches(lengths: Sequence[int], max_tokens: int, most_texts: int = sys.maxsize) -> list[list[int]]:
-    """Indices of the texts of each batch: sorted by length, at most `max_tokens` tokens and `most_texts` texts."""
+    """Indices of each batch's texts: sorted by length, within `max_tokens` tokens and `most_texts` texts."""
     batches: list[list[int]] = []
     tokens = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -201,7 +203,7 @@ def plan_batches(lengths: Sequence[int], max_tokens: int, most_texts: int = sys.
 
 
 def pack(parts: Sequence[Part]) -> dict[str, Any]:
-    """The packed batch of these texts, as `ConvBertModel.forward` takes it: one row of N tokens, and its bounds."""
+    """These texts as one row of N tokens and its bounds: arguments of `ConvBertModel.forward`."""
     lengths = [count_tokens(part) for part in parts]
     bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     return {
@@ -223,6 +225,4 @@ def lengths_of(packed: dict[str, Any]) -> Tensor:
 def split_rows(rows: Rows, counts: Tensor) -> list[Rows]:
     """Each text's own rows; `counts` (B,) says how many it has."""
     columns = {name: tensor.split(counts.tolist()) for name, tensor in rows.items()}
-    return [
-        {name: column[index] for name, column in columns.items()} for index in range(len(counts))
-    ]
+    return [{name: column[index] for name, column in columns.items()} for index in range(len(counts))]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import exp
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 from transformers.pipelines.base import ChunkPipeline
 
 from convbert.errors import InputError
 from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt, lengths_of
+from convbert.pipelines.spans import Window, best_spans, log_scale, plan_windows
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,22 @@ class Context:
     offsets: Sequence[tuple[int, int]]
     words: Sequence[int]
 
+    def characters(self, first: int, last: int, whole_words: bool) -> tuple[int, int]:
+        """Where in the text tokens first ... last (inclusive) stand."""
+        if whole_words:
+            while first > 0 and self.words[first - 1] == self.words[first]:
+                first -= 1
+            while last + 1 < len(self.words) and self.words[last + 1] == self.words[last]:
+                last += 1
+        return self.offsets[first][0], self.offsets[last][1]
+
 
 class QuestionAnswering(PackedTexts, ChunkPipeline):
     """Extractive question answering, with the arguments and results of transformers 4.
 
-    A context longer than the model reads is read in overlapping windows. Spans of all windows compete by the sum of
-    their start and end logits; of the windows that hold a token, the one with most context around it decides where an
-    answer starts (the official evaluation's rule). The score is the probability of the start times that of the end, each
-    a softmax over all tokens of the context and "no answer".
+    A context longer than the model reads is read in overlapping windows, whose spans compete by the sum of
+    their two logits (see `spans`). The score is the probability of the start times that of the end, each a
+    softmax over the tokens of the context and "no answer".
 
     Keyword arguments, on creation or per call:
         top_k: answers to give; 1 by default.
@@ -45,7 +55,8 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         max_seq_len: tokens in a window, with the question and special tokens; 384 by default.
         max_question_len: tokens of the question that are read; 64 by default.
         max_answer_len: tokens of an answer, at most; 15 by default.
-        handle_impossible_answer: let "no answer" compete: an empty answer at 0, scored by the window least in favour.
+        handle_impossible_answer: let "no answer" compete, an empty answer at 0. The window least in favour of
+            it gives its score.
         align_to_words: extend answers to whole words; True by default.
     """
 
@@ -75,7 +86,9 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
         if max_seq_len is not None and max_seq_len > self.max_length:
-            raise InputError(f"max_seq_len ({max_seq_len}) exceeds what the model reads, {self.max_length} tokens")
+            raise InputError(
+                f"max_seq_len ({max_seq_len}) exceeds what the model reads, {self.max_length} tokens"
+            )
         preprocess = {
             "doc_stride": doc_stride,
             "max_seq_len": max_seq_len,
@@ -92,7 +105,7 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
     def __call__(
         self,
         inputs: Any = None,
-        *,
+        *args: Any,
         question: str | list[str] | None = None,
         context: str | list[str] | None = None,
         **kwargs: Any,
@@ -104,14 +117,14 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
             question, context: in place of `inputs`; several of both, or several questions about one context.
 
         Returns:
-            Per question {"score", "start", "end", "answer"}, with text[start:end] == answer; a list of these with `top_k`
-            above 1.
+            Per question {"score", "start", "end", "answer"}, where context[start:end] == answer; with `top_k`
+            above 1 a list of these.
         """
         if inputs is None:
             inputs = _pair_up(question, context)
         elif question is not None or context is not None:
             raise InputError("give either question= and context=, or one argument that holds both")
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def preprocess(
         self,
@@ -133,8 +146,8 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         room = max_seq_len - len(asked) - self.tokenizer.num_special_tokens_to_add(pair=True)
         if not 0 <= overlap < room:
             raise InputError(
-                f"doc_stride ({overlap}) must be at least 0 and below the {max(room, 0)} tokens that max_seq_len "
-                f"({max_seq_len}) leaves for the context beside a question of {len(asked)}"
+                f"doc_stride ({overlap}) must be at least 0 and below the {max(room, 0)} tokens that "
+                f"max_seq_len ({max_seq_len}) leaves for the context beside a question of {len(asked)}"
             )
         for first, last in plan_windows(len(context.ids), room, overlap):
             yield self._window(asked, context, first, last)
@@ -176,20 +189,57 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         align_to_words: bool = True,
     ) -> Any:
         """The windows' logits to answers."""
-        context = model_outputs[0]["context"]
-        windows = [Window.read(part) for part in model_outputs]
-        scale = _log_scale(windows, len(context.ids))
-        answers: dict[tuple[int, int], dict[str, Any]] = {}
+        context: Context = model_outputs[0]["context"]
+        windows = [_read_window(part) for part in model_outputs]
+        scale = log_scale(windows)
+        answers: dict[tuple[int, int], float] = {}  # characters to logit, best first
         for logit, first, last in best_spans(windows, max_answer_len):
-            start, end = _characters(context, first, last, align_to_words)
-            answer = {"score": np.exp(logit - scale), "start": start, "end": end, "answer": context.text[start:end]}
-            answers.setdefault((start, end), answer)
+            # Two spans of tokens may be the same words; the better one comes first.
+            answers.setdefault(context.characters(first, last, align_to_words), logit)
             if len(answers) == top_k:
                 break
-        results = list(answers.values())
         if handle_impossible_answer:
-            least = min(window.start[0] + window.end[0] for window in windows)
-            results.append({"score": np.exp(least - scale), "start": 0, "end": 0, "answer": ""})
-        results.sort(key=lambda result: -result["score"])
-        results = [{**result, "score": float(result["score"])} for result in results[:top_k]]
+            answers[0, 0] = min(window.no_answer for window in windows)
+        best = sorted(answers.items(), key=lambda item: -item[1])[:top_k]
+        results = [
+            {"score": exp(logit - scale), "start": start, "end": end, "answer": context.text[start:end]}
+            for (start, end), logit in best
+        ]
         return results[0] if top_k == 1 else results
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    """What the caller named; the rest keeps its default, or what was said on creation."""
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _pair_up(question: Any, context: Any) -> Any:
+    """Questions and their contexts as the pipeline reads them; one context serves all questions."""
+    if not isinstance(question, list):
+        return {"question": question, "context": context}
+    contexts = context if isinstance(context, list) else [context] * len(question)
+    if len(contexts) != len(question):
+        raise InputError(f"got {len(question)} questions and {len(contexts)} contexts")
+    return [{"question": asked, "context": text} for asked, text in zip(question, contexts, strict=True)]
+
+
+def _check_question(inputs: Any) -> tuple[str, str]:
+    """The question and the context, both of them real."""
+    if not isinstance(inputs, dict):
+        raise InputError(f"give {{'question': ..., 'context': ...}}, got {type(inputs).__name__}")
+    for name in ("question", "context"):
+        if inputs.get(name) is None:
+            raise InputError(f"there is no {name} in the input")
+        check_is_text(inputs[name])
+        if not inputs[name].strip():
+            raise InputError(f"the {name} is empty")
+    return inputs["question"], inputs["context"]
+
+
+def _read_window(part: Part) -> Window:
+    """The logits of the context's tokens, and those of [CLS], which stand for "no answer"."""
+    start, end = (part[name].double().numpy() for name in ("start_logits", "end_logits"))
+    before = len(start) - 1 - (part["last"] - part["first"])
+    return Window(
+        part["first"], part["last"], start[before:-1], end[before:-1], float(start[0]), float(end[0])
+    )

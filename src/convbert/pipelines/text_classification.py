@@ -15,9 +15,12 @@ from convbert.pipelines.packed import PackedTexts, Part, Rows
 class TextClassification(PackedTexts, TextClassificationPipeline):
     """transformers' `TextClassificationPipeline` on packed batches.
 
-    A text is a string, or {"text": ..., "text_pair": ...}. Keyword arguments: `top_k` (None: all labels),
-    `function_to_apply` ("softmax", "sigmoid" or "none"; by default the problem type decides), and what the tokenizer
-    takes, `truncation=True` first of all.
+    A text is a string, or {"text": ..., "text_pair": ...}.
+
+    Keyword arguments, on creation or per call:
+        top_k: labels to give, best first; None gives all.
+        function_to_apply: "softmax", "sigmoid" or "none"; by default the config's problem type decides.
+        truncation: True cuts a text that is too long; like all else, it goes to the tokenizer.
     """
 
     def _sanitize_parameters(self, function_to_apply: Any = None, **kwargs: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TokenClassificationPipeline
 
@@ -18,9 +17,15 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 class TokenClassification(PackedTexts, TokenClassificationPipeline):
     """transformers' `TokenClassificationPipeline` on packed batches.
 
-    Keyword arguments: `aggregation_strategy` ("none", "simple", "first", "average" or "max"), `ignore_labels` (["O"] by
-    default), `is_split_into_words` with `delimiter`, and for texts longer than the model reads `stride` (read them in
-    windows that share so many tokens) or `truncation=True` (ignore the rest).
+    transformers silently cuts a text that is too long; here it is an error, unless one of the first two
+    arguments says what to do.
+
+    Keyword arguments, on creation or per call:
+        stride: read a text that is too long in windows that share so many tokens.
+        truncation: True ignores the rest of a text that is too long.
+        aggregation_strategy: "none", "simple", "first", "average" or "max": how tokens become entities.
+        ignore_labels: labels to leave out; ["O"] by default.
+        is_split_into_words, delimiter: the text comes as a list of words.
     """
 
     def _sanitize_parameters(
@@ -40,7 +45,9 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         if stride is not None:
             room = self.max_length - self.tokenizer.num_special_tokens_to_add()
             if not 0 <= stride < room:
-                raise InputError(f"stride must be at least 0 and below the {room} tokens of a window, got {stride}")
+                raise InputError(
+                    f"stride must be at least 0 and below the {room} tokens of a window, got {stride}"
+                )
             preprocess["stride"] = stride
         if truncation is not None:
             preprocess["truncation"] = truncation
@@ -57,9 +64,10 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         """A text to windows of tokens: one, unless the text is too long.
 
         Raises:
-            InputError: not a text, or longer than the model reads and neither `stride` nor `truncation` was asked for.
+            InputError: not a text, or too long and neither `stride` nor `truncation` was asked for.
         """
-        words = sentence if params["is_split_into_words"] and isinstance(sentence, list) else [sentence]
+        is_split = params["is_split_into_words"] and isinstance(sentence, list)
+        words: list[Any] = list(sentence) if is_split else [sentence]
         for word in words:
             check_is_text(word)
         windows = {
@@ -91,10 +99,7 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
 def _without_padding(part: Part) -> Part:
     """The window's own tokens: the last window of a text is padded to the length of the others."""
     is_token = part["attention_mask"][0].bool()
-    kept = is_token.nonzero().squeeze(1).tolist()
-    cut = {name: x[:, is_token] for name, x in part.items() if isinstance(x, Tensor) and name != "offset_mapping"}
-    if isinstance(part.get("offset_mapping"), Tensor):
-        cut["offset_mapping"] = part["offset_mapping"][:, is_token]
+    own = {name: x[:, is_token] if isinstance(x, Tensor) else x for name, x in part.items()}
     if part.get("word_ids") is not None:
-        cut["word_ids"] = [part["word_ids"][index] for index in kept]
-    return {**part, **cut}
+        own["word_ids"] = [word for word, is_kept in zip(part["word_ids"], is_token, strict=True) if is_kept]
+    return own

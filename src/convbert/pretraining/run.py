@@ -29,19 +29,27 @@ from convbert.pretraining.data import (
     write_atomically,
 )
 from convbert.pretraining.masking import MaskingCollator
+from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
+from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import (
-    Clock,
-    HistoryFile,
     ObjectiveTrainer,
-    ProgressLine,
-    StopOnSignal,
     last_complete_checkpoint,
     supports_bfloat16,
     training_arguments,
+)
+
+Report = Callable[[str], None]
+
+# What may change when a run goes on; a change of anything else would make it another run.
+_MAY_CHANGE = frozenset(
+    (
+        *("name", "max_steps", "max_minutes", "bf16"),
+        *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
+    )
 )
 
 
@@ -60,41 +68,6 @@ class PretrainingResult:
     metrics: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies."""
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        """The tokenised corpus."""
-        return self.root / "data"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The vocabulary this run learned."""
-        return self.root / "tokenizer"
-
-    @property
-    def model(self) -> Path:
-        """The trained model."""
-        return self.root / "model"
-
-    @property
-    def plan(self) -> Path:
-        return self.root / "plan.json"
-
-    @property
-    def history(self) -> Path:
-        """One JSON object a line for every log entry."""
-        return self.root / "log.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.json"
-
-
 def pretrain(
     plan: PretrainingPlan,
     corpus: Source,
@@ -105,14 +78,13 @@ def pretrain(
     data_dir: PathLike | None = None,
     resume: bool = False,
     device: str | None = None,
-    report: Callable[[str], None] = lambda message: print(message, file=sys.stderr, flush=True),
+    report: Report = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> PretrainingResult:
     """Train a model from scratch on text files.
 
-    Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus),
-    `checkpoint-*/`, `log.jsonl`, `plan.json`, and at the end `model/` (weights, configuration, tokenizer,
-    model card, loss curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good
-    order.
+    Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
+    `checkpoint-*/`, `log.jsonl`, and at the end `model/` (weights, configuration, tokenizer, model card, loss
+    curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
 
     Args:
         corpus: text files, globs or folders; see `find_text_files`.
@@ -127,153 +99,248 @@ def pretrain(
         InputError: unusable input, or `output_dir` is in use and `resume` was not given.
     """
     folder = RunFolder(Path(output_dir))
-    if resume and (finished := _finished_result(folder)) is not None:
+    if resume and (finished := folder.finished_result()) is not None:
         report(f"{folder.root}: this run has finished; nothing to resume")
         return finished
-    if resume:
-        _check_same_plan(folder, plan)
-    _claim(folder, plan, resume)
-    resolved_tokenizer = _resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+    folder.claim(plan, resume)
     cache = folder.data if data_dir is None else Path(data_dir)
-    train = prepare_sequences(corpus, resolved_tokenizer, cache, plan.packing, name="train", report=report)
-    held = None
-    if heldout is not None:
-        held = prepare_sequences(
-            heldout, resolved_tokenizer, cache, plan.packing, name="heldout", report=report
+
+    def prepare(source: Source, name: str) -> SequenceDataset:
+        return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
+
+    try:
+        resolved = _resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+        train = prepare(corpus, "train")
+        held = None if heldout is None else prepare(heldout, "heldout")
+        _check_enough(plan, train)
+    except InputError:
+        if not resume:
+            folder.clear()  # so that the same command works once the input is mended
+        raise
+    return Run(plan, folder, resolved, train, held, device, report).execute(resume)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of one run lies."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """The tokenised corpus."""
+        return self.root / "data"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The vocabulary that this run learned."""
+        return self.root / "tokenizer"
+
+    @property
+    def model(self) -> Path:
+        """The trained model."""
+        return self.root / "model"
+
+    @property
+    def plan(self) -> Path:
+        """What is being run."""
+        return self.root / "plan.json"
+
+    @property
+    def history(self) -> Path:
+        """One JSON object a line for every log entry."""
+        return self.root / "log.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of a finished run; written last."""
+        return self.root / "metrics.json"
+
+    def claim(self, plan: PretrainingPlan, resume: bool) -> None:
+        """Note the plan in an empty or new folder, or in that of the same run when it goes on.
+
+        Raises:
+            InputError: the folder is in use, holds a run with another plan, or cannot be written.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file; the output must be a folder")
+        if resume:
+            self._check_same_plan(plan)
+        elif self.root.exists() and any(self.root.iterdir()):
+            raise InputError(f"{self.root}: not empty; resume the run in it, or choose another folder")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.plan, json.dumps(plan.to_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
+
+    def clear(self) -> None:
+        """Remove what was written since a `claim` that found the folder empty."""
+        for path in self.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def finished_result(self) -> PretrainingResult | None:
+        """What the run in this folder gave, if it came to its end."""
+        metrics = _read_json(self.metrics)
+        return None if metrics is None else PretrainingResult(True, self.model, metrics)
+
+    def _check_same_plan(self, plan: PretrainingPlan) -> None:
+        stored = _read_json(self.plan)
+        if stored is None:
+            return
+        wanted = json.loads(json.dumps(plan.to_dict()))
+        changes = [
+            f"{name} was {stored.get(name)}, now {value}"
+            for name, value in wanted.items()
+            if name not in _MAY_CHANGE and stored.get(name) != value
+        ]
+        if changes:
+            raise InputError(f"{self.root}: this run was started with another plan: {'; '.join(changes)}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, with its data at hand; see `pretrain`."""
+
+    plan: PretrainingPlan
+    folder: RunFolder
+    tokenizer: PreTrainedTokenizerBase
+    train: SequenceDataset
+    heldout: SequenceDataset | None
+    device: str | None
+    report: Report
+
+    def execute(self, resume: bool) -> PretrainingResult:
+        """Train, evaluate and write the model, or stop early on a signal.
+
+        Raises:
+            InputError: a checkpoint or the model cannot be written.
+        """
+        set_seed(self.plan.seed)
+        config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
+        objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+        clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
+        trainer = self._build_trainer(objective, clock, stop)
+        checkpoint = last_complete_checkpoint(self.folder.root) if resume else None
+        if checkpoint is not None:
+            clock.resume_from(checkpoint)
+            self.report(f"resuming from {checkpoint}")
+        self.report(self._summary(objective, trainer))
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        step = trainer.state.global_step
+        if stop.received is not None and clock.fraction_done(step) < 1.0:
+            self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
+            return PretrainingResult(finished=False, model_dir=None, metrics={})
+        metrics = self._final_metrics(trainer, clock)
+        self._write_model(objective, metrics, trainer.state.log_history)
+        self.report(f"model written to {self.folder.model}")
+        return PretrainingResult(finished=True, model_dir=self.folder.model, metrics=metrics)
+
+    def _build_trainer(
+        self, objective: MaskedLanguageModel, clock: Clock, stop: StopOnSignal
+    ) -> ObjectiveTrainer:
+        plan = self.plan
+        arguments = training_arguments(
+            self.folder.root,
+            clock,
+            batch_size=plan.batch_size,
+            gradient_accumulation_steps=plan.gradient_accumulation_steps,
+            max_grad_norm=plan.max_grad_norm,
+            bf16=self._use_bfloat16(),
+            log_every=plan.log_every,
+            evaluate_every=None if self.heldout is None else plan.evaluate_every,
+            save_every=plan.save_every,
+            keep_checkpoints=plan.keep_checkpoints,
+            seed=plan.seed,
+            device=self.device,
         )
-    return _train(plan, folder, resolved_tokenizer, train, held, resume, device, report)
+        if plan.max_minutes is not None and arguments.world_size > 1:
+            raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
+        optimizer = build_optimizer(
+            objective.to(arguments.device),
+            learning_rate=plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            betas=(plan.adam_beta1, plan.adam_beta2),
+            epsilon=plan.adam_epsilon,
+        )
+        return ObjectiveTrainer(
+            objective,
+            arguments,
+            clock=clock,
+            train_dataset=self.train,
+            eval_dataset=self.heldout,
+            sampler=EpochSampler(len(self.train), plan.seed),
+            data_collator=MaskingCollator(self.tokenizer, plan.masking, plan.seed),
+            heldout_collator=self._heldout_collator(),
+            optimizer=optimizer,
+            scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
+            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock)],
+        )
 
+    def _heldout_collator(self) -> MaskingCollator:
+        return MaskingCollator(self.tokenizer, self.plan.masking, self.plan.heldout_seed)
 
-def _train(
-    plan: PretrainingPlan,
-    folder: RunFolder,
-    tokenizer: PreTrainedTokenizerBase,
-    train: SequenceDataset,
-    heldout: SequenceDataset | None,
-    resume: bool,
-    device: str | None,
-    report: Callable[[str], None],
-) -> PretrainingResult:
-    _check_enough(plan, train)
-    set_seed(plan.seed)
-    config = plan.model_config(len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
-    clock = Clock(plan.max_steps, plan.max_minutes)
-    checkpoint = last_complete_checkpoint(folder.root) if resume else None
-    if checkpoint is not None:
-        clock.resume_from(checkpoint)
-        report(f"resuming from {checkpoint}")
-    stop = StopOnSignal()
-    trainer = _build_trainer(plan, folder, tokenizer, objective, clock, train, heldout, stop, device)
-    report(_summary(plan, objective, train, trainer))
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.received is not None and clock.fraction_done(trainer.state.global_step) < 1.0:
-        report(f"stopped by {stop.received.name} at step {trainer.state.global_step}; resume to go on")
-        return PretrainingResult(finished=False, model_dir=None, metrics={})
-    metrics = _final_metrics(plan, trainer, clock, train, heldout, report)
-    _write_outputs(plan, folder, objective, tokenizer, metrics, trainer.state.log_history)
-    report(f"model written to {folder.model}")
-    return PretrainingResult(finished=True, model_dir=folder.model, metrics=metrics)
+    def _use_bfloat16(self) -> bool:
+        if self.plan.bf16 != "auto":
+            return bool(self.plan.bf16)
+        on_gpu = torch.cuda.is_available() and self.device != "cpu"
+        return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
 
+    def _summary(self, objective: MaskedLanguageModel, trainer: ObjectiveTrainer) -> str:
+        plan = self.plan
+        parameters = sum(parameter.numel() for parameter in objective.parameters())
+        length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
+        precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
+        return (
+            f"{parameters / 1e6:.1f} M parameters; {len(self.train):,} sequences of up to "
+            f"{plan.sequence_length} tokens, {plan.batch_size * plan.gradient_accumulation_steps} a step; "
+            f"{length}, {precision}, {trainer.args.device}"
+        )
 
-def _build_trainer(
-    plan: PretrainingPlan,
-    folder: RunFolder,
-    tokenizer: PreTrainedTokenizerBase,
-    objective: MaskedLanguageModel,
-    clock: Clock,
-    train: SequenceDataset,
-    heldout: SequenceDataset | None,
-    stop: StopOnSignal,
-    device: str | None,
-) -> ObjectiveTrainer:
-    arguments = training_arguments(
-        folder.root,
-        clock,
-        batch_size=plan.batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        max_grad_norm=plan.max_grad_norm,
-        bf16=_use_bfloat16(plan, device),
-        log_every=plan.log_every,
-        evaluate_every=None if heldout is None else plan.evaluate_every,
-        save_every=plan.save_every,
-        keep_checkpoints=plan.keep_checkpoints,
-        seed=plan.seed,
-        device=device,
-    )
-    if plan.max_minutes is not None and arguments.world_size > 1:
-        raise InputError("max_minutes works in a single process only; give max_steps for a distributed run")
-    objective.to(arguments.device)
-    optimizer = build_optimizer(
-        objective,
-        learning_rate=plan.learning_rate,
-        weight_decay=plan.weight_decay,
-        betas=(plan.adam_beta1, plan.adam_beta2),
-        epsilon=plan.adam_epsilon,
-    )
-    return ObjectiveTrainer(
-        objective,
-        arguments,
-        clock=clock,
-        train_dataset=train,
-        eval_dataset=heldout,
-        sampler=EpochSampler(len(train), plan.seed),
-        data_collator=MaskingCollator(tokenizer, plan.masking, plan.seed),
-        heldout_collator=MaskingCollator(tokenizer, plan.masking, plan.heldout_seed),
-        optimizer=optimizer,
-        scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
-        callbacks=[stop, HistoryFile(folder.history), ProgressLine(clock)],
-    )
+    def _final_metrics(self, trainer: ObjectiveTrainer, clock: Clock) -> dict[str, Any]:
+        steps, arguments = trainer.state.global_step, trainer.args
+        batch = self.plan.batch_size * self.plan.gradient_accumulation_steps * arguments.world_size
+        epochs = steps * batch / len(self.train)
+        metrics: dict[str, Any] = {
+            "steps": steps,
+            "epochs": round(epochs, 3),
+            "tokens_seen": round(epochs * self.train.count_tokens()),
+            "minutes": round(clock.seconds / 60, 2),
+            "device": str(arguments.device),
+            "bf16": arguments.bf16,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        }
+        if self.heldout is not None:
+            metrics |= _last_evaluation(trainer) or trainer.evaluate()
+            self.report("measuring the baselines")
+            metrics |= baselines.measure(self.train, self.heldout, self._heldout_collator())
+        return metrics
 
-
-def _claim(folder: RunFolder, plan: PretrainingPlan, resume: bool) -> None:
-    """Refuse a folder that holds anything, unless this is to be continued; note the plan in it."""
-    root = folder.root
-    if root.exists() and not root.is_dir():
-        raise InputError(f"{root}: is a file; the output must be a folder")
-    if not resume and root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: not empty; resume the run in it, or choose another folder")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder.plan, json.dumps(plan.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{root}: cannot be written: {error.strerror or error}") from error
-
-
-# What may change when a run goes on; anything else would make it another run.
-_MAY_CHANGE = frozenset(
-    [
-        "name",
-        "max_steps",
-        "max_minutes",
-        "bf16",
-        "log_every",
-        "evaluate_every",
-        "save_every",
-        "keep_checkpoints",
-    ]
-)
-
-
-def _check_same_plan(folder: RunFolder, plan: PretrainingPlan) -> None:
-    try:
-        stored = json.loads(folder.plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    wanted = json.loads(json.dumps(plan.to_dict()))
-    changed = [name for name in wanted if name not in _MAY_CHANGE and stored.get(name) != wanted[name]]
-    if changed:
-        details = "; ".join(f"{name} was {stored.get(name)}, now {wanted[name]}" for name in changed)
-        raise InputError(f"{folder.root}: this run was started with another plan: {details}")
-
-
-def _finished_result(folder: RunFolder) -> PretrainingResult | None:
-    try:
-        metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return PretrainingResult(finished=True, model_dir=folder.model, metrics=metrics)
+    def _write_model(
+        self, objective: MaskedLanguageModel, metrics: dict[str, Any], history: list[dict[str, Any]]
+    ) -> None:
+        """Write the model folder beside its final place and move it there; `metrics.json` comes last."""
+        folder = self.folder
+        draft = folder.root / f".model-{os.getpid()}"
+        try:
+            objective.save_models(draft)
+            self.tokenizer.save_pretrained(draft)
+            self.tokenizer.save_vocabulary(str(draft))
+            draw_curve(history, draft / "loss.png")
+            (draft / "README.md").write_text(model_card(self.plan, metrics), encoding="utf-8")
+            shutil.rmtree(folder.model, ignore_errors=True)  # left by an end that did not get to the metrics
+            os.replace(draft, folder.model)
+            write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder.model}: cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _resolve_tokenizer(
@@ -281,7 +348,7 @@ def _resolve_tokenizer(
     corpus: Source,
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
-    report: Callable[[str], None],
+    report: Report,
 ) -> PreTrainedTokenizerBase:
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return check_tokenizer(tokenizer, "the given tokenizer")
@@ -307,56 +374,6 @@ def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
         )
 
 
-def _use_bfloat16(plan: PretrainingPlan, device: str | None) -> bool:
-    if plan.bf16 != "auto":
-        return bool(plan.bf16)
-    on_gpu = torch.cuda.is_available() and device != "cpu"
-    return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
-
-
-def _summary(
-    plan: PretrainingPlan, objective: MaskedLanguageModel, train: SequenceDataset, trainer: ObjectiveTrainer
-) -> str:
-    parameters = sum(parameter.numel() for parameter in objective.parameters())
-    length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
-    precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
-    return (
-        f"{parameters / 1e6:.1f} M parameters; {len(train):,} sequences of up to {plan.sequence_length} "
-        f"tokens, {plan.batch_size * plan.gradient_accumulation_steps} a step; "
-        f"{length}, {precision}, {trainer.args.device}"
-    )
-
-
-def _final_metrics(
-    plan: PretrainingPlan,
-    trainer: ObjectiveTrainer,
-    clock: Clock,
-    train: SequenceDataset,
-    heldout: SequenceDataset | None,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    steps = trainer.state.global_step
-    sequences = (
-        steps * trainer.args.train_batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
-    )
-    metrics: dict[str, Any] = {
-        "steps": steps,
-        "epochs": round(sequences / len(train), 3),
-        "minutes": round(clock.seconds / 60, 2),
-        "tokens_seen": round(sequences * train.count_tokens() / len(train)),
-        "device": str(trainer.args.device),
-        "bf16": trainer.args.bf16,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-    if heldout is not None:
-        metrics |= _last_evaluation(trainer) or trainer.evaluate()
-        report("measuring the baselines")
-        metrics |= baselines.measure(train, heldout, trainer.heldout_collator)
-    return metrics
-
-
 def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     """The held-out figures of the final weights, if training ended on an evaluation."""
     found = [entry for entry in trainer.state.log_history if "heldout_masked_loss" in entry]
@@ -365,77 +382,8 @@ def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}
 
 
-def _write_outputs(
-    plan: PretrainingPlan,
-    folder: RunFolder,
-    objective: MaskedLanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
-    metrics: dict[str, Any],
-    history: list[dict[str, Any]],
-) -> None:
-    """Write the model folder beside its final place and move it there; `metrics.json` comes last."""
-    draft = folder.root / f".model-{os.getpid()}"
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        objective.save_models(draft)
-        tokenizer.save_pretrained(draft)
-        tokenizer.save_vocabulary(str(draft))
-        draw_curve(history, draft / "loss.png")
-        (draft / "README.md").write_text(model_card(plan, metrics), encoding="utf-8")
-        shutil.rmtree(folder.model, ignore_errors=True)  # of an attempt that ended before `metrics.json`
-        os.replace(draft, folder.model)
-        write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder.model}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw training and held-out loss by step, from log entries, to a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("masked_loss", "training"), ("heldout_masked_loss", "held-out")):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label)
-    axes.set(xlabel="step", ylabel="cross-entropy of masked tokens (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
-def model_card(plan: PretrainingPlan, metrics: dict[str, Any]) -> str:
-    """The README.md of a trained model: how it was made, and its figures."""
-    held_out = {name: value for name, value in metrics.items() if name.startswith(("heldout_", "baseline_"))}
-    cost = {name: value for name, value in metrics.items() if name not in held_out}
-    sections = [
-        "---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags: [convbert]\n---\n",
-        f"# ConvBERT pre-trained with the recipe `{plan.name}`\n",
-        "A ConvBERT encoder and its masked-language-model head, trained from scratch by `convbert pretrain`.\n",
-        '```python\nimport convbert\n\nfill = convbert.pipeline("fill-mask", "path/to/this/folder")\n```\n',
-    ]
-    if held_out:
-        sections.append(f"## Held-out figures\n\n{_table(held_out)}\n\n{_FIGURES_NOTE}\n")
-    sections.append(f"## Cost\n\n{_table(cost)}\n\n![Loss by step](loss.png)\n")
-    sections.append(f"## Recipe\n\n```json\n{json.dumps(plan.to_dict(), indent=2)}\n```\n")
-    return "\n".join(sections)
-
-
-_FIGURES_NOTE = (
-    "Model and baselines are measured on the same masked positions. Losses are in nats. The baselines: "
-    "always the most frequent token; and the token that bigram counts of the training text make most likely "
-    "between its neighbours."
-)
-
-
-def _table(values: dict[str, Any]) -> str:
-    rows = [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in values.items()]
-    return "\n".join(("| | |", "| --- | --- |", *rows))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -32,11 +32,12 @@ def train_wordpiece(
 ) -> PreTrainedTokenizerBase:
     """Learn a WordPiece vocabulary and write `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`.
 
-    The special tokens are rows 0 to 4: [PAD], [UNK], [CLS], [SEP], [MASK].
+    The special tokens are rows 0 to 4: [PAD], [UNK], [CLS], [SEP], [MASK]. The same text and settings always
+    give the same vocabulary.
 
     Args:
         files: text files, globs or folders; see `find_text_files`.
-        vocab_size: rows at most; a small corpus may give fewer.
+        vocab_size: rows at most; a small corpus gives fewer.
         output_dir: folder to write to; created where missing. Files appear complete or not at all.
         lowercase: fold case and strip accents, as the uncased BERT tokenizers do.
         min_frequency: a pair of pieces seen less often is not joined.
@@ -51,16 +52,25 @@ def train_wordpiece(
     backend = Tokenizer(WordPiece(unk_token="[UNK]"))
     backend.normalizer = BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = BertPreTokenizer()
+    starting, inside = _alphabet(paths, backend, limit_alphabet)
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        limit_alphabet=limit_alphabet,
-        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=starting,
+        limit_alphabet=len(starting),
+        # The trainer numbers pieces like "##a" as it meets them in a hash map, and breaks ties by number. Named
+        # as special tokens they get fixed rows, and the same corpus always gives the same vocabulary.
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{character}" for character in inside)],
         continuing_subword_prefix="##",
         show_progress=False,
     )
-    backend.train_from_iterator(_non_empty(paths), trainer=trainer)
+    backend.train_from_iterator(filter(None, read_paragraphs(paths)), trainer=trainer)
     pieces = [piece for piece, _ in sorted(backend.get_vocab().items(), key=lambda entry: entry[1])]
+    if len(pieces) > vocab_size:
+        raise InputError(
+            f"vocab_size ({vocab_size}) is below the {len(pieces)} rows that special tokens and single "
+            "characters take; raise it, or lower limit_alphabet"
+        )
     _save(pieces, Path(output_dir), lowercase)
     return load_tokenizer(output_dir)
 
@@ -106,14 +116,21 @@ def _check_sizes(vocab_size: int, min_frequency: int, limit_alphabet: int) -> No
         )
 
 
-def _non_empty(files: list[Path]) -> Iterator[str]:
-    found = False
+def _alphabet(files: list[Path], backend: Tokenizer, limit: int) -> tuple[list[str], list[str]]:
+    """The most frequent characters after normalisation, and those of them that can stand inside a word."""
+    raw: Counter[str] = Counter()
     for paragraph in read_paragraphs(files):
-        if paragraph:
-            found = True
-            yield paragraph
-    if not found:
+        raw.update(paragraph)
+    counts: Counter[str] = Counter()
+    for character, count in raw.items():
+        for normalised in backend.normalizer.normalize_str(character):
+            counts[normalised] += 0 if normalised.isspace() else count
+    frequent = sorted(+counts, key=lambda character: (-counts[character], character))[:limit]
+    if not frequent:
         raise InputError(f"{', '.join(map(str, files[:3]))}: the corpus is empty")
+    # Punctuation and CJK characters are words of their own.
+    inside = [c for c in frequent if len(backend.pre_tokenizer.pre_tokenize_str(f"a{c}")) == 1]
+    return sorted(frequent), sorted(inside)
 
 
 def _save(pieces: list[str], output_dir: Path, lowercase: bool) -> None:

@@ -1,5 +1,4 @@
-"""The engine: transformers' Trainer around an objective, with exact figures, a clock, and resume that can be
-trusted.
+"""The engine: transformers' Trainer around an objective, with exact figures and a clock.
 
 An objective is a module whose forward takes a batch and returns `{"loss": scalar, figure: (2,), ...}`, each
 figure being a sum and a count.
@@ -10,12 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,97 +25,15 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_callback import ExportableState
 
 from convbert.errors import InputError
+from convbert.training.callbacks import STATE_FILE, Clock
 
 _WEIGHTS_FILE = "model.safetensors"
-_STATE_FILE = "trainer_state.json"
 _NEVER = 10**8
 """A number of steps that no run reaches, for runs that end by the clock."""
-
-
-class Clock(TrainerCallback, ExportableState):
-    """How far a run has come, by steps or by minutes of training; survives a restart through the checkpoint.
-
-    Args:
-        max_steps: the run ends after so many optimizer steps, or
-        max_minutes: after so much time, evaluations and checkpoints included. Exactly one of the two is
-            given.
-    """
-
-    def __init__(self, max_steps: int | None = None, max_minutes: float | None = None) -> None:
-        if (max_steps is None) == (max_minutes is None):
-            raise InputError(
-                "give either max_steps or max_minutes, "
-                f"got max_steps={max_steps} and max_minutes={max_minutes}"
-            )
-        if not (max_steps or max_minutes or 0) > 0:
-            raise InputError(f"max_steps or max_minutes must be above 0, got {max_steps or max_minutes}")
-        self.max_steps, self.max_minutes = max_steps, max_minutes
-        self.seconds_before = 0.0
-        self.started: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Time spent training, over all restarts."""
-        running = 0.0 if self.started is None else time.monotonic() - self.started
-        return self.seconds_before + running
-
-    def fraction_done(self, step: int) -> float:
-        """Share of the run that lies behind after `step` optimizer steps, in [0, 1]."""
-        if self.max_minutes is not None:
-            return min(1.0, self.seconds / (60 * self.max_minutes))
-        assert self.max_steps is not None
-        return min(1.0, step / self.max_steps)
-
-    def seconds_left(self, step: int, seconds_per_step: float) -> float:
-        """Expected time to the end, at the given pace."""
-        if self.max_minutes is not None:
-            return max(0.0, 60 * self.max_minutes - self.seconds)
-        assert self.max_steps is not None
-        return (self.max_steps - step) * seconds_per_step
-
-    def resume_from(self, checkpoint: Path) -> None:
-        """Take over the time that was spent before `checkpoint`."""
-        callbacks = TrainerState.load_from_json(str(checkpoint / _STATE_FILE)).stateful_callbacks
-        self.seconds_before = float(callbacks[type(self).__name__]["attributes"]["seconds_before"])
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"seconds_before": self.seconds}}
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.monotonic()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds_before, self.started = self.seconds, None
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if self.fraction_done(state.global_step) >= 1.0:
-            control.should_save = control.should_training_stop = True
-
-
-class FigureMeter:
-    """Means of named figures over many batches, from their sums and counts (in float64, on the device)."""
-
-    def __init__(self) -> None:
-        self._totals: dict[str, Tensor] = {}
-
-    def add(self, figures: dict[str, Tensor]) -> None:
-        """Add one batch: name to (2,), sum and count."""
-        for name, pair in figures.items():
-            pair = pair.detach().double()
-            self._totals[name] = self._totals[name] + pair if name in self._totals else pair
-
-    def means(self, reduce: Callable[[Tensor], Tensor] = lambda pair: pair) -> dict[str, float]:
-        """Sum over count, by name; `reduce` adds up the processes of a distributed run."""
-        pairs = {name: reduce(pair).tolist() for name, pair in self._totals.items()}
-        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
 
 
 class ObjectiveTrainer(Trainer):
@@ -312,135 +225,29 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     )
     for _, folder in reversed(numbered):
         try:
-            json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+            json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         return folder
     return None
 
 
-class StopOnSignal(TrainerCallback):
-    """Turns the first SIGTERM or Ctrl-C into a checkpoint and a clean end after the current step.
-
-    Use as a context manager around training; a second signal acts as it would without this.
-    """
+class FigureMeter:
+    """Means of named figures over many batches, from their sums and counts (in float64, on the device)."""
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self._totals: dict[str, Tensor] = {}
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle signals inside the block; outside the main thread, where Python allows none, do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._previous = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            self._restore()
+    def add(self, figures: dict[str, Tensor]) -> None:
+        """Add one batch: name to (2,), sum and count."""
+        for name, pair in figures.items():
+            pair = pair.detach().double()
+            self._totals[name] = self._totals[name] + pair if name in self._totals else pair
 
-    def _handle(self, number: int, frame: Any) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if self.received is not None:
-            control.should_save = control.should_training_stop = True
-
-
-class HistoryFile(TrainerCallback):
-    """Appends every log entry to a JSONL file; after a resume the file holds no step twice."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self.path.write_text("".join(_json_line(entry) for entry in state.log_history), encoding="utf-8")
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as history:
-                history.write(_json_line(state.log_history[-1]))
-
-
-class ProgressLine(TrainerCallback):
-    """One line per log entry on stderr; on a terminal, that of training entries is rewritten in place."""
-
-    def __init__(self, clock: Clock, stream: Any = None) -> None:
-        self.clock = clock
-        self.stream = stream or sys.stderr
-        self._line_is_open = False
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        training = "loss" in logs
-        if not training and not any(name.startswith("heldout_") for name in logs):
-            return
-        self._write(progress_text(state.global_step, self.clock, logs), rewritable=training)
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self._close_line()
-
-    def _write(self, text: str, rewritable: bool) -> None:
-        if not self.stream.isatty():
-            print(text, file=self.stream, flush=True)
-            return
-        if rewritable:
-            self.stream.write(f"\r\x1b[K{text}")
-            self.stream.flush()
-            self._line_is_open = True
-        else:
-            self._close_line()
-            print(text, file=self.stream, flush=True)
-
-    def _close_line(self) -> None:
-        if self._line_is_open:
-            print(file=self.stream, flush=True)
-            self._line_is_open = False
-
-
-def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
-    """A log entry for a reader, in one line."""
-    of = "" if clock.max_steps is None else f"/{clock.max_steps}"
-    parts = [f"step {step}{of}", f"{clock.fraction_done(step):6.1%}"]
-    hidden = {"epoch", "grad_norm", "seconds_per_step", "minutes", "masked_loss"}
-    for name, value in logs.items():
-        if name == "tokens_per_second":
-            parts.append(f"{value:,.0f} tokens/s")
-        elif name == "minutes_left":
-            parts.append(f"{_duration(60 * value)} left")
-        elif name == "learning_rate":
-            parts.append(f"lr {value:.2e}")
-        elif name not in hidden:
-            parts.append(f"{name.replace('_', ' ')} {value:.4f}")
-    return "  ".join(parts)
+    def means(self, reduce: Callable[[Tensor], Tensor] = lambda pair: pair) -> dict[str, float]:
+        """Sum over count, by name; `reduce` adds up the processes of a distributed run."""
+        pairs = {name: reduce(pair).tolist() for name, pair in self._totals.items()}
+        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
 
 
 class _Pace:
@@ -473,13 +280,3 @@ class _Pace:
         }
         self._tokens, self._since, self._step = None, time.monotonic(), step
         return speed
-
-
-def _json_line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

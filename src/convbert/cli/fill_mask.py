@@ -1,0 +1,173 @@
+"""`convbert fill-mask`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convbert.cli.failures import say
+from convbert.cli.lines import Line, read_blocks
+from convbert.cli.progress import Advance, progress_line
+from convbert.errors import InputError
+
+if TYPE_CHECKING:
+    from convbert.pipelines import FillMask
+
+Masks = list[list[dict[str, Any]]]
+"""For each [MASK] of a text, the best tokens: `token` (id), `token_str`, `score`, `sequence`."""
+
+
+def run(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help='Texts with [MASK]; "-" reads stdin.')
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help='A text per line, UTF-8; "-" reads stdin.')
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Tokens shown for each [MASK].")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON Lines: one object per text.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over lines that cannot be used, and say how many.")
+    ] = False,
+) -> None:
+    """Say which tokens fit in place of [MASK].
+
+    Results come in the order of the texts, while they are read; a file may be of any size.
+    A text given as an argument is answered with a table. A line of a file is answered with a line: the text,
+    then for each [MASK] a tab and its tokens.
+
+    \b
+    Examples:
+      convbert fill-mask "Plants create [MASK] through a process known as photosynthesis."
+      convbert fill-mask "The [MASK] of France is [MASK]." --top-k 3 --json
+      convbert fill-mask --file sentences.txt --json > answers.jsonl
+      zcat sentences.gz | convbert fill-mask - --model runs/small/model --skip-bad > answers.tsv
+    """
+    source = _source(texts or [], file)
+    write = _write_json if as_json else _write_table if isinstance(source, list) else _write_row
+    with _open(source) as (blocks, advance):
+        import convbert
+
+        fill = convbert.pipeline("fill-mask", model=model, device=device, top_k=top_k)
+        skipped = _Skipped(skip_bad)
+        for lines in blocks:
+            for line, masks in answer(fill, lines):
+                if isinstance(masks, InputError):
+                    skipped.add(line, masks)
+                else:
+                    write(line, masks)
+            sys.stdout.flush()
+            advance(len(lines), sum(line.size for line in lines))
+    skipped.report()
+
+
+def answer(fill: FillMask, lines: list[Line]) -> Iterator[tuple[Line, Masks | InputError]]:
+    """Each line with its answer, or with the reason why it has none, in order."""
+    answers = _answer_each(fill, [line.text for line in lines if not line.problem])
+    for line in lines:
+        yield line, InputError(line.problem) if line.problem else next(answers)
+
+
+def _answer_each(fill: FillMask, texts: list[str]) -> Iterator[Masks | InputError]:
+    done = 0
+    while done < len(texts):
+        try:
+            for found in fill.stream(texts[done:]):
+                done += 1
+                yield _as_masks(found)
+        except InputError:
+            # Most likely the next text is to blame; alone, it cannot be confused with its neighbours.
+            yield _answer_alone(fill, texts[done])
+            done += 1
+
+
+def _answer_alone(fill: FillMask, text: str) -> Masks | InputError:
+    try:
+        return _as_masks(fill(text))
+    except InputError as error:
+        return error
+
+
+def _as_masks(found: list[Any]) -> Masks:
+    """A text with one mask comes without the list of masks around it."""
+    return [found] if found and isinstance(found[0], dict) else found
+
+
+class _Skipped:
+    """Counts bad lines where they may be passed over, and stops at the first where not."""
+
+    def __init__(self, allowed: bool) -> None:
+        self.allowed, self.count, self.first = allowed, 0, ""
+
+    def add(self, line: Line, error: InputError) -> None:
+        if not self.allowed:
+            sys.stdout.flush()
+            raise InputError(f"{line.place}: {error}") from error
+        self.count += 1
+        self.first = self.first or f"{line.place}: {error}"
+
+    def report(self) -> None:
+        if self.count:
+            say(f"{self.count} {'line' if self.count == 1 else 'lines'} skipped; the first: {self.first}")
+
+
+def _source(texts: list[str], file: str | None) -> list[str] | str:
+    """The texts themselves, or the name of what to read; "-" is stdin."""
+    if bool(texts) == (file is not None):
+        raise InputError("give either texts or --file")
+    if file is not None:
+        return file
+    if "-" in texts and len(texts) > 1:
+        raise InputError('"-" reads the texts from stdin; it cannot stand beside other texts')
+    return "-" if texts == ["-"] else texts
+
+
+@contextmanager
+def _open(source: list[str] | str) -> Iterator[tuple[Iterable[list[Line]], Advance]]:
+    """Blocks of lines, and whom to tell how far they are."""
+    if isinstance(source, list):
+        yield (
+            [[Line(f"text {number}", number, text) for number, text in enumerate(source, start=1)]],
+            lambda texts, size: None,
+        )
+    elif source == "-":
+        with progress_line() as advance:
+            yield read_blocks(sys.stdin.buffer, "stdin"), advance
+    else:
+        with open(source, "rb") as stream, progress_line(os.fstat(stream.fileno()).st_size) as advance:
+            yield read_blocks(stream, source), advance
+
+
+def _write_json(line: Line, masks: Masks) -> None:
+    print(json.dumps({"line": line.number, "text": line.text, "masks": masks}, ensure_ascii=False))
+
+
+def _write_row(line: Line, masks: Masks) -> None:
+    print(line.text, *(" ".join(found["token_str"] for found in mask) for mask in masks), sep="\t")
+
+
+def _write_table(line: Line, masks: Masks) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(line.text), title_justify="left", title_style="bold")
+    for number in range(1, len(masks) + 1):
+        table.add_column("[MASK]" if len(masks) == 1 else f"[MASK] {number}")
+        table.add_column("score", justify="right")
+    for best in zip(*masks, strict=True):
+        table.add_row(
+            *(Text(cell) for found in best for cell in (found["token_str"], f"{found['score']:.3f}"))
+        )
+    Console().print(table)

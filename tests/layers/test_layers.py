@@ -1,0 +1,56 @@
+"""Layers on their own: the grouped linear layer by its definition, chunking, the layout's mask."""
+
+import pytest
+import torch
+from helpers import assert_close
+
+from convbert.layers import Block, GroupedLinear, Layout
+from convbert.layers.feed_forward import linear
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12), (0, 12)], ids=str)
+def test_grouped_linear_is_one_linear_per_group(shape):
+    layer = GroupedLinear(12, 6, 3)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    states = torch.randn(shape)
+    groups = [x @ layer.weight[i] for i, x in enumerate(states.split(4, dim=-1))]
+    assert_close(layer(states), torch.cat(groups, -1) + layer.bias, torch.float32)
+
+
+def test_one_group_is_an_ordinary_linear():
+    assert type(linear(4, 6, 1)) is torch.nn.Linear
+
+
+def build_block(**extra):
+    torch.manual_seed(3)
+    sizes = {"width": 16, "num_heads": 2, "head_size": 4, "taps": 3, "inner_width": 24, "groups": 1}
+    return Block(
+        **sizes,
+        activation=torch.nn.functional.gelu,
+        norm_eps=1e-12,
+        dropout=0.0,
+        attention_dropout=0.0,
+        **extra,
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_feed_forward_in_chunks(chunk):
+    states = torch.randn(2, 10, 16)
+    whole = build_block()(states, Layout()).states
+    assert_close(build_block(feed_forward_chunk=chunk)(states, Layout()).states, whole, torch.float32)
+
+
+def test_readable_zeroes_what_the_convolution_may_not_read():
+    states = torch.ones(1, 3, 2)
+    layout = Layout(conv_mask=torch.tensor([[True, True, False]]))
+    assert layout.readable(states)[0].tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert Layout().readable(states) is states
+
+
+def test_block_packed_equals_each_alone():
+    block, states = build_block(), torch.randn(9, 16)
+    packed = block(states, Layout(cu_seqlens=torch.tensor([0, 4, 9], dtype=torch.int32))).states
+    alone = [block(part[None], Layout()).states[0] for part in states.split([4, 5])]
+    assert_close(packed, torch.cat(alone), torch.float32)

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbert.errors import InputError
+from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator, choose_positions, uniform
+
+
+def items(lengths, tokenizer, first_draw=0):
+    """Sequences `[CLS] ... [SEP]` of ordinary tokens with an [UNK] in the middle where there is room."""
+    source = np.random.default_rng(len(lengths))
+    rows = []
+    for number, length in enumerate(lengths):
+        ids = source.integers(5, len(tokenizer), size=length)
+        ids[0], ids[-1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        if length > 6:
+            ids[length // 2] = tokenizer.unk_token_id
+        rows.append({"input_ids": ids.astype(np.uint16), "draw": first_draw + number})
+    return rows
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    mask_prob=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_exactly_the_rounded_share_of_candidates_is_chosen(counts, mask_prob, seed):
+    candidates = np.arange(40)[None, :] < np.array(counts)[:, None]
+    chosen = choose_positions(candidates, np.random.default_rng(seed).random(candidates.shape), mask_prob)
+    assert not (chosen & ~candidates).any()
+    assert chosen.sum(axis=1).tolist() == [
+        min(count, max(1, round(mask_prob * count))) if count else 0 for count in counts
+    ]
+
+
+def test_special_tokens_are_never_predicted_and_labels_hold_the_truth(tokenizer):
+    rows = items([32, 17, 9, 3], tokenizer)
+    batch = MaskingCollator(tokenizer, Masking(mask_prob=0.5), seed=1)(rows)
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert all(value.shape == (4, 32) and value.dtype == torch.int64 for value in batch.values())
+    for number, row in enumerate(rows):
+        original = torch.from_numpy(row["input_ids"].astype(np.int64))
+        shown, labels = batch["input_ids"][number], batch["labels"][number]
+        predicted = labels != IGNORED
+        assert batch["attention_mask"][number].tolist() == [1] * len(original) + [0] * (32 - len(original))
+        assert (shown[len(original) :] == tokenizer.pad_token_id).all()
+        assert not predicted[len(original) :].any()
+        ordinary = original > 4
+        assert not predicted[: len(original)][~ordinary].any()
+        assert predicted.sum() == max(1, round(0.5 * int(ordinary.sum())))
+        assert (labels[predicted] == original[predicted[: len(original)]]).all()
+        untouched = ~predicted[: len(original)]
+        assert (shown[: len(original)][untouched] == original[untouched]).all()
+
+
+@pytest.mark.parametrize(("masked", "random"), [(0.8, 0.1), (0.3, 0.6), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_shares_of_what_predicted_positions_show(tokenizer, masked, random):
+    """About 13,000 positions: three standard deviations are below 0.015."""
+    collator = MaskingCollator(tokenizer, Masking(0.5, masked, random), seed=2)
+    batch = collator(items([130] * 200, tokenizer))
+    predicted = batch["labels"] != IGNORED
+    shown, truth = batch["input_ids"][predicted], batch["labels"][predicted]
+    is_mask = shown == tokenizer.mask_token_id
+    ordinary = len(tokenizer) - 5
+    assert is_mask.float().mean().item() == pytest.approx(masked, abs=0.015)
+    # A random token is the true one now and then.
+    changed = random * (1 - 1 / ordinary)
+    assert ((shown != truth) & ~is_mask).float().mean().item() == pytest.approx(changed, abs=0.015)
+    assert (shown[~is_mask] > 4).all()
+
+
+def test_random_tokens_cover_the_ordinary_vocabulary_evenly(tokenizer):
+    collator = MaskingCollator(tokenizer, Masking(0.9, 0.0, 1.0), seed=2)
+    batch = collator(items([130] * 400, tokenizer))
+    counts = torch.bincount(batch["input_ids"][batch["labels"] != IGNORED], minlength=len(tokenizer))
+    assert (counts[:5] == 0).all()
+    mean = counts[5:].float().mean()
+    assert (counts[5:] > 0.7 * mean).all()
+    assert (counts[5:] < 1.3 * mean).all()
+
+
+def test_an_example_is_masked_alike_in_any_batch_and_anew_in_another_draw_or_seed(tokenizer):
+    rows = items([32, 20, 25], tokenizer)
+    collator = MaskingCollator(tokenizer, Masking(), seed=5)
+    together, alone = collator(rows), collator(rows[1:2])
+    for name in together:
+        assert (together[name][1, :20] == alone[name][0]).all()
+    next_epoch = [{**rows[1], "draw": rows[1]["draw"] + 1000}]
+    assert (collator(next_epoch)["labels"] != alone["labels"]).any()
+    assert (MaskingCollator(tokenizer, Masking(), seed=6)(rows[1:2])["labels"] != alone["labels"]).any()
+
+
+def test_every_position_is_masked_equally_often(tokenizer):
+    collator = MaskingCollator(tokenizer, Masking(0.2), seed=0)
+    row = items([12], tokenizer)[0]
+    row["input_ids"][6] = 7  # no [UNK] here
+    batch = collator([{**row, "draw": draw} for draw in range(5000)])
+    rates = (batch["labels"] != IGNORED).float().mean(0)
+    assert rates[[0, 11]].tolist() == [0, 0]
+    assert rates[1:11].tolist() == pytest.approx([0.2] * 10, abs=0.02)
+
+
+def test_hashed_numbers_are_uniform_and_streams_are_unrelated():
+    draws, positions = np.arange(1000, dtype=np.uint64)[:, None], np.arange(100, dtype=np.uint64)[None, :]
+    first, second = (uniform(0, stream, draws, positions) for stream in (0, 1))
+    histogram = np.histogram(first, bins=20, range=(0, 1))[0]
+    assert np.abs(histogram - 5000).max() < 5 * np.sqrt(5000)
+    assert first.min() >= 0
+    assert first.max() < 1
+    for other in (second, np.roll(first, 1, axis=0), np.roll(first, 1, axis=1)):
+        assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 0.015
+
+
+@pytest.mark.parametrize("wrong", [(0.0,), (1.0,), (0.15, -0.1), (0.15, 0.8, 0.3)])
+def test_impossible_shares_are_refused(wrong):
+    with pytest.raises(InputError, match="prob"):
+        Masking(*wrong)

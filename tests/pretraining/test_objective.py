@@ -1,0 +1,53 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
+from convbert.pretraining.objective import MaskedLanguageModel
+from convbert.pretraining.recipes import smoke
+
+
+@pytest.fixture
+def objective(tokenizer):
+    config = smoke(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).model_config(len(tokenizer))
+    return MaskedLanguageModel(ConvBertForMaskedLM(config))
+
+
+@pytest.fixture
+def batch(sequences, tokenizer):
+    return MaskingCollator(tokenizer, Masking(), seed=0)(sequences.__getitems__(list(range(6))))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_loss_and_figures_are_those_of_the_full_logits(objective, batch, training):
+    objective.train(training)
+    outputs = objective(**batch)
+    logits = objective.model.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    labels = batch["labels"]
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    count = int((labels != IGNORED).sum())
+    torch.testing.assert_close(outputs["loss"], expected)
+    assert outputs["masked_loss"].tolist() == pytest.approx([expected.item() * count, count], rel=1e-5)
+    correct = int((logits.argmax(-1) == labels).sum())
+    assert outputs["masked_accuracy"].tolist() == [correct, count]
+
+
+def test_every_parameter_learns(objective, batch):
+    objective(**batch)["loss"].backward()
+    without = [name for name, parameter in objective.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+def test_a_batch_without_labels_costs_nothing(objective, batch):
+    outputs = objective(**{**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
+    assert outputs["loss"].item() == 0
+    assert outputs["masked_accuracy"].tolist() == [0, 0]
+
+
+def test_saved_model_predicts_the_same(objective, batch, tmp_path):
+    objective.save_models(tmp_path)
+    again = ConvBertForMaskedLM.from_pretrained(tmp_path).eval()
+    arguments = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        torch.testing.assert_close(again(**arguments).logits, objective.model.eval()(**arguments).logits)

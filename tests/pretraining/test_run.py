@@ -1,0 +1,172 @@
+import json
+import os
+import signal
+
+import pytest
+from safetensors.torch import load_file
+
+from convbert.errors import InputError
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.pretraining import data
+from convbert.pretraining.masking import MaskingCollator
+from convbert.pretraining.objective import MaskedLanguageModel
+from convbert.pretraining.recipes import smoke
+from convbert.pretraining.run import pretrain
+from convbert.pretraining.vocabulary import load_tokenizer
+from convbert.training.callbacks import HistoryFile
+
+
+def plan(**changes):
+    """Full precision, so that equal means equal; with dropout, so that its random numbers matter."""
+    steps = {} if "max_minutes" in changes else {"max_steps": 8}
+    intervals = {"save_every": 4, "log_every": 1, "evaluate_every": 4}
+    return smoke(**{"vocab_size": 200, "bf16": False} | steps | intervals | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, heldout_text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "out"
+    messages: list[str] = []
+    result = pretrain(plan(), corpus, folder, heldout=heldout_text, device="cpu", report=messages.append)
+    return folder, result, messages
+
+
+def losses(folder):
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+
+
+def test_a_run_leaves_a_model_folder_and_its_figures(finished):
+    folder, result, messages = finished
+    assert result.finished
+    names = {path.name for path in result.model_dir.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+        "README.md",
+        "loss.png",
+    }
+    assert json.loads((folder / "metrics.json").read_text()) == result.metrics
+    assert result.metrics["steps"] == 8
+    assert list(losses(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert any("vocabulary" in message for message in messages)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_reported_figures_are_those_of_the_saved_model(finished, heldout_text):
+    folder, result, _ = finished
+    tokenizer = load_tokenizer(result.model_dir)
+    heldout = data.SequenceDataset(data._open_table(folder / "data" / "heldout.arrow"))
+    collator = MaskingCollator(tokenizer, plan().masking, plan().heldout_seed)
+    objective = MaskedLanguageModel(ConvBertForMaskedLM.from_pretrained(result.model_dir)).eval()
+    outputs = objective(**collator(heldout.__getitems__(list(range(len(heldout))))))
+    correct, count = outputs["masked_accuracy"].tolist()
+    assert result.metrics["heldout_masked_positions"] == count
+    assert result.metrics["heldout_masked_accuracy"] == pytest.approx(correct / count)
+    assert result.metrics["heldout_masked_loss"] == pytest.approx(outputs["loss"].item(), rel=1e-5)
+
+
+def test_model_card_says_recipe_and_figures(finished):
+    card = (finished[1].model_dir / "README.md").read_text(encoding="utf-8")
+    assert '"learning_rate": 0.001' in card
+    assert "| heldout masked accuracy |" in card
+    assert "| baseline bigram accuracy |" in card
+
+
+def test_a_finished_run_is_not_trained_again(finished, corpus):
+    folder, result, _ = finished
+    again = pretrain(plan(), corpus, folder, resume=True, report=lambda message: None)
+    assert again == result
+
+
+def test_a_used_folder_is_refused(finished, corpus):
+    with pytest.raises(InputError, match="not empty"):
+        pretrain(plan(), corpus, finished[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_and_resumed_run_is_the_unbroken_run(
+    finished, corpus, heldout_text, tmp_path, monkeypatch, number
+):
+    unbroken, result, _ = finished
+    quiet = {"heldout": heldout_text, "device": "cpu", "report": lambda message: None}
+    with monkeypatch.context() as patch:
+
+        def interrupt(self, args, state, control, **_):
+            if state.global_step == 5:
+                os.kill(os.getpid(), number)
+
+        patch.setattr(HistoryFile, "on_log", interrupt)
+        stopped = pretrain(plan(), corpus, tmp_path / "out", **quiet)
+    assert not stopped.finished
+    assert not (tmp_path / "out" / "model").exists()
+
+    # Logged in step 5, so noticed at the end of step 6.
+    assert (tmp_path / "out" / "checkpoint-6").exists()
+    resumed = pretrain(plan(), corpus, tmp_path / "out", resume=True, **quiet)
+    assert resumed.finished
+    assert losses(tmp_path / "out") == losses(unbroken)
+    ours, theirs = (
+        load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "out", unbroken)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert resumed.metrics["heldout_masked_loss"] == result.metrics["heldout_masked_loss"]
+
+
+def test_resume_with_another_plan_is_refused(finished, corpus, tmp_path):
+    (tmp_path / "plan.json").write_text((finished[0] / "plan.json").read_text())
+    with pytest.raises(InputError, match=r"learning_rate was 0.001, now 0.5"):
+        pretrain(plan(learning_rate=0.5), corpus, tmp_path, resume=True)
+
+
+def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path):
+    result = pretrain(
+        plan(max_minutes=0.02, save_every=1000),
+        corpus,
+        tmp_path,
+        tokenizer=finished[0] / "tokenizer",
+        device="cpu",
+        report=lambda message: None,
+    )
+    assert result.finished
+    assert result.metrics["steps"] > 1
+    assert 0.02 <= result.metrics["minutes"] < 0.2
+    rates = [
+        json.loads(line).get("learning_rate") for line in (tmp_path / "log.jsonl").read_text().splitlines()
+    ]
+    assert rates[-2] < 0.3 * max(rate for rate in rates if rate)
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_training_lowers_the_loss(corpus, finished, tmp_path):
+    result = pretrain(
+        plan(max_steps=60, learning_rate=5e-3, log_every=10, bf16="auto"),
+        corpus,
+        tmp_path,
+        tokenizer=load_tokenizer(finished[0] / "tokenizer"),
+        device="cpu",
+        report=lambda message: None,
+    )
+    found = losses(tmp_path)
+    assert found[60] < found[1] - 1.0
+    assert "heldout_masked_loss" not in result.metrics
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "empty"), ("the cat follows the dog.\n" * 3, "less than one batch")]
+)
+def test_a_bad_corpus_leaves_the_folder_as_it_was(content, message, tmp_path):
+    corpus = tmp_path / "text.txt"
+    corpus.write_text(content)
+    with pytest.raises(InputError, match=message):
+        pretrain(plan(min_frequency=1), corpus, tmp_path / "out", report=lambda message: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_that_is_a_file_is_refused(corpus, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="is a file"):
+        pretrain(plan(), corpus, tmp_path / "out")

@@ -1,0 +1,114 @@
+"""What doctor says must be what the ops, the package and PyTorch say."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from convbert import doctor, embedded, optional
+from convbert.cli import main
+from convbert.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def report() -> dict:
+    return doctor.as_dict(doctor.examine())
+
+
+def test_rooms_and_names_are_unique():
+    findings = doctor.examine()
+    assert len({(finding.room, finding.name) for finding in findings}) == len(findings)
+    assert {finding.room for finding in findings} == {"versions", "cpu", "gpu", "ops", "extras", "model"}
+
+
+def test_versions(report):
+    assert report["versions"]["torch"]["value"] == torch.__version__
+    assert report["versions"]["transformers"]["value"] == transformers.__version__
+
+
+def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
+    from convbert.ops.backends import use_fast
+
+    expected = "fast" if use_fast("auto", torch.device("cpu")) else "reference"
+    assert report["ops"]["span_dynamic_conv on cpu"]["value"] == expected
+    monkeypatch.setattr(doctor, "why_not_fast", lambda device: "it is Sunday")
+    without = doctor.as_dict(doctor.examine())["ops"]
+    for op in ("span_dynamic_conv", "depthwise_conv"):
+        assert without[f"{op} on cpu"] == {"value": "reference", "reason": "it is Sunday"}
+
+
+def test_bfloat16_is_what_pretraining_takes_on_auto(report):
+    from convbert.training.trainer import supports_bfloat16
+
+    expected = "fast" if supports_bfloat16(torch.device("cpu")) else "slow"
+    assert report["ops"]["bfloat16 on cpu"]["value"] == expected
+
+
+def test_a_machine_without_gpu_says_why(report):
+    if torch.cuda.is_available():
+        assert report["gpu"]["cuda:0"]["value"] == torch.cuda.get_device_name(0)
+    else:
+        assert report["gpu"]["available"]["value"] is False
+        assert "PyTorch" in report["gpu"]["available"]["reason"]
+
+
+def test_embedded_model(report, monkeypatch, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(2_500_000))
+    monkeypatch.setattr(embedded, "folder", lambda: tmp_path)
+    found = doctor.as_dict(doctor.examine())["model"]["embedded"]
+    assert found == {"value": True, "reason": f"2.5 MB in {tmp_path}"}
+
+    def missing() -> Path:
+        raise InputError("no model in this copy")
+
+    monkeypatch.setattr(embedded, "folder", missing)
+    found = doctor.as_dict(doctor.examine())["model"]["embedded"]
+    assert found == {"value": False, "reason": "no model in this copy"}
+
+
+def test_json_is_the_report(capsys):
+    assert main(["doctor", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["versions"]["torch"]["value"] == torch.__version__
+    assert set(printed) == {"versions", "cpu", "gpu", "ops", "extras", "model"}
+
+
+def test_text_names_every_finding(capsys):
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for finding in doctor.examine():
+        assert any(line.startswith(f"  {finding.name}") for line in lines)
+
+
+# ----------------------------------------------------------------------------------------------- extras
+
+
+def test_extras_are_those_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    published = {
+        extra: tuple(requirement.partition(">=")[0] for requirement in requirements)
+        for extra, requirements in project["optional-dependencies"].items()
+        if extra != "dev"
+    }
+    assert published == optional.EXTRAS
+
+
+def test_a_missing_extra_is_named_with_its_remedy(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name == "datasets" else object())
+    sentence = 'needs datasets: pip install "convbert[train]"'
+    with pytest.raises(InputError) as caught:
+        optional.require("train", "this")
+    assert str(caught.value) == f"this {sentence}"
+    for verb in (
+        ["pretrain", "--corpus", "a", "--output", "b"],
+        ["tokenizer", "train", "a", "--output", "b"],
+    ):
+        assert main(verb) == 2
+        assert sentence in capsys.readouterr().err
+    extras = doctor.as_dict(doctor.examine())["extras"]["train"]
+    assert extras == {"value": False, "reason": 'datasets missing: pip install "convbert[train]"'}

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+
+from convbert.configuration import ConvBertConfig
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.training.optimizer import build_optimizer, parameter_groups, warmup_then_decay
+
+
+@pytest.fixture
+def model():
+    config = ConvBertConfig(
+        vocab_size=50,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    return ConvBertForMaskedLM(config)
+
+
+def test_norms_and_biases_are_not_decayed_and_everything_is_there_once(model):
+    decayed, spared = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert {names[p] for p in decayed["params"]} | {names[p] for p in spared["params"]} == set(names.values())
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert all(names[p].endswith("bias") or "LayerNorm" in names[p] for p in spared["params"])
+    assert not any("bias" in names[p] or "LayerNorm" in names[p] for p in decayed["params"])
+
+
+def test_frozen_parameters_are_left_out(model):
+    model.convbert.embeddings.requires_grad_(False)
+    groups = parameter_groups(model, 0.1)
+    assert all(parameter.requires_grad for group in groups for parameter in group["params"])
+
+
+def test_first_step_is_adamw_by_hand():
+    linear = nn.Linear(3, 2)
+    optimizer = build_optimizer(linear, learning_rate=0.1, weight_decay=0.5, betas=(0.9, 0.99), epsilon=1e-2)
+    before = {name: parameter.detach().clone() for name, parameter in linear.named_parameters()}
+    linear(torch.ones(4, 3)).pow(2).sum().backward()
+    optimizer.step()
+    for name, parameter in linear.named_parameters():
+        # With bias correction, the first step's moments are the gradient and its square.
+        step = parameter.grad / (parameter.grad.abs() + 1e-2)
+        decay = 0.5 if name == "weight" else 0.0
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.1 * decay) - 0.1 * step)
+
+
+def rates(warmup_steps: int, total: int) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_then_decay(optimizer, warmup_steps, lambda step: min(1.0, step / total))
+    found = []
+    for _ in range(total):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return [*found, optimizer.param_groups[0]["lr"]]
+
+
+def test_warmup_and_decay_multiply():
+    assert rates(4, 8) == pytest.approx([2 * min(1, (step + 1) / 4) * (1 - step / 8) for step in range(9)])
+    assert rates(4, 8)[-1] == 0
+    assert rates(0, 8)[0] == 2.0
+
+
+def test_schedule_state_holds_no_code():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    assert warmup_then_decay(optimizer, 4, lambda step: 0.0).state_dict()["lr_lambdas"] == [None]
