@@ -1,7 +1,7 @@
 """Bad input gives one clear error that names the thing, loses nothing, and leaves nothing half-written.
 
-Each case is tried twice: through Python, where it is an `InputError`, and on the command line, where it is one line
-on stderr and exit code 2.
+Each case is tried twice: through Python, where it is an `InputError`, and on the command line, where it is
+one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -18,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
 import convbert
+import tiny
 from convbert import ConvBertForMaskedLM, ConvBertModel, ConvBertTokenizer, ConvBertTokenizerFast, InputError
 from convbert.cli import main
 from convbert.saving import whole_folder
@@ -43,6 +44,7 @@ def refused(capsys) -> Callable[..., str]:
     """Run a command that must fail; returns the one line that it says."""
 
     def run(*arguments: object) -> str:
+        capsys.readouterr()  # what the preparation said
         assert main([str(argument) for argument in arguments]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
@@ -52,7 +54,7 @@ def refused(capsys) -> Callable[..., str]:
         assert len(errors) == 1
         assert lines[-1] == errors[0]
         # Whatever else is there tells of progress, by ourselves.
-        assert all(line.startswith("convbert: ") or line.startswith("step ") for line in lines)
+        assert all(line.startswith(("convbert: ", "step ")) for line in lines)
         return errors[0]
 
     return run
@@ -84,7 +86,7 @@ def test_text(case, sound_model, refused):
     text, message = TEXTS[case]
     with pytest.raises(InputError, match=message):
         convbert.pipeline("fill-mask", sound_model)(text)
-    assert message.replace("\\", "") in refused("fill-mask", text, "--model", sound_model)
+    assert re.search(message, refused("fill-mask", text, "--model", sound_model))
 
 
 def test_text_among_others_is_numbered(sound_model, refused):
@@ -193,11 +195,6 @@ def contradict_in_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "conv_kernel_size": 4}))
 
 
-def disagree_with_config(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
-
-
 DAMAGES = {
     remove_folder: "model",
     remove_weights: "model",
@@ -210,7 +207,6 @@ DAMAGES = {
     put_code_in_torch_file: "pickle",
     break_config: "config.json",
     contradict_in_config: "conv_kernel_size",
-    disagree_with_config: "model",
 }
 
 
@@ -225,12 +221,21 @@ def test_damaged_model_folder(damage, model_dir, refused):
     assert not (model_dir / "executed").exists(), "code in a pickle was run"
 
 
+def test_weights_of_another_size_than_the_configuration(model_dir, refused):
+    config = json.loads((model_dir / "config.json").read_text())
+    (model_dir / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
+    message = r"model: .*\(48,\).*\(96,\)"
+    with pytest.raises(InputError, match=message):
+        convbert.pipeline("fill-mask", model_dir)
+    assert re.search(message, refused("fill-mask", "the [MASK] .", "--model", model_dir))
+
+
 # ----------------------------------------------------------------------------------------- vocabularies
 
 VOCABULARIES = {
     "duplicates": ([*tiny.WORDS, "cat"], "cat"),
     "no mask token": ([word for word in tiny.WORDS if word != "[MASK]"], r"\[MASK\]"),
-    "no special token": (tiny.WORDS[5:], r"\[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\]"),
+    "no special token": (tiny.WORDS[5:], r"special tokens missing .*\[PAD\]"),
     "blank line": ([*tiny.WORDS, "", "bird"], "blank"),
     "nothing": ([], "empty"),
 }
@@ -253,7 +258,7 @@ def test_vocabulary_file_in_a_model_folder(case, model_dir, refused):
     (model_dir / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
     said = refused("fill-mask", "the [MASK] .", "--model", model_dir)
     assert "vocab.txt" in said
-    assert message.replace("\\", "") in said
+    assert re.search(message, said)
 
 
 # ---------------------------------------------------------------------------------------------- corpora
@@ -342,7 +347,7 @@ def test_full_disk_while_pretraining(full_disk, tmp_path, refused):
     full_disk(40_000)  # enough for the tokenised corpus, not for the weights
     command = ["pretrain", "--recipe", "smoke", "--max-steps", 2, "--batch-size", 4, "--device", "cpu"]
     said = refused(*command, "--corpus", corpus, "--tokenizer", tmp_path / "words", "--output", output)
-    assert "File too large" in said
+    assert f"{output / 'checkpoint-2'}: the checkpoint cannot be written" in said
     assert not list(output.rglob("*.safetensors"))
     assert not (output / "model").exists()
 

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 
 import convbert
+import tiny
 from convbert.cli import main
 from convbert.cli.lines import LONGEST_LINE_BYTES, read_blocks
 
@@ -52,8 +52,8 @@ def json_lines(text: str) -> list[dict]:
 def test_help_and_version_import_nothing_heavy():
     script = (
         "import sys; from convbert.cli import main\n"
-        "for words in (['--help'], ['--version'], ['pretrain', '--help'], ['fill-mask', '--help'], ['--nope']):\n"
-        "    main(words)\n"
+        "for words in ('--help', '--version', 'pretrain --help', 'fill-mask --help', '--nope'):\n"
+        "    main(words.split())\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'numpy', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -438,7 +438,10 @@ def test_refuses_by_name():
         ({"input_ids": ids + 99}, r"input_ids \(vocab_size = 99\) holds"),
         ({"input_ids": ids - 200}, r"input_ids \(vocab_size = 99\) holds"),
         ({"input_ids": ids.repeat(1, 5)}, r"50 tokens is longer than max_position_embeddings \(40\)"),
-        ({"input_ids": ids, "attention_mask": torch.ones(2, 9)}, r"shape of the input \(2, 10\), got \(2, 9\)"),
+        (
+            {"input_ids": ids, "attention_mask": torch.ones(2, 9)},
+            r"shape of the input \(2, 10\), got \(2, 9\)",
+        ),
         ({"input_ids": ids, "token_type_ids": ids}, "token_type_ids"),
         ({"input_ids": ids, "position_ids": ids + 40}, "position_ids"),
         ({}, "exactly one of input_ids and inputs_embeds"),

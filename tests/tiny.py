@@ -1,4 +1,4 @@
-"""A model folder of a few kilobytes, with a vocabulary of everyday words, for tests that run whole commands."""
+"""A model folder of a few kilobytes, with a vocabulary of a few words, for tests that run whole commands."""
 
 from __future__ import annotations
 

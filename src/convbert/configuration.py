@@ -110,13 +110,17 @@ class ConvBertConfig(PreTrainedConfig):
                 f"conv_kernel_size must be odd, so that a window has a middle; got {self.conv_kernel_size}"
             )
         if self.attention_head_size is not None and self.attention_head_size < 1:
-            raise InputError(f"attention_head_size must be at least 1 or None, got {self.attention_head_size}")
+            raise InputError(
+                f"attention_head_size must be at least 1 or None, got {self.attention_head_size}"
+            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, got {value}")
         if self.hidden_act not in ACT2FN:
-            raise InputError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}; got {self.hidden_act!r}")
+            raise InputError(
+                f"hidden_act must be one of {', '.join(sorted(ACT2FN))}; got {self.hidden_act!r}"
+            )
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise InputError(
                 f"pad_token_id ({self.pad_token_id}) must be below vocab_size ({self.vocab_size})"

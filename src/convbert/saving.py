@@ -29,10 +29,17 @@ def save_model(save: Callable[..., Any], save_directory: PathLike, *args: Any, *
     Args:
         save: bound `save_pretrained` of transformers; called with a draft folder, `args` and `kwargs`.
         save_directory: where the files end up; created where missing.
+        args, kwargs: as `save` takes them. A distributed checkpoint, which many processes write together,
+            goes straight to its place.
 
     Raises:
         InputError: the folder cannot be written.
     """
+    if kwargs.get("distributed_checkpoint"):
+        save(save_directory, *args, **kwargs)
+        return
+    if kwargs.get("push_to_hub"):
+        kwargs.setdefault("repo_id", Path(save_directory).name)  # transformers would take the draft's name
     with whole_folder(save_directory) as draft:
         save(draft, *args, **kwargs)
         names = {file.name for file in draft.iterdir()}

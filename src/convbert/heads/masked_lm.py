@@ -51,10 +51,10 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         self.generator_lm_head = nn.Linear(config.embedding_size, config.vocab_size)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         return self.generator_lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.generator_lm_head = new_embeddings
 
     @can_return_tuple

@@ -43,7 +43,9 @@ class SequenceSummary(nn.Module):
         self.summary: nn.Module = nn.Identity()
         if getattr(config, "summary_use_proj", False):
             to_labels = getattr(config, "summary_proj_to_labels", False) and config.num_labels > 0
-            self.summary = nn.Linear(config.hidden_size, config.num_labels if to_labels else config.hidden_size)
+            self.summary = nn.Linear(
+                config.hidden_size, config.num_labels if to_labels else config.hidden_size
+            )
         activation = getattr(config, "summary_activation", None)
         self.activation = get_activation(activation) if activation else nn.Identity()
         self.first_dropout = nn.Dropout(getattr(config, "summary_first_dropout", 0.0))

@@ -34,7 +34,9 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
     def __init__(self, config: ConvBertConfig) -> None:
         super().__init__(config)
         if config.num_labels != 2:
-            raise InputError(f"question answering needs num_labels=2 (start and end), got {config.num_labels}")
+            raise InputError(
+                f"question answering needs num_labels=2 (start and end), got {config.num_labels}"
+            )
         self.convbert = ConvBertModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()

@@ -9,21 +9,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Packing:
+class Bounds:
     """How B sequences of unequal length lie end to end in N tokens.
 
     Attributes:
         cu_seqlens: (B + 1,) int32, first entry 0, last entry N: sequence b is tokens cu_seqlens[b]:cu_seqlens[b+1].
         max_length: tokens T in the longest sequence.
-        indices: (N,) int64, where each token stands in the flattened (B * T) rectangle; None where there never
-            was a rectangle.
-        shape: (B, T) of that rectangle.
     """
 
     cu_seqlens: Tensor
     max_length: int
-    indices: Tensor | None = None
-    shape: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Packing(Bounds):
+    """Bounds, and the way to and from the padded rectangle (B, T) that the tokens come from.
+
+    Attributes:
+        indices: (N,) int64, where each token stands in the flattened (B * T) rectangle.
+        shape: (B, T).
+    """
+
+    indices: Tensor
+    shape: tuple[int, int]
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) to (N, ...): the real tokens alone."""
@@ -31,7 +39,6 @@ class Packing:
 
     def unpack(self, tokens: Tensor) -> Tensor:
         """(N, ...) to (B, T, ...): zeros where there is no token."""
-        assert self.shape is not None
         batch, length = self.shape
         padded = tokens.new_zeros(batch * length, *tokens.shape[1:])
         return padded.index_copy(0, self.indices, tokens).unflatten(0, self.shape)

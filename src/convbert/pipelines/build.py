@@ -125,14 +125,14 @@ def _load_model(
     source: str, task: Task, name: str, device: torch.device, dtype: str | torch.dtype | None
 ) -> ConvBertPreTrainedModel:
     _check_source(source)
-    with _quiet():
-        model, report = task.model.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(
-            f"{source}: was not trained for {name}: a {task.model.__name__} needs {', '.join(missing[:3])}"
-            f"{' and others' if len(missing) > 3 else ''}, which are not among its weights"
-        )
+    options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with _quiet():
+            model, report = task.model.from_pretrained(source, **options)
+    except InputError as error:
+        # A contradiction within the configuration does not say which folder it is from.
+        raise error if source in str(error) else InputError(f"{source}: {error}") from error
+    _check_report(source, task, name, report)
     if device.type == "cpu" and dtype in (None, "auto") and model.dtype in (torch.float16, torch.bfloat16):
         model = model.float()
     return model.eval()
@@ -147,11 +147,28 @@ def _check_source(source: str) -> None:
     )
     if is_path and not os.path.isdir(source):
         raise InputError(f"{source}: there is no such folder")
+    if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
+        raise InputError(f"{source}: holds no model: there is no config.json")
+
+
+def _check_report(source: str, task: Task, name: str, report: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the model: what is missing would be random."""
+    for key, stored, wanted in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{source}: config.json and the weights do not belong together: {key} is {tuple(stored)}, "
+            f"and the configuration says {tuple(wanted)}"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{source}: was not trained for {name}: a {task.model.__name__} needs {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}, which are not among its weights"
+        )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' table of weights: here those left over are normal and those missing an error."""
+    """Without transformers' table of weights: left-over ones are normal here, and missing ones an error."""
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -71,9 +71,7 @@ def _(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor
 
 
 @torch.library.register_fake("convbert::span_dynamic_conv_backward")
-def _(
-    grad: Tensor, value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
     contiguous = torch.contiguous_format
     return (
         torch.empty_like(value, memory_format=contiguous),

@@ -1,0 +1,180 @@
+"""From the caller's arguments to what the encoder computes: checked, completed, and in the cheapest exact form.
+
+A batch runs in one of three forms. *Unpadded*: the real tokens alone, (N, C), with bounds. *Rectangle*: (B, T, C),
+where there is no padding. *Rectangle with a mask*: where attention maps are asked for, where the convolution is told
+to read padding, where padding stands between tokens, and while a program is traced, as it cannot depend on the mask's
+values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convbert.configuration import ConvBertConfig
+from convbert.errors import InputError
+from convbert.layers import Layout
+from convbert.ops import Backend, Packing, pack_mask
+from convbert.ops.unpad import Bounds, is_contiguous, position_in_sequence
+
+
+class Inputs(NamedTuple):
+    """What the embeddings read: each (B, T), or (N,) unpadded. `words` are ids, or vectors with one axis more."""
+
+    words: Tensor
+    position_ids: Tensor
+    token_type_ids: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the encoder computes it, and the way back to the caller's shape."""
+
+    inputs: Inputs
+    layout: Layout
+    packing: Packing | None = None
+
+    def repad(self, states: Tensor) -> Tensor:
+        """The caller's shape (B, T, ...), zero where there is no token."""
+        if self.packing is not None:
+            return self.packing.unpack(states)
+        return states if self.layout.cu_seqlens is None else states[None]
+
+
+def read_batch(
+    config: ConvBertConfig,
+    words: Tensor,
+    position_ids: Tensor | None,
+    token_type_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    bounds: Bounds | None,
+    *,
+    num_words: int,
+    eager: bool,
+    conv_backend: Backend,
+) -> Batch:
+    """Check and complete a batch, and choose its form.
+
+    Args:
+        words: (B, T) ids or (B, T, E) vectors; (1, N) or (1, N, E) with `bounds`.
+        position_ids, token_type_ids, attention_mask: (B, T), or None for the defaults.
+        bounds: of a batch that comes packed, see `packed_bounds`.
+        num_words: rows of the word table.
+        eager: attention in plain steps, whose weights can be returned; a rectangle.
+
+    Raises:
+        InputError: see `ConvBertModel.forward`.
+    """
+    shape = tuple(words.shape[:2])
+    if attention_mask is not None and tuple(attention_mask.shape) != shape:
+        raise InputError(
+            f"attention_mask must have the shape of the input {shape}, got {tuple(attention_mask.shape)}"
+        )
+    longest = shape[1] if bounds is None else bounds.max_length
+    if longest > config.max_position_embeddings:
+        raise InputError(
+            f"a text of {longest} tokens is longer than max_position_embeddings ({config.max_position_embeddings}): "
+            "truncate it (truncation=True, max_length=...) or split it with a stride"
+        )
+    inputs = _complete(words, position_ids, token_type_ids, bounds)
+    _check_ids(config, inputs, num_words)
+    if bounds is not None:
+        layout = Layout(cu_seqlens=bounds.cu_seqlens, conv_backend=conv_backend)
+        return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout)
+    mask = None if attention_mask is None else attention_mask.bool()
+    # A traced program cannot depend on where the padding is.
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if mask is None or (not tracing and mask.all()):
+        return Batch(inputs, Layout(eager=eager, conv_backend=conv_backend))
+    leaks = config.conv_reads_padding
+    # Where padding stands between tokens, dropping it would make distant tokens neighbours.
+    if tracing or eager or leaks or not is_contiguous(mask):
+        conv_mask = None if leaks else mask
+        return Batch(inputs, Layout(None, mask, conv_mask, eager=eager, conv_backend=conv_backend))
+    packing = pack_mask(mask)
+    unpadded = Inputs(*(packing.pack(x.expand(*shape, *x.shape[2:])) for x in inputs))
+    return Batch(unpadded, Layout(cu_seqlens=packing.cu_seqlens, conv_backend=conv_backend), packing)
+
+
+def packed_bounds(
+    words: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    max_length: int | None,
+    seq_idx: Tensor | None,
+) -> Bounds | None:
+    """The bounds of a batch that comes packed by the convention of transformers' flattening collator, else None.
+
+    It is one row, and either says its bounds, or numbers its sequences, or its positions restart at 0.
+
+    Raises:
+        InputError: bounds for something that is not one row of tokens, or bounds that do not cover it.
+    """
+    if words.shape[0] != 1 or attention_mask is not None:
+        if cu_seqlens is not None or seq_idx is not None:
+            raise InputError("a packed batch is one row without attention_mask: (1, total tokens)")
+        return None
+    if cu_seqlens is None and seq_idx is not None:
+        cu_seqlens = _bounds_at(seq_idx[0, 1:] != seq_idx[0, :-1])
+    elif cu_seqlens is None and position_ids is not None and not torch.compiler.is_compiling():
+        restarts = _restarts(position_ids[0])
+        cu_seqlens = None if restarts is None else _bounds_at(restarts)
+    if cu_seqlens is None:
+        return None
+    if not torch.compiler.is_compiling() and (cu_seqlens[0] != 0 or cu_seqlens[-1] != words.shape[1]):
+        raise InputError(
+            f"cu_seq_lens_q must run from 0 to {words.shape[1]} tokens, got {cu_seqlens.tolist()}"
+        )
+    if max_length is None:
+        max_length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
+    return Bounds(cu_seqlens.to(torch.int32), int(max_length))
+
+
+def _restarts(position_ids: Tensor) -> Tensor | None:
+    """(N - 1,) bool, where a sequence starts after the first token; None unless all count 0, 1, 2, ... and restart."""
+    restarts = position_ids[1:] == 0
+    counts = (position_ids.diff() == 1) | restarts
+    if len(position_ids) and position_ids[0] == 0 and restarts.any() and counts.all():
+        return restarts
+    return None
+
+
+def _bounds_at(starts: Tensor) -> Tensor:
+    """cu_seqlens of N tokens from (N - 1,) bool: does token t + 1 begin a sequence?"""
+    first = torch.nn.functional.pad(starts, (1, 1), value=True)
+    return first.nonzero().squeeze(1)
+
+
+def _complete(
+    words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None, bounds: Bounds | None
+) -> Inputs:
+    """Fill in the default positions and token types, (1, T)."""
+    length, device = words.shape[1], words.device
+    if position_ids is None:
+        count = torch.arange(length, device=device)
+        position_ids = (count if bounds is None else position_in_sequence(bounds.cu_seqlens, length)[0])[None]
+    if token_type_ids is None:
+        token_type_ids = torch.zeros(1, length, dtype=torch.long, device=device)
+    return Inputs(words, position_ids, token_type_ids)
+
+
+def _check_ids(config: ConvBertConfig, inputs: Inputs, num_words: int) -> None:
+    # On an accelerator, reading the values would wait for the device; there the lookup itself complains.
+    if torch.compiler.is_compiling() or inputs.words.device.type != "cpu":
+        return
+    limits = {
+        "input_ids (vocab_size": num_words,
+        "position_ids (max_position_embeddings": config.max_position_embeddings,
+        "token_type_ids (type_vocab_size": config.type_vocab_size,
+    }
+    for ids, (name, limit) in zip(inputs, limits.items(), strict=True):
+        if ids.is_floating_point() or ids.numel() == 0:
+            continue
+        lowest, highest = (int(x) for x in ids.aminmax())
+        if lowest < 0 or highest >= limit:
+            wrong = lowest if lowest < 0 else highest
+            raise InputError(f"{name} = {limit}) holds {wrong}; ids run from 0 to {limit - 1}")
