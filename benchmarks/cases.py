@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from convbert import ConvBertConfig, embedded
+from convbert import ConvBertConfig, ConvBertTokenizerFast, embedded
 
 SENTENCES = Path(__file__).parent.parent / "tests/data/sentences.txt"
 
@@ -37,7 +37,8 @@ class Case:
         if self.rectangle is not None:
             return {"input_ids": torch.randint(5, 30000, self.rectangle)}
         lines = SENTENCES.read_text(encoding="utf-8").splitlines()[: self.sentences]
-        batch = embedded.tokenizer()(lines, padding=True, return_tensors="pt")
+        tokenizer = ConvBertTokenizerFast.from_pretrained(embedded.folder())
+        batch = tokenizer(lines, padding=True, return_tensors="pt")
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 

@@ -65,7 +65,7 @@ def test_the_snippets_of_transformers_documentation_run_on_our_classes(folder):
             torch.testing.assert_close(torch.tensor(scores), torch.tensor(other))
         print("done")
     """
-    assert run(program, folder) == "done\n"
+    assert run(program, folder).endswith("done\n")
 
 
 def test_every_auto_class_builds_ours(folder):

@@ -15,7 +15,7 @@ def folder() -> Path:
         InputError: this copy of the package came without it.
     """
     path = Path(str(resources.files("convbert"))) / "models" / "english"
-    if not (path / "config.json").is_file():
+    if not (path / "model.safetensors").is_file():
         raise InputError(
             f"{path}: this copy of convbert has no embedded model; name a folder (model=..., or --model)"
         )

@@ -21,6 +21,7 @@ from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.layers import Block, Embeddings, GlorotLinear, GroupedLinear, Layout, MixedAttention
 from convbert.ops import Backend
+from convbert.saving import save_model
 
 
 @dataclass
@@ -79,6 +80,14 @@ class ConvBertPreTrainedModel(PreTrainedModel):
             ) from error
         except OSError as error:
             raise InputError(f"{pretrained_model_name_or_path}: {error}") from error
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers', but a full disk leaves the folder as it was.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        save_model(super().save_pretrained, save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -16,7 +16,7 @@ from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOn
 def now(monkeypatch):
     """A clock on the wall that the test moves: a list of one number, in seconds."""
     seconds = [1000.0]
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(callbacks, "monotonic", lambda: seconds[0])
     return seconds
 
 

@@ -168,7 +168,7 @@ def _check_report(source: str, task: Task, name: str, report: dict[str, Any]) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' table of weights: left-over ones are normal here, and missing ones an error."""
+    """Without transformers' table of weights: left-over ones are normal here, missing ones an error."""
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

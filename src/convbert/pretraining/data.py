@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
@@ -286,18 +285,16 @@ def _write_table(sequences: Iterable[np.ndarray], path: Path, vocab_size: int) -
     from datasets.arrow_writer import ArrowWriter
 
     dtype = np.uint16 if vocab_size <= 2**16 else np.int32
-    schema = pa.schema([("input_ids", pa.list_(pa.from_numpy_dtype(dtype)))])
     partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     counts = {"sequences": 0, "tokens": 0}
     try:
-        with ArrowWriter(path=str(partial), schema=schema) as writer:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ArrowWriter(path=str(partial)) as writer:
+            writer.write_table(_to_table([], dtype))  # fixes the type, even for a corpus without sequences
             for block in _blocks(sequences):
                 counts["sequences"] += len(block)
                 counts["tokens"] += sum(map(len, block))
-                writer.write_table(_to_table(block, dtype, schema))
-            if counts["sequences"] == 0:
-                writer.write_table(_to_table([], dtype, schema))
+                writer.write_table(_to_table(block, dtype))
             writer.finalize()
         os.replace(partial, path)
     except OSError as error:
@@ -320,11 +317,13 @@ def _blocks(sequences: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
         yield block
 
 
-def _to_table(block: list[np.ndarray], dtype: Any, schema: pa.Schema) -> pa.Table:
+def _to_table(block: list[np.ndarray], dtype: Any) -> Any:
+    """An Arrow table; its lists are views of one flat array, so that no sequence is converted alone."""
+    import pyarrow as pa  # type: ignore[import-untyped]  # comes with datasets
+
     offsets = np.concatenate(([0], np.cumsum([len(sequence) for sequence in block], dtype=np.int64)))
     values = np.concatenate(block).astype(dtype) if block else np.empty(0, dtype)
-    lists = pa.ListArray.from_arrays(offsets.astype(np.int32), values)
-    return pa.table([lists], schema=schema)
+    return pa.table({"input_ids": pa.ListArray.from_arrays(offsets.astype(np.int32), values)})
 
 
 def _open_table(path: Path) -> Any:

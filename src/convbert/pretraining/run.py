@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.optional import require
 from convbert.pretraining import baselines
 from convbert.pretraining.data import (
     EpochSampler,
@@ -98,6 +99,7 @@ def pretrain(
     Raises:
         InputError: unusable input, or `output_dir` is in use and `resume` was not given.
     """
+    require("train", "pre-training")
     folder = RunFolder(Path(output_dir))
     if resume and (finished := folder.finished_result()) is not None:
         report(f"{folder.root}: this run has finished; nothing to resume")

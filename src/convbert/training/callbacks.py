@@ -6,10 +6,10 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -45,7 +45,7 @@ class Clock(TrainerCallback, ExportableState):
     @property
     def seconds(self) -> float:
         """Time spent training, over all restarts."""
-        running = 0.0 if self.started is None else time.monotonic() - self.started
+        running = 0.0 if self.started is None else monotonic() - self.started
         return self.seconds_before + running
 
     def fraction_done(self, step: int) -> float:
@@ -71,7 +71,7 @@ class Clock(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"seconds_before": self.seconds}}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.monotonic()
+        self.started = monotonic()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.seconds_before, self.started = self.seconds, None

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import safetensors.torch
@@ -103,7 +103,7 @@ class ObjectiveTrainer(Trainer):
 
         Only sums are kept, no logits. (In a distributed run the last batch may count a few sequences twice.)
         """
-        started = time.monotonic()
+        started = monotonic()
         meter = FigureMeter()
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
@@ -113,7 +113,7 @@ class ObjectiveTrainer(Trainer):
                 meter.add(outputs)
         means = meter.means(lambda pair: self.accelerator.reduce(pair, "sum"))
         metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in means.items()}
-        self._pace.pause(time.monotonic() - started)
+        self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -261,7 +261,7 @@ class _Pace:
     def begin(self, step: int) -> None:
         """Start counting at `step`; does nothing when it has started."""
         if self._since is None:
-            self._since, self._step = time.monotonic(), step
+            self._since, self._step = monotonic(), step
 
     def add(self, tokens: Tensor) -> None:
         self._tokens = tokens if self._tokens is None else self._tokens + tokens
@@ -273,10 +273,10 @@ class _Pace:
     def read(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         assert self._since is not None
         assert self._tokens is not None
-        seconds = time.monotonic() - self._since
+        seconds = monotonic() - self._since
         speed = {
             "tokens_per_second": float(reduce(self._tokens)) / seconds,
             "seconds_per_step": seconds / max(1, step - self._step),
         }
-        self._tokens, self._since, self._step = None, time.monotonic(), step
+        self._tokens, self._since, self._step = None, monotonic(), step
         return speed

@@ -1,0 +1,138 @@
+"""The house stays as it was drawn: arrows point one way, importing is light, the public names are these."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import convbert
+
+PACKAGE = Path(convbert.__file__).parent
+REPOSITORY = PACKAGE.parents[1]
+
+# A room may import from lower floors and from itself; rooms on one floor never import each other.
+FLOORS = [
+    {"errors"},
+    {"configuration", "tokenization", "optional", "saving", "embedded"},
+    {"ops"},
+    {"layers"},
+    {"batch"},
+    {"model"},
+    {"heads"},
+    {"training"},
+    {"pretraining", "pipelines", "conversion", "auto", "doctor"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+PUBLIC_NAMES = {
+    "ConvBertConfig",
+    "ConvBertForMaskedLM",
+    "ConvBertForMultipleChoice",
+    "ConvBertForPreTraining",
+    "ConvBertForQuestionAnswering",
+    "ConvBertForSequenceClassification",
+    "ConvBertForTokenClassification",
+    "ConvBertModel",
+    "ConvBertPreTrainedModel",
+    "ConvBertTokenizer",
+    "ConvBertTokenizerFast",
+    "InputError",
+    "__version__",
+    "pipeline",
+    "register_auto_classes",
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(file: Path) -> list[str]:
+    """Every module named in an import, wherever in the file it stands."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(file) for file in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_arrows_point_down(file):
+    room = room_of(file)
+    for name in imports_of(file):
+        parts = name.split(".")
+        if parts[0] != "convbert" or len(parts) < 2:
+            continue
+        other = parts[1] if parts[1] in FLOOR else "__init__"
+        if other == "__init__":  # a public name of the package itself: its version
+            assert parts[1] in PUBLIC_NAMES, f"{file} imports {name}"
+            continue
+        assert other == room or FLOOR[other] < FLOOR[room], f"{room} must not import {other}"
+
+
+@pytest.mark.parametrize("room", ["ops", "layers"])
+def test_ops_and_layers_import_torch_alone(room):
+    allowed = {"torch", "convbert", "__future__", *sys.stdlib_module_names}
+    for file in (PACKAGE / room).rglob("*.py"):
+        assert {name.split(".")[0] for name in imports_of(file)} <= allowed, file
+
+
+def test_transformers_convbert_is_only_an_oracle():
+    for file in FILES:
+        assert not any("models.convbert" in name for name in imports_of(file)), file
+
+
+def test_nothing_is_unpickled():
+    for file in FILES:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        names = {ast.unparse(call) for call in calls}
+        assert not names & {"torch.load", "pickle.load", "pickle.loads", "Unpickler"}, file
+
+
+def test_public_names():
+    assert set(convbert.__all__) == PUBLIC_NAMES
+    assert all(getattr(convbert, name) is not None for name in PUBLIC_NAMES)
+
+
+def test_bare_import_is_light_and_has_no_side_effect():
+    program = (
+        "import sys, convbert; "
+        "heavy = {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_every_module_imports_without_the_extras():
+    """Only the core dependencies: the extras are asked for when a feature needs them."""
+    modules = [
+        ".".join(("convbert", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for file in FILES
+        if file.name != "__main__.py"
+    ]
+    program = (
+        "import sys, importlib\n"
+        "for name in ('datasets', 'accelerate', 'matplotlib', 'pandas', 'pyarrow'): sys.modules[name] = None\n"
+        f"for name in {modules}: importlib.import_module(name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tests_do_not_need_what_users_do_not_have():
+    """Users have no folder beside the checkout."""
+    beside = "shared" + "/"
+    for file in [*FILES, *(REPOSITORY / "tests").rglob("*.py"), *(REPOSITORY / "examples").rglob("*.py")]:
+        assert beside not in file.read_text(encoding="utf-8"), file
