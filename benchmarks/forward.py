@@ -38,9 +38,7 @@ def twins(size: str) -> tuple[ConvBertModel, torch.nn.Module]:
     return model, peer
 
 
-def refuse_different(
-    model: torch.nn.Module, peer: torch.nn.Module, inputs: dict[str, torch.Tensor]
-) -> None:
+def refuse_different(model: torch.nn.Module, peer: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
     """No speed without correctness: each of the first rows alone, where padding cannot matter."""
     states = model(**inputs).last_hidden_state
     for row in range(min(4, len(states))):

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,14 +61,17 @@ def refused(capsys) -> Callable[..., str]:
     return run
 
 
-@pytest.fixture
-def full_disk():
-    """A function that lets no file grow beyond so many bytes: writing on fails, as on a full disk."""
+@contextmanager
+def full_disk(limit):
+    """No file grows beyond so many bytes: writing on fails, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 # ------------------------------------------------------------------------------------------------ texts
@@ -306,47 +310,44 @@ def test_file_that_is_not_there(sound_model, tmp_path, refused):
 # -------------------------------------------------------------------------------------------- full disk
 
 
-def test_full_disk_while_saving_leaves_no_folder(full_disk, tmp_path):
+def test_full_disk_while_saving_leaves_no_folder(tmp_path):
     model, target = ConvBertForMaskedLM(tiny.config()), tmp_path / "deep" / "model"
-    full_disk(8192)
-    with pytest.raises(InputError, match=f"{target}: cannot be written: File too large"):
+    with full_disk(8192), pytest.raises(InputError, match=f"{target}: cannot be written: File too large"):
         model.save_pretrained(target)
     assert not target.exists()
 
 
-def test_full_disk_while_saving_keeps_what_was_there(full_disk, model_dir):
+def test_full_disk_while_saving_keeps_what_was_there(model_dir):
     before = {file.name: file.read_bytes() for file in model_dir.iterdir()}
     model = ConvBertForMaskedLM.from_pretrained(model_dir)
     model.generator_lm_head.bias.data += 1
-    full_disk(8192)
-    with pytest.raises(InputError, match="cannot be written"):
+    with full_disk(8192), pytest.raises(InputError, match="cannot be written"):
         model.save_pretrained(model_dir)
     assert {file.name: file.read_bytes() for file in model_dir.iterdir()} == before
 
 
-def test_full_disk_after_some_shards_leaves_none_of_them(full_disk, tmp_path):
+def test_full_disk_after_some_shards_leaves_none_of_them(tmp_path):
     model = ConvBertForMaskedLM(tiny.config(intermediate_size=4096))
-    full_disk(100_000)
-    with pytest.raises(InputError, match="cannot be written"):
+    with full_disk(100_000), pytest.raises(InputError, match="cannot be written"):
         model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
     assert not (tmp_path / "model").exists()
 
 
-def test_full_disk_while_learning_a_vocabulary(full_disk, tmp_path, refused):
+def test_full_disk_while_learning_a_vocabulary(tmp_path, refused):
     corpus, output = tiny.write_corpus(tmp_path / "corpus.txt"), tmp_path / "words"
-    full_disk(100)
-    said = refused("tokenizer", "train", corpus, "--vocab-size", 60, "--output", output)
+    with full_disk(100):
+        said = refused("tokenizer", "train", corpus, "--vocab-size", 60, "--output", output)
     assert f"{output}: cannot be written" in said
     assert not list(output.rglob("*"))
 
 
-def test_full_disk_while_pretraining(full_disk, tmp_path, refused):
+def test_full_disk_while_pretraining(tmp_path, refused):
     corpus, output = tiny.write_corpus(tmp_path / "corpus.txt"), tmp_path / "run"
     tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
     tokenizer.save_pretrained(tmp_path / "words")
-    full_disk(40_000)  # enough for the tokenised corpus, not for the weights
     command = ["pretrain", "--recipe", "smoke", "--max-steps", 2, "--batch-size", 4, "--device", "cpu"]
-    said = refused(*command, "--corpus", corpus, "--tokenizer", tmp_path / "words", "--output", output)
+    with full_disk(40_000):  # enough for the tokenised corpus, not for the weights
+        said = refused(*command, "--corpus", corpus, "--tokenizer", tmp_path / "words", "--output", output)
     assert f"{output / 'checkpoint-2'}: the checkpoint cannot be written" in said
     assert not list(output.rglob("*.safetensors"))
     assert not (output / "model").exists()

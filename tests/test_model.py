@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers.models.convbert as theirs
-from helpers import assert_close
 
 import convbert
 from convbert import ConvBertConfig, ConvBertModel, InputError
+from helpers import assert_close
 
 SIZES = {
     "small-like": {"embedding_size": 16},

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers import assert_close
 
 from convbert.layers import Block, GroupedLinear, Layout
 from convbert.layers.feed_forward import linear
+from helpers import assert_close
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12), (0, 12)], ids=str)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers import assert_close, bounds
 
 from convbert.ops import attention
 from convbert.ops.attention import attention_with_weights
+from helpers import assert_close, bounds
 
 
 def heads(*shape):

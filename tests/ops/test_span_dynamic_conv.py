@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import TOLERANCE, assert_close, assert_fast_equals_reference, bounds, each_alone, slice_of_larger
 
 from convbert.ops import span_dynamic_conv
+from helpers import TOLERANCE, assert_close, assert_fast_equals_reference, bounds, each_alone, slice_of_larger
 
 LENGTHS = [[1], [4], [7], [9], [1, 9, 2], [31, 32, 33], [63, 64, 65], [0, 3, 0], [128, 5], []]
 
