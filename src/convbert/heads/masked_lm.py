@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
+from convbert.heads.output import ConvBertHeadOutput, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
-
-
-@dataclass
-class ConvBertMaskedLMOutput(ModelOutput):
-    """`loss`; `logits` (B, T, V), or (n, V) where only n positions were asked for; the rest as the encoder's."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    conv_kernels: tuple[Tensor, ...] | None = None
 
 
 class GeneratorPredictions(nn.Module):
@@ -68,7 +56,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         labels: Tensor | None = None,
         logits_to_keep: Tensor | None = None,
         **kwargs: Any,
-    ) -> ConvBertMaskedLMOutput:
+    ) -> ConvBertHeadOutput:
         """Predict tokens.
 
         The vocabulary is by far the widest layer, so it is computed only where it is asked for.
@@ -78,6 +66,9 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
             logits_to_keep: (B, T) bool: compute the n logits there only, in row-major order. By default all of
                 them; in training mode with labels, those at labelled positions.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
+
+        Returns:
+            logits (B, T, V), or (n, V) where only n positions were asked for.
         """
         encoded = self.convbert(
             input_ids,
@@ -99,10 +90,4 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
-        return ConvBertMaskedLMOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            conv_kernels=encoded.conv_kernels,
-        )
+        return head_output(encoded, loss, logits)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import get_activation
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
+from convbert.heads.output import ConvBertHeadOutput, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
-
-
-@dataclass
-class ConvBertMultipleChoiceOutput(ModelOutput):
-    """`loss`; `logits` (B, choices); the rest as the encoder's, with B * choices in place of B."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    conv_kernels: tuple[Tensor, ...] | None = None
 
 
 class SequenceSummary(nn.Module):
@@ -89,7 +77,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
-    ) -> ConvBertMultipleChoiceOutput:
+    ) -> ConvBertHeadOutput:
         """Score each choice.
 
         Args:
@@ -97,6 +85,9 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
             inputs_embeds: (B, choices, T, E).
             labels: (B,) number of the right choice.
             kwargs: see `ConvBertModel.forward`.
+
+        Returns:
+            logits (B, choices); what the encoder recorded has B x choices in place of B.
         """
         words = input_ids if input_ids is not None else inputs_embeds
         if words is None or words.dim() < 3:
@@ -117,10 +108,4 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         mask = None if self.config.conv_reads_padding else attention_mask
         summary = self.sequence_summary(encoded.last_hidden_state, mask)
         logits = self.classifier(summary).view(-1, words.shape[1])
-        return ConvBertMultipleChoiceOutput(
-            loss=None if labels is None else F.cross_entropy(logits, labels),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            conv_kernels=encoded.conv_kernels,
-        )
+        return head_output(encoded, None if labels is None else F.cross_entropy(logits, labels), logits)

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
+from convbert.heads.output import ConvBertHeadOutput, head_output
 from convbert.layers import GlorotLinear
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
-
-
-@dataclass
-class ConvBertForPreTrainingOutput(ModelOutput):
-    """`loss`; `logits` (B, T), positive where the token looks replaced; the rest as the encoder's."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    conv_kernels: tuple[Tensor, ...] | None = None
 
 
 class DiscriminatorPredictions(nn.Module):
@@ -60,13 +48,16 @@ class ConvBertForPreTraining(ConvBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
-    ) -> ConvBertForPreTrainingOutput:
+    ) -> ConvBertHeadOutput:
         """Judge every token.
 
         Args:
             labels: (B, T), 1 where the token was replaced, 0 where it was not, -100 where nobody knows. The loss is
                 the mean over the real tokens.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
+
+        Returns:
+            logits (B, T), positive where the token looks replaced.
         """
         encoded = self.convbert(
             input_ids,
@@ -83,10 +74,4 @@ class ConvBertForPreTraining(ConvBertPreTrainedModel):
             if attention_mask is not None:
                 counted = counted & attention_mask.bool()
             loss = F.binary_cross_entropy_with_logits(logits[counted].float(), labels[counted].float())
-        return ConvBertForPreTrainingOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            conv_kernels=encoded.conv_kernels,
-        )
+        return head_output(encoded, loss, logits)

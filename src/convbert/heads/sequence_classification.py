@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
+from convbert.heads.output import ConvBertHeadOutput, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
-
-
-@dataclass
-class ConvBertSequenceClassifierOutput(ModelOutput):
-    """`loss`; `logits` (B, num_labels); the rest as the encoder's."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    conv_kernels: tuple[Tensor, ...] | None = None
 
 
 class ClassificationHead(nn.Module):
@@ -63,13 +51,16 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
-    ) -> ConvBertSequenceClassifierOutput:
+    ) -> ConvBertHeadOutput:
         """Score each text.
 
         Args:
             labels: (B,) class numbers; (B,) or (B, num_labels) floats for regression; (B, num_labels) floats of 0 and
                 1 for several labels. Without `config.problem_type`, the shape and type of the labels decide.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
+
+        Returns:
+            logits (B, num_labels).
         """
         encoded = self.convbert(
             input_ids,
@@ -80,13 +71,7 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
             **kwargs,
         )
         logits = self.classifier(encoded.last_hidden_state)
-        return ConvBertSequenceClassifierOutput(
-            loss=None if labels is None else self._loss(logits, labels),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            conv_kernels=encoded.conv_kernels,
-        )
+        return head_output(encoded, None if labels is None else self._loss(logits, labels), logits)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         problem = self.config.problem_type or self._guess_problem(labels)

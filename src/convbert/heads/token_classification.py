@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
+from convbert.heads.output import ConvBertHeadOutput, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
-
-
-@dataclass
-class ConvBertTokenClassifierOutput(ModelOutput):
-    """`loss`; `logits` (B, T, num_labels); the rest as the encoder's."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    conv_kernels: tuple[Tensor, ...] | None = None
 
 
 class ConvBertForTokenClassification(ConvBertPreTrainedModel):
@@ -46,12 +34,15 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
-    ) -> ConvBertTokenClassifierOutput:
+    ) -> ConvBertHeadOutput:
         """Tag each token.
 
         Args:
             labels: (B, T) class numbers, -100 where a token does not count.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
+
+        Returns:
+            logits (B, T, num_labels).
         """
         encoded = self.convbert(
             input_ids,
@@ -65,10 +56,4 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
-        return ConvBertTokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            conv_kernels=encoded.conv_kernels,
-        )
+        return head_output(encoded, loss, logits)

@@ -1,4 +1,4 @@
-"""The public door of the depthwise convolution: checks, registration, backward formula, fake."""
+"""The public door of the depthwise convolution: checks, the choice of form, registration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from convbert.ops.backends import Backend, use_fast
 from convbert.ops.depthwise_conv import cpu
 from convbert.ops.depthwise_conv.reference import depthwise_conv as reference
+from convbert.ops.registration import register
 
 
 def depthwise_conv(
@@ -56,39 +57,4 @@ def _check(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> None:
         raise ValueError(f"the filter must have an odd number of taps, got {weight.shape[-1]}")
 
 
-torch.library.define(
-    "convbert::depthwise_conv", "(Tensor hidden, Tensor weight, Tensor? cu_seqlens) -> Tensor"
-)
-# The backward is an op of its own that holds a formula: autograd is off inside an op.
-torch.library.define(
-    "convbert::depthwise_conv_backward",
-    "(Tensor grad, Tensor hidden, Tensor weight, Tensor? cu_seqlens) -> (Tensor, Tensor)",
-)
-torch.library.impl("convbert::depthwise_conv", "cpu", cpu.forward)
-torch.library.impl("convbert::depthwise_conv_backward", "cpu", cpu.backward)
-
-
-@torch.library.register_fake("convbert::depthwise_conv")
-def _(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
-
-
-@torch.library.register_fake("convbert::depthwise_conv_backward")
-def _(grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-    contiguous = torch.contiguous_format
-    return (
-        torch.empty_like(hidden, memory_format=contiguous),
-        torch.empty_like(weight, memory_format=contiguous),
-    )
-
-
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx, grad: Tensor):
-    grads = torch.ops.convbert.depthwise_conv_backward(grad, *ctx.saved_tensors)
-    return *grads, None
-
-
-torch.library.register_autograd("convbert::depthwise_conv", _backward, setup_context=_save)
+register("depthwise_conv", ("hidden", "weight"), cpu_forward=cpu.forward, cpu_backward=cpu.backward)

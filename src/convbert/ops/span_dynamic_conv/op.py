@@ -1,4 +1,4 @@
-"""The public door of span-based dynamic convolution: checks, registration, backward formula, fake."""
+"""The public door of span-based dynamic convolution: checks, the choice of form, registration."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from convbert.ops.backends import Backend, use_fast
+from convbert.ops.registration import register
 from convbert.ops.span_dynamic_conv import cpu
 from convbert.ops.span_dynamic_conv.reference import span_dynamic_conv as reference
 
@@ -53,39 +54,4 @@ def _check(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> N
         raise ValueError(f"the kernel must have an odd number of taps, got {kernel_logits.shape[-1]}")
 
 
-torch.library.define(
-    "convbert::span_dynamic_conv", "(Tensor value, Tensor kernel_logits, Tensor? cu_seqlens) -> Tensor"
-)
-# The backward is an op of its own that holds a formula: autograd is off inside an op.
-torch.library.define(
-    "convbert::span_dynamic_conv_backward",
-    "(Tensor grad, Tensor value, Tensor kernel_logits, Tensor? cu_seqlens) -> (Tensor, Tensor)",
-)
-torch.library.impl("convbert::span_dynamic_conv", "cpu", cpu.forward)
-torch.library.impl("convbert::span_dynamic_conv_backward", "cpu", cpu.backward)
-
-
-@torch.library.register_fake("convbert::span_dynamic_conv")
-def _(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return torch.empty_like(value, memory_format=torch.contiguous_format)
-
-
-@torch.library.register_fake("convbert::span_dynamic_conv_backward")
-def _(grad: Tensor, value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-    contiguous = torch.contiguous_format
-    return (
-        torch.empty_like(value, memory_format=contiguous),
-        torch.empty_like(kernel_logits, memory_format=contiguous),
-    )
-
-
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx, grad: Tensor):
-    grads = torch.ops.convbert.span_dynamic_conv_backward(grad, *ctx.saved_tensors)
-    return *grads, None
-
-
-torch.library.register_autograd("convbert::span_dynamic_conv", _backward, setup_context=_save)
+register("span_dynamic_conv", ("value", "kernel_logits"), cpu_forward=cpu.forward, cpu_backward=cpu.backward)

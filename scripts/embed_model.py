@@ -1,0 +1,46 @@
+"""Put a pre-trained model into the package as its embedded model: half precision, and a card with its figures.
+
+    .venv/bin/python scripts/embed_model.py runs/embedded
+
+The card's prose is `scripts/embedded_card.md`; figures, recipe and cost come from the run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from convbert import ConvBertForMaskedLM
+from convbert.saving import whole_folder
+
+TARGET = Path(__file__).parent.parent / "src/convbert/models/english"
+
+
+def main(run: Path) -> None:
+    """Copy what a user needs, and fill the card in."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    prose = Path(__file__).with_name("embedded_card.md").read_text(encoding="utf-8")
+    model = ConvBertForMaskedLM.from_pretrained(run / "model", dtype="float16")
+    with whole_folder(TARGET) as draft:
+        model.save_pretrained(draft)
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "loss.png"):
+            shutil.copy(run / "model" / name, draft / name)
+        (draft / "README.md").write_text(fill_in(prose, metrics, plan), encoding="utf-8")
+    size = sum(file.stat().st_size for file in TARGET.iterdir())
+    print(f"{TARGET}: {size / 1e6:.1f} MB")
+
+
+def fill_in(prose: str, metrics: dict, plan: dict) -> str:
+    """The card: its prose with each `{figure}` replaced, and the resolved recipe in place of `{plan}`."""
+    for name, value in metrics.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown = f"{value:.1%}" if name.endswith("accuracy") else shown
+        prose = prose.replace(f"{{{name}}}", shown)
+    return prose.replace("{plan}", json.dumps(plan, indent=2))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
