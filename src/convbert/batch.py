@@ -79,8 +79,10 @@ def read_batch(
             f"a text of {longest} tokens is longer than max_position_embeddings ({config.max_position_embeddings}): "
             "truncate it (truncation=True, max_length=...) or split it with a stride"
         )
+    _check_ids("input_ids", words, "vocab_size", num_words)
+    _check_ids("position_ids", position_ids, "max_position_embeddings", config.max_position_embeddings)
+    _check_ids("token_type_ids", token_type_ids, "type_vocab_size", config.type_vocab_size)
     inputs = _complete(words, position_ids, token_type_ids, bounds)
-    _check_ids(config, inputs, num_words)
     if bounds is not None:
         layout = Layout(cu_seqlens=bounds.cu_seqlens, conv_backend=conv_backend)
         return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout)
@@ -162,19 +164,14 @@ def _complete(
     return Inputs(words, position_ids, token_type_ids)
 
 
-def _check_ids(config: ConvBertConfig, inputs: Inputs, num_words: int) -> None:
-    # On an accelerator, reading the values would wait for the device; there the lookup itself complains.
-    if torch.compiler.is_compiling() or inputs.words.device.type != "cpu":
+def _check_ids(name: str, ids: Tensor | None, limit_name: str, limit: int) -> None:
+    """Refuse ids outside their table, by name."""
+    if ids is None or ids.is_floating_point() or ids.numel() == 0:
         return
-    limits = {
-        "input_ids (vocab_size": num_words,
-        "position_ids (max_position_embeddings": config.max_position_embeddings,
-        "token_type_ids (type_vocab_size": config.type_vocab_size,
-    }
-    for ids, (name, limit) in zip(inputs, limits.items(), strict=True):
-        if ids.is_floating_point() or ids.numel() == 0:
-            continue
-        lowest, highest = (int(x) for x in ids.aminmax())
-        if lowest < 0 or highest >= limit:
-            wrong = lowest if lowest < 0 else highest
-            raise InputError(f"{name} = {limit}) holds {wrong}; ids run from 0 to {limit - 1}")
+    # On an accelerator, reading the values would wait for the device; there the lookup itself complains.
+    if torch.compiler.is_compiling() or ids.device.type != "cpu":
+        return
+    lowest, highest = (int(x) for x in ids.aminmax())
+    if lowest < 0 or highest >= limit:
+        wrong = lowest if lowest < 0 else highest
+        raise InputError(f"{name} ({limit_name} = {limit}) holds {wrong}; ids run from 0 to {limit - 1}")

@@ -17,7 +17,8 @@ class ConvBertConfig(PreTrainedConfig):
 
     Keys and defaults are those of transformers' `ConvBertConfig`, so that either library reads what the other
     wrote (a key equal to its default is left out of `config.json`). Two keys are ours: `attention_head_size`
-    and `conv_reads_padding`; both are written only when set.
+    and `conv_reads_padding`; both are written only when set. A published checkpoint:
+    [YituTech/conv-bert-base](https://huggingface.co/YituTech/conv-bert-base).
 
     Args:
         vocab_size: rows of the word embedding.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -80,6 +81,13 @@ class ConvBertPreTrainedModel(PreTrainedModel):
             ) from error
         except OSError as error:
             raise InputError(f"{pretrained_model_name_or_path}: {error}") from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise InputError(
+                f"{pretrained_model_name_or_path}: config.json and the weights do not belong together: tensors have "
+                "other shapes than the configuration says"
+            ) from error
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', but a full disk leaves the folder as it was.
@@ -162,7 +170,7 @@ def _build_block(config: ConvBertConfig) -> ConvBertLayer:
         taps=config.conv_kernel_size,
         inner_width=config.intermediate_size,
         groups=config.num_groups,
-        activation=ACT2FN[config.hidden_act],
+        activation=F.gelu if config.hidden_act == "gelu" else ACT2FN[config.hidden_act],
         norm_eps=config.layer_norm_eps,
         dropout=config.hidden_dropout_prob,
         attention_dropout=config.attention_probs_dropout_prob,

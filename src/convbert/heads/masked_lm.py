@@ -11,6 +11,7 @@ from transformers.utils import can_return_tuple
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.heads.output import ConvBertHeadOutput, head_output
+from convbert.layers import Linear
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 
 
@@ -19,12 +20,12 @@ class GeneratorPredictions(nn.Module):
 
     def __init__(self, config: ConvBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+        self.dense = Linear(config.hidden_size, config.embedding_size)
         self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., C) to (..., E)."""
-        return self.LayerNorm(F.gelu(self.dense(states)))
+        return self.LayerNorm(self.dense(states, gelu=True))
 
 
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
@@ -36,13 +37,13 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         super().__init__(config)
         self.convbert = ConvBertModel(config)
         self.generator_predictions = GeneratorPredictions(config)
-        self.generator_lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.generator_lm_head: nn.Module = Linear(config.embedding_size, config.vocab_size)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Linear:
+    def get_output_embeddings(self) -> nn.Module:
         return self.generator_lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.generator_lm_head = new_embeddings
 
     @can_return_tuple

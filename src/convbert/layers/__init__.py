@@ -2,8 +2,17 @@
 
 from convbert.layers.block import Block, BlockOutput
 from convbert.layers.embeddings import Embeddings
-from convbert.layers.feed_forward import GlorotLinear, GroupedLinear
 from convbert.layers.layout import Layout
+from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear
 from convbert.layers.mixed_attention import MixedAttention
 
-__all__ = ["Block", "BlockOutput", "Embeddings", "GlorotLinear", "GroupedLinear", "Layout", "MixedAttention"]
+__all__ = [
+    "Block",
+    "BlockOutput",
+    "Embeddings",
+    "GlorotLinear",
+    "GroupedLinear",
+    "Layout",
+    "Linear",
+    "MixedAttention",
+]

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convbert.layers.feed_forward import Intermediate, ResidualOutput, linear
+from convbert.layers.feed_forward import Intermediate, ResidualOutput
 from convbert.layers.layout import Layout
+from convbert.layers.linear import Linear, build_linear
 from convbert.layers.mixed_attention import MixedAttention
 
 
@@ -60,13 +61,13 @@ class Block(nn.Module):
         mixed = MixedAttention(
             width=width, num_heads=num_heads, head_size=head_size, taps=taps, dropout=attention_dropout
         )
-        projection = nn.Linear(2 * num_heads * head_size, width)
+        projection = Linear(2 * num_heads * head_size, width)
         self.attention = Attention(
             mixed, ResidualOutput(projection, width, norm_eps=norm_eps, dropout=dropout)
         )
         self.intermediate = Intermediate(width, inner_width, groups, activation)
         self.output = ResidualOutput(
-            linear(inner_width, width, groups), width, norm_eps=norm_eps, dropout=dropout
+            build_linear(inner_width, width, groups), width, norm_eps=norm_eps, dropout=dropout
         )
         self.feed_forward_chunk = feed_forward_chunk
 

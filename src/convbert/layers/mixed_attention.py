@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbert.layers.layout import Layout
-from convbert.ops import attention, depthwise_conv, span_dynamic_conv
+from convbert.layers.linear import Linear
+from convbert.ops import attention, depthwise_conv, linear, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
 
 
@@ -35,7 +35,7 @@ class SeparableConv(nn.Module):
         """(..., C) to (..., A)."""
         weight = self.depthwise.weight
         spans = depthwise_conv(states, weight, layout.cu_seqlens, backend=layout.conv_backend)
-        return F.linear(spans, self.pointwise.weight.squeeze(-1), self.bias.squeeze(-1))
+        return linear(spans, self.pointwise.weight.squeeze(-1), self.bias.squeeze(-1))
 
 
 class MixedAttention(nn.Module):
@@ -53,12 +53,12 @@ class MixedAttention(nn.Module):
         super().__init__()
         inner = num_heads * head_size
         self.num_heads, self.head_size, self.dropout = num_heads, head_size, dropout
-        self.query = nn.Linear(width, inner)
-        self.key = nn.Linear(width, inner)
-        self.value = nn.Linear(width, inner)
+        self.query = Linear(width, inner)
+        self.key = Linear(width, inner)
+        self.value = Linear(width, inner)
         self.key_conv_attn_layer = SeparableConv(width, inner, taps)
-        self.conv_kernel_layer = nn.Linear(inner, num_heads * taps)
-        self.conv_out_layer = nn.Linear(width, inner)
+        self.conv_kernel_layer = Linear(inner, num_heads * taps)
+        self.conv_out_layer = Linear(width, inner)
 
     def forward(self, states: Tensor, layout: Layout) -> MixedOutput:
         """Mix tokens.

@@ -19,9 +19,9 @@ BLOCK = 32
 
 def forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
-    weights = _tap_weights(kernel_logits, _inside(value, kernel_logits.shape[-1], cu_seqlens))
-    weights = weights.to(value.dtype)
-    return _mix(weights, value.reshape(-1, *value.shape[-2:])).view(value.shape)
+    outside = _outside(value, kernel_logits.shape[-1], cu_seqlens)
+    weights = _softmax(kernel_logits).masked_fill_(outside, 0).to(value.dtype)
+    return _mix(_flat(weights), _flat(value)).view(value.shape)
 
 
 def backward(
@@ -32,36 +32,41 @@ def backward(
     With weights w = softmax(logits), zeroed outside the sequence: the gradient of `value` is the same mixing with the
     transposed band, and the gradient of w[t, k] is grad[t] . value[t + k - K // 2].
     """
-    inside = _inside(value, kernel_logits.shape[-1], cu_seqlens)
-    weights = _tap_weights(kernel_logits, None)
-    flat_grad, flat_value = (x.reshape(-1, *x.shape[-2:]) for x in (grad, value))
-    grad_value = _mix(_transposed_taps(weights.masked_fill(~inside, 0)).to(value.dtype), flat_grad)
-    grad_weights = _tap_products(flat_grad, flat_value, kernel_logits.shape[-1]).to(weights.dtype)
-    grad_weights = grad_weights.masked_fill(~inside, 0)
+    taps = kernel_logits.shape[-1]
+    outside = _outside(value, taps, cu_seqlens)
+    weights = _softmax(kernel_logits)
+    flat_grad, flat_value = _flat(grad), _flat(value)
+    transposed = _transposed_taps(_flat(weights.masked_fill(outside, 0)))
+    grad_value = _mix(transposed.to(value.dtype), flat_grad)
+    grad_weights = _tap_products(flat_grad, flat_value, taps).to(weights.dtype).view(weights.shape)
+    grad_weights = grad_weights.masked_fill(outside, 0)
     grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
-    return grad_value.view(value.shape), grad_logits.to(kernel_logits.dtype).view(kernel_logits.shape)
+    return grad_value.view(value.shape), grad_logits.to(kernel_logits.dtype)
 
 
-def _inside(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> Tensor:
-    """(N, 1, K) bool: does tap k of token t fall into the token's own sequence?"""
+def _flat(x: Tensor) -> Tensor:
+    """(B, T, H, ...) or (N, H, ...) to (N, H, ...), contiguous."""
+    return x.reshape(-1, *x.shape[-2:]).contiguous()
+
+
+def _outside(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> Tensor:
+    """(T, 1, K) or (N, 1, K) bool: does tap k of token t fall outside the token's own sequence?"""
     if cu_seqlens is None:
-        batch, length = value.shape[:2]
-        before = torch.arange(length).repeat(batch)
-        after = length - 1 - before
+        before = torch.arange(value.shape[1])
+        after = before.flip(0)
     else:
         before, after = position_in_sequence(cu_seqlens, value.shape[0])
     offset = torch.arange(taps) - taps // 2
-    return ((before[:, None] + offset >= 0) & (offset <= after[:, None]))[:, None]
+    return ((before[:, None] + offset < 0) | (offset > after[:, None]))[:, None]
 
 
-def _tap_weights(kernel_logits: Tensor, inside: Tensor | None) -> Tensor:
-    """(N, H, K): the softmax, in fp32 or wider, zero at taps that fall outside."""
-    heads, taps = kernel_logits.shape[-2:]
+def _softmax(kernel_logits: Tensor) -> Tensor:
+    """Over the last axis, in fp32 or wider, contiguous."""
+    taps = kernel_logits.shape[-1]
     # Taps first: the softmax over a contiguous axis of nine is several times slower than over a strided one.
     logits = kernel_logits.reshape(-1, taps).t().contiguous()
     weights = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(0)
-    weights = weights.t().contiguous().view(-1, heads, taps)
-    return weights if inside is None else weights.masked_fill_(~inside, 0)
+    return weights.t().contiguous().view(kernel_logits.shape)
 
 
 def _mix(weights: Tensor, value: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ def _num_blocks(tokens: int) -> int:
 
 
 def _pad_tokens(x: Tensor, before: int, after: int) -> Tensor:
-    return F.pad(x, (0, 0, 0, 0, before, after))
+    return F.pad(x, (0, 0, 0, 0, before, after)) if before or after else x
 
 
 def _windows(x: Tensor, taps: int) -> Tensor:
