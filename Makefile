@@ -11,6 +11,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Kernels, layers and model: what a change to the mathematics is likely to break.
+test-fast: $(READY)
+	$(BIN)/python -m pytest tests/ops tests/layers tests/test_model.py tests/test_architecture.py
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

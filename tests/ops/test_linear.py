@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import assert_close
 
 from convbert.ops import linear
+from helpers import assert_close
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["gradients", "no gradients"])
