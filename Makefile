@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# The CPU build, from wherever pip looks or from PyTorch's own index; the CUDA build and its gigabytes only as a last resort.
+TORCH := torch==2.13.0
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test test-fast check format bench setup clean
 
@@ -32,8 +36,8 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convbert needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP) $(TORCH)+cpu 2>/dev/null || $(PIP) --index-url $(CPU_BUILDS) $(TORCH)+cpu 2>/dev/null || $(PIP) $(TORCH)
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
 clean:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from convbert import ConvBertForMaskedLM
+from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
 from convbert.saving import whole_folder
 
 TARGET = Path(__file__).parent.parent / "src/convbert/models/english"
@@ -26,8 +26,11 @@ def main(run: Path) -> None:
     model = ConvBertForMaskedLM.from_pretrained(run / "model", dtype="float16")
     with whole_folder(TARGET) as draft:
         model.save_pretrained(draft)
-        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "loss.png"):
-            shutil.copy(run / "model" / name, draft / name)
+        tokenizer = ConvBertTokenizerFast.from_pretrained(run / "model")
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        tokenizer.save_pretrained(draft)
+        tokenizer.save_vocabulary(str(draft))
+        shutil.copy(run / "model/loss.png", draft / "loss.png")
         (draft / "README.md").write_text(fill_in(prose, metrics, plan), encoding="utf-8")
     size = sum(file.stat().st_size for file in TARGET.iterdir())
     print(f"{TARGET}: {size / 1e6:.1f} MB")

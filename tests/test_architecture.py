@@ -10,7 +10,6 @@ import pytest
 import convbert
 
 PACKAGE = Path(convbert.__file__).parent
-REPOSITORY = PACKAGE.parents[1]
 
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
@@ -129,10 +128,3 @@ def test_every_module_imports_without_the_extras():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_tests_do_not_need_what_users_do_not_have():
-    """Users have no folder beside the checkout."""
-    beside = "shared" + "/"
-    for file in [*FILES, *(REPOSITORY / "tests").rglob("*.py"), *(REPOSITORY / "examples").rglob("*.py")]:
-        assert beside not in file.read_text(encoding="utf-8"), file

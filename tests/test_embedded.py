@@ -1,5 +1,6 @@
 """The model that comes with the package: small, sound, documented, and better than counting."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,19 @@ from convbert.pretraining.data import Packing, prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 
 HELDOUT = Path(__file__).parent / "data/heldout.txt"
+DEMO = Path(__file__).parent.parent / "examples/demo.py"
 
 
 @pytest.fixture(scope="module")
 def fill():
     return convbert.pipeline("fill-mask", top_k=5)
+
+
+def test_the_demo_prints_a_table(capsys):
+    runpy.run_path(str(DEMO), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "photosynthesis" in printed.replace("\n", " ")
+    assert "%" in printed
 
 
 def test_fits_the_package():

@@ -97,15 +97,14 @@ class TestParity:
         reference, model = twins(head, size)
         inputs = batch(head)
         together = outputs(model, **inputs)
+        del inputs["attention_mask"]
         for row, length in enumerate(LENGTHS):
-            if head == "ConvBertForMultipleChoice":
-                continue  # see test_multiple_choice_reads_a_real_token
-            alone = {
-                name: x[row : row + 1, ..., :length] for name, x in inputs.items() if name != "attention_mask"
-            }
+            if head == "ConvBertForMultipleChoice":  # its first choice is as long as the row says
+                alone = {name: x[row : row + 1, :1, :length] for name, x in inputs.items()}
+            else:
+                alone = {name: x[row : row + 1, :length] for name, x in inputs.items()}
             for name, expected in outputs(reference, **alone).items():
-                actual = together[name][row]
-                actual = actual if head == "ConvBertForSequenceClassification" else actual[:length]
+                actual = together[name][row][: expected.shape[1]]
                 assert_close(actual, expected[0], torch.float32, f"{name}, {length} tokens")
 
     def test_gradients_equal(self, head, size):
@@ -344,6 +343,17 @@ class TestQuestionAnswering:
         mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 5))
         assert_close(model(padded, attention_mask=mask, **answer).loss, alone, torch.float32)
 
+    def test_refuses_packed_rows(self):
+        """One result per text: a packed row would pass for a single text."""
+        for head in ("ConvBertForQuestionAnswering", "ConvBertForSequenceClassification"):
+            model = twins(head, "small-like")[1]
+            ids = torch.randint(1, 99, (1, 9))
+            bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
+            with pytest.raises(InputError, match="not packed ones"):
+                model(ids, cu_seq_lens_q=bounds)
+            with pytest.raises(InputError, match="not packed ones"):
+                model(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]))
+
     def test_needs_two_labels(self):
         with pytest.raises(InputError, match="num_labels=2"):
             convbert.ConvBertForQuestionAnswering(ConvBertConfig(**settings("small-like"), num_labels=3))
@@ -402,6 +412,16 @@ class TestOtherPromises:
         assert loaded.dtype == torch.float16
         assert all(torch.equal(x, model.state_dict()[name]) for name, x in loaded.state_dict().items())
 
+    def test_tuple_by_configuration(self):
+        for head in [*HEADS[1:3], *HEADS[4:], "ConvBertForPreTraining"]:
+            config = ConvBertConfig(**settings("small-like"), return_dict=False)
+            assert isinstance(getattr(convbert, head)(config).eval()(torch.tensor([[1, 2]])), tuple)
+
+    def test_positions_of_one_row(self):
+        model = twins("ConvBertModel", "small-like")[1]
+        ids = torch.tensor([[5, 6, 7]])
+        assert_close(model(ids, position_ids=torch.arange(3))[0], model(ids)[0], torch.float32)
+
     def test_tuple_on_request(self):
         model = twins("ConvBertModel", "small-like")[1]
         states, hidden = model(torch.tensor([[1, 2]]), return_dict=False, output_hidden_states=True)
@@ -447,6 +467,7 @@ def test_refuses_by_name():
         ({}, "exactly one of input_ids and inputs_embeds"),
         ({"input_ids": ids[0]}, r"\(batch, length\), got \(10,\)"),
         ({"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 9])}, "must run from 0 to 10"),
+        ({"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 7, 3, 10])}, "without going back"),
         ({"input_ids": ids, "cu_seq_lens_q": torch.tensor([0, 20])}, "packed batch is one row"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -17,7 +17,7 @@ SNIPPETS = re.findall(r"^```(python|bash)\n(.*?)^```$", README.read_text(encodin
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def snippets_folder(tmp_path_factory):
     """A folder with what the snippets name: lines, a corpus, a released checkpoint (a random twin of theirs)."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "lines.txt").write_text("The [MASK] is blue.\n" * 3, encoding="utf-8")
@@ -31,9 +31,9 @@ def workplace(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(workplace):
+def results(snippets_folder):
     """What each snippet did, run in the order of the page."""
-    return [run_snippet(language, text, workplace) for language, text in SNIPPETS]
+    return [run_snippet(language, text, snippets_folder) for language, text in SNIPPETS]
 
 
 def run_snippet(language, text, folder):
@@ -52,9 +52,9 @@ def test_snippet_runs(number, results):
     assert results[number].returncode == 0, results[number].stderr
 
 
-def test_what_the_snippets_made(results, workplace):
+def test_what_the_snippets_made(results, snippets_folder):
     """The fine-tuned folder opens in transformers, the filled lines are all there, the shapes are as said."""
-    theirs.ConvBertForSequenceClassification.from_pretrained(workplace / "runs/sentiment/model")
-    convbert.ConvBertForMaskedLM.from_pretrained(workplace / "runs/first/model")
-    assert len((workplace / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    theirs.ConvBertForSequenceClassification.from_pretrained(snippets_folder / "runs/sentiment/model")
+    convbert.ConvBertForMaskedLM.from_pretrained(snippets_folder / "runs/first/model")
+    assert len((snippets_folder / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert results[-1].stdout.splitlines()[0].startswith("torch.Size([2, ")

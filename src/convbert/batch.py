@@ -127,13 +127,18 @@ def packed_bounds(
         cu_seqlens = None if restarts is None else _bounds_at(restarts)
     if cu_seqlens is None:
         return None
-    if not torch.compiler.is_compiling() and (cu_seqlens[0] != 0 or cu_seqlens[-1] != words.shape[1]):
-        raise InputError(
-            f"cu_seq_lens_q must run from 0 to {words.shape[1]} tokens, got {cu_seqlens.tolist()}"
-        )
+    if not torch.compiler.is_compiling():
+        _check_bounds(cu_seqlens, words.shape[1])
     if max_length is None:
         max_length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
     return Bounds(cu_seqlens.to(torch.int32), int(max_length))
+
+
+def _check_bounds(cu_seqlens: Tensor, num_tokens: int) -> None:
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != num_tokens or (cu_seqlens.diff() < 0).any():
+        raise InputError(
+            f"cu_seq_lens_q must run from 0 to {num_tokens} tokens without going back, got {cu_seqlens.tolist()}"
+        )
 
 
 def _restarts(position_ids: Tensor) -> Tensor | None:

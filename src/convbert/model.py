@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -74,6 +76,11 @@ class ConvBertPreTrainedModel(PreTrainedModel):
             raise
         except SafetensorError as error:
             raise InputError(f"{pretrained_model_name_or_path}: the weights are damaged ({error})") from error
+        except (json.JSONDecodeError, KeyError) as error:
+            raise InputError(f"{pretrained_model_name_or_path}: a JSON file is damaged ({error})") from error
+        except StrictDataclassError as error:
+            cause = " ".join(str(error).split())
+            raise InputError(f"{pretrained_model_name_or_path}: config.json: {cause}") from error
         except (pickle.UnpicklingError, EOFError) as error:
             raise InputError(
                 f"{pretrained_model_name_or_path}: the weights are a pickle that holds more than tensors or is "
@@ -82,6 +89,10 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         except OSError as error:
             raise InputError(f"{pretrained_model_name_or_path}: {error}") from error
         except RuntimeError as error:
+            if "PytorchStreamReader" in str(error):
+                raise InputError(
+                    f"{pretrained_model_name_or_path}: the weights are damaged ({error})"
+                ) from error
             if "ignore_mismatched_sizes" not in str(error):
                 raise
             raise InputError(
@@ -256,6 +267,8 @@ class ConvBertModel(ConvBertPreTrainedModel):
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if position_ids is not None and position_ids.dim() == 1:
+            position_ids = position_ids[None]
         bounds = packed_bounds(words, attention_mask, position_ids, cu_seq_lens_q, max_length_q, seq_idx)
         if bounds is not None and output_attentions:
             raise InputError("attention maps need a padded batch, not a packed one")
@@ -305,9 +318,7 @@ def _output(
         chosen = _select(record.hidden_states, asked)
         hidden_states = tuple(None if x is None else batch.repad(x) for x in chosen)
     if record.conv_kernels is not None:
-        conv_kernels = tuple(
-            batch.repad(x.flatten(-2)).unflatten(-1, x.shape[-2:]) for x in record.conv_kernels
-        )
+        conv_kernels = tuple(batch.repad(x) for x in record.conv_kernels)
     return ConvBertModelOutput(
         last_hidden_state=batch.repad(states),
         hidden_states=hidden_states,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convbert.layers import Block, GroupedLinear, Layout
+from convbert.layers import Block, GroupedLinear, Layout, Linear, project_and_gelu
 from convbert.layers.linear import build_linear
 from helpers import assert_close
 
@@ -20,6 +20,19 @@ def test_grouped_linear_is_one_linear_per_group(shape):
 
 def test_one_group_is_an_ordinary_linear():
     assert isinstance(build_linear(4, 6, 1), torch.nn.Linear)
+
+
+@pytest.mark.parametrize("replace", ["hook", "adapter", "nothing"])
+def test_gelu_is_fused_only_where_the_layer_is_plain(replace):
+    dense, states = Linear(8, 6), torch.randn(3, 8)
+    expected = torch.nn.functional.gelu(torch.nn.functional.linear(states, dense.weight, dense.bias))
+    seen = []
+    if replace == "hook":
+        dense.register_forward_hook(lambda _, __, out: seen.append(out))
+    layer = torch.nn.Sequential(dense) if replace == "adapter" else dense
+    with torch.no_grad():
+        assert_close(project_and_gelu(layer, states), expected, torch.float32)
+    assert len(seen) == (replace == "hook")
 
 
 def build_block(**extra):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -70,6 +71,8 @@ def run(
     from convbert.pretraining.recipes import recipe as find_recipe
     from convbert.pretraining.run import pretrain as train_from_scratch
 
+    if device not in (None, "cpu"):
+        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
     plan = find_recipe(recipe)
     changes = {
         "objective": objective,
@@ -110,7 +113,10 @@ def parse_settings(
     Raises:
         InputError: a setting without "=", set twice, unknown, or of the wrong type.
     """
-    fields = {**plan.model_config(plan.vocab_size).to_dict(), **plan.to_dict()}
+    config = plan.model_config(plan.vocab_size)
+    fields = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+    } | plan.to_dict()
     parsed: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")

@@ -11,7 +11,7 @@ from transformers.utils import can_return_tuple
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.heads.output import ConvBertHeadOutput, head_output
-from convbert.layers import Linear
+from convbert.layers import Linear, project_and_gelu
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 
 
@@ -25,7 +25,7 @@ class GeneratorPredictions(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., C) to (..., E)."""
-        return self.LayerNorm(self.dense(states, gelu=True))
+        return self.LayerNorm(project_and_gelu(self.dense, states))
 
 
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
@@ -77,6 +77,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         states = encoded.last_hidden_state

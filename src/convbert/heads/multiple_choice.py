@@ -102,6 +102,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         # Who reproduces old numbers also wants the summary that reads padding.

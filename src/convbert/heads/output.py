@@ -1,12 +1,15 @@
-"""What a head gives back."""
+"""What all heads share: what they give back, and what some refuse."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
+from convbert.batch import packed_bounds
+from convbert.errors import InputError
 from convbert.model import ConvBertModelOutput
 
 
@@ -24,3 +27,18 @@ class ConvBertHeadOutput(ModelOutput):
 def head_output(encoded: ConvBertModelOutput, loss: Tensor | None, logits: Tensor) -> ConvBertHeadOutput:
     """Loss and logits beside what the encoder recorded."""
     return ConvBertHeadOutput(loss, logits, encoded.hidden_states, encoded.attentions, encoded.conv_kernels)
+
+
+def refuse_packed(
+    words: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None, kwargs: dict[str, Any]
+) -> None:
+    """For a head that gives one result per text: a packed row would pass for a single text.
+
+    Raises:
+        InputError: the batch is packed.
+    """
+    if words is None:
+        return
+    given = (kwargs.get(name) for name in ("cu_seq_lens_q", "max_length_q", "seq_idx"))
+    if packed_bounds(words, attention_mask, position_ids, *given) is not None:
+        raise InputError("this head gives one result per text and reads padded batches, not packed ones")

@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
+from convbert.heads.output import refuse_packed
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 
 
@@ -60,12 +61,15 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
                 the text does not count.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
         """
+        words = input_ids if input_ids is not None else inputs_embeds
+        refuse_packed(words, attention_mask, position_ids, kwargs)
         encoded = self.convbert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         logits = self.qa_outputs(encoded.last_hidden_state)

@@ -65,6 +65,7 @@ class ConvBertForPreTraining(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         logits = self.discriminator_predictions(encoded.last_hidden_state)

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
-from convbert.heads.output import ConvBertHeadOutput, head_output
+from convbert.heads.output import ConvBertHeadOutput, head_output, refuse_packed
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
 
 
@@ -62,12 +62,15 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
         Returns:
             logits (B, num_labels).
         """
+        words = input_ids if input_ids is not None else inputs_embeds
+        refuse_packed(words, attention_mask, position_ids, kwargs)
         encoded = self.convbert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         logits = self.classifier(encoded.last_hidden_state)

@@ -50,6 +50,7 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))

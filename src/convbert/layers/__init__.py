@@ -3,7 +3,7 @@
 from convbert.layers.block import Block, BlockOutput
 from convbert.layers.embeddings import Embeddings
 from convbert.layers.layout import Layout
-from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear
+from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear, project_and_gelu
 from convbert.layers.mixed_attention import MixedAttention
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Layout",
     "Linear",
     "MixedAttention",
+    "project_and_gelu",
 ]

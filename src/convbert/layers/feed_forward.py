@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.layers.linear import GroupedLinear, Linear, build_linear
+from convbert.layers.linear import GroupedLinear, Linear, build_linear, project_and_gelu
 
 
 class Intermediate(nn.Module):
-    """First half: widen and activate. Plain GELU is handed to the linear layer, which may fuse it."""
+    """First half: widen and activate."""
 
     def __init__(
         self, width: int, inner_width: int, groups: int, activation: Callable[[Tensor], Tensor]
@@ -23,7 +23,7 @@ class Intermediate(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """(..., C) to (..., I)."""
         if self.activation is F.gelu:
-            return self.dense(states, gelu=True)
+            return project_and_gelu(self.dense, states)
         return self.activation(self.dense(states))
 
 

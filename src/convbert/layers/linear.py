@@ -10,11 +10,11 @@ from convbert import ops
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` through `ops.linear`, with an optional GELU behind it."""
+    """`nn.Linear` through `ops.linear`."""
 
-    def forward(self, states: Tensor, *, gelu: bool = False) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        return ops.linear(states, self.weight, self.bias, gelu=gelu)
+        return ops.linear(states, self.weight, self.bias)
 
 
 class GlorotLinear(Linear):
@@ -33,12 +33,19 @@ class GroupedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(groups, in_features // groups, out_features // groups))
         self.bias = nn.Parameter(torch.empty(out_features))
 
-    def forward(self, states: Tensor, *, gelu: bool = False) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         grouped = states.flatten(0, -2).unflatten(-1, (self.groups, -1)).transpose(0, 1)
         mixed = torch.bmm(grouped, self.weight).transpose(0, 1).flatten(-2)
-        projected = mixed.unflatten(0, states.shape[:-1]) + self.bias
-        return F.gelu(projected) if gelu else projected
+        return mixed.unflatten(0, states.shape[:-1]) + self.bias
+
+
+def project_and_gelu(dense: nn.Module, states: Tensor) -> Tensor:
+    """GELU of `dense(states)`, in one pass where that is the same thing: not where `dense` was replaced (by an adapter,
+    a quantised layer) or somebody listens to its output."""
+    if type(dense) is Linear and not dense._forward_hooks and not dense._forward_pre_hooks:
+        return ops.linear(states, dense.weight, dense.bias, gelu=True)
+    return F.gelu(dense(states))
 
 
 def build_linear(in_features: int, out_features: int, groups: int) -> Linear | GroupedLinear:

@@ -34,5 +34,8 @@ def _takes_onednn(states: Tensor, weight: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad):
         return False
-    same_type = states.dtype == weight.dtype and states.dtype in (torch.float32, torch.bfloat16)
-    return same_type and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()
+    if states.dtype != weight.dtype or torch.is_autocast_enabled("cpu") or not torch._C._get_mkldnn_enabled():
+        return False
+    if states.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return states.dtype == torch.float32 and torch.backends.mkldnn.is_available()

@@ -101,7 +101,8 @@ class FillMask(PackedTexts, FillMaskPipeline):
     ) -> dict[str, Any]:
         filled = ids.clone()
         filled[mask] = token
-        filled = filled[filled != self.tokenizer.pad_token_id]
+        if self.tokenizer.pad_token_id is not None:
+            filled = filled[filled != self.tokenizer.pad_token_id]
         # Special tokens are left out of the sentence, unless other masks are among them.
         return {
             "score": score,

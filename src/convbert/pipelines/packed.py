@@ -42,6 +42,8 @@ class PackedTexts(Pipeline):
         super().__init__(**kwargs)
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        if isinstance(inputs, tuple):
+            inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
         if isinstance(inputs, Iterator):

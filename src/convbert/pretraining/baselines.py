@@ -23,9 +23,8 @@ class BigramModel:
 
     and P(b) = count(b) / all tokens: the posterior under a first-order Markov chain, with Dirichlet back-off
     to single-token frequencies. A neighbour that is special (masked itself, or the edge of a sequence) tells
-    nothing: its factor becomes P(w) on the left and 1 on the right. Neighbours are taken as the model sees
-        them, random
-    replacements included. What stands at the masked position itself is not used.
+    nothing: its factor becomes P(w) on the left and 1 on the right. Neighbours are taken as the model
+    sees them, random replacements included. What stands at the masked position itself is not used.
 
     Args:
         blocks: token ids of the training text in order, in one-dimensional pieces.

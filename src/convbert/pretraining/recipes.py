@@ -135,8 +135,10 @@ class PretrainingPlan:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_steps", "max_minutes", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be above 0, got {value}")
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise InputError(f"{name} must be a number above 0, got {value!r}")
+        if self.max_steps is not None and not isinstance(self.max_steps, int):
+            raise InputError(f"max_steps must be a whole number, got {self.max_steps!r}")
         for name in ("warmup_steps", "weight_decay", "seed", "heldout_seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -148,6 +150,7 @@ class PretrainingPlan:
         """Build what the fields describe, so that a contradiction shows before any work is done."""
         _ = self.masking, self.packing
         config = self.model_config(self.vocab_size)
+        config.check_sizes()
         if self.sequence_length > config.max_position_embeddings:
             raise InputError(
                 f"sequence_length ({self.sequence_length}) exceeds the model's max_position_embeddings "

@@ -332,6 +332,7 @@ class Run:
         draft = folder.root / f".model-{os.getpid()}"
         try:
             objective.save_models(draft)
+            self.tokenizer.model_max_length = objective.model.config.max_position_embeddings
             self.tokenizer.save_pretrained(draft)
             self.tokenizer.save_vocabulary(str(draft))
             draw_curve(history, draft / "loss.png")
