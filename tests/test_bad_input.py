@@ -199,6 +199,28 @@ def contradict_in_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "conv_kernel_size": 4}))
 
 
+def mistype_in_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "32"}))
+
+
+def cut_torch_file(folder: Path) -> None:
+    remove_weights(folder)
+    torch.save({"weight": torch.zeros(1000)}, folder / "pytorch_model.bin")
+    data = (folder / "pytorch_model.bin").read_bytes()
+    (folder / "pytorch_model.bin").write_bytes(data[: len(data) // 2])
+
+
+def break_index(folder: Path) -> None:
+    remove_weights(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+
+
+def empty_index(folder: Path) -> None:
+    remove_weights(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
 DAMAGES = {
     remove_folder: "model",
     remove_weights: "model",
@@ -211,6 +233,10 @@ DAMAGES = {
     put_code_in_torch_file: "pickle",
     break_config: "config.json",
     contradict_in_config: "conv_kernel_size",
+    mistype_in_config: "hidden_size",
+    cut_torch_file: "damaged",
+    break_index: "damaged",
+    empty_index: "damaged",
 }
 
 
