@@ -344,15 +344,19 @@ class TestQuestionAnswering:
         assert_close(model(padded, attention_mask=mask, **answer).loss, alone, torch.float32)
 
     def test_refuses_packed_rows(self):
-        """One result per text: a packed row would pass for a single text."""
-        for head in ("ConvBertForQuestionAnswering", "ConvBertForSequenceClassification"):
+        """A classification or a QA loss is per text: a packed row would pass for a single one."""
+        answer = {"start_positions": torch.tensor([2]), "end_positions": torch.tensor([4])}
+        for head, extra in (
+            ("ConvBertForQuestionAnswering", answer),
+            ("ConvBertForSequenceClassification", {}),
+        ):
             model = twins(head, "small-like")[1]
             ids = torch.randint(1, 99, (1, 9))
             bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
-            with pytest.raises(InputError, match="not packed ones"):
-                model(ids, cu_seq_lens_q=bounds)
-            with pytest.raises(InputError, match="not packed ones"):
-                model(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]))
+            with pytest.raises(InputError, match="not a packed one"):
+                model(ids, cu_seq_lens_q=bounds, **extra)
+            with pytest.raises(InputError, match="not a packed one"):
+                model(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]), **extra)
 
     def test_needs_two_labels(self):
         with pytest.raises(InputError, match="num_labels=2"):

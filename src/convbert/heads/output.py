@@ -32,7 +32,7 @@ def head_output(encoded: ConvBertModelOutput, loss: Tensor | None, logits: Tenso
 def refuse_packed(
     words: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None, kwargs: dict[str, Any]
 ) -> None:
-    """For a head that gives one result per text: a packed row would pass for a single text.
+    """For what is computed per text (a logit, a loss): a packed row would pass for a single text.
 
     Raises:
         InputError: the batch is packed.
@@ -41,4 +41,4 @@ def refuse_packed(
         return
     given = (kwargs.get(name) for name in ("cu_seq_lens_q", "max_length_q", "seq_idx"))
     if packed_bounds(words, attention_mask, position_ids, *given) is not None:
-        raise InputError("this head gives one result per text and reads padded batches, not packed ones")
+        raise InputError("this is computed per text: give a padded batch, not a packed one")

@@ -61,8 +61,9 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
                 the text does not count.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
         """
-        words = input_ids if input_ids is not None else inputs_embeds
-        refuse_packed(words, attention_mask, position_ids, kwargs)
+        if start_positions is not None:  # logits are per token, the loss is per text
+            words = input_ids if input_ids is not None else inputs_embeds
+            refuse_packed(words, attention_mask, position_ids, kwargs)
         encoded = self.convbert(
             input_ids,
             attention_mask=attention_mask,
