@@ -14,7 +14,7 @@ PACKAGE = Path(convbert.__file__).parent
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
     {"errors"},
-    {"configuration", "tokenization", "optional", "saving", "embedded"},
+    {"configuration", "tokenization", "optional", "loading", "saving", "embedded"},
     {"ops"},
     {"layers"},
     {"batch"},

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -23,6 +19,7 @@ from convbert.batch import Batch, packed_bounds, read_batch
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.layers import Block, Embeddings, GlorotLinear, GroupedLinear, Layout, MixedAttention
+from convbert.loading import naming_damage
 from convbert.ops import Backend
 from convbert.saving import save_model
 
@@ -70,35 +67,8 @@ class ConvBertPreTrainedModel(PreTrainedModel):
             InputError: no such folder, no weights in it, or weights that are damaged or not plain tensors. Nothing
                 is ever unpickled.
         """
-        try:
+        with naming_damage(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except InputError:
-            raise
-        except SafetensorError as error:
-            raise InputError(f"{pretrained_model_name_or_path}: the weights are damaged ({error})") from error
-        except (json.JSONDecodeError, KeyError) as error:
-            raise InputError(f"{pretrained_model_name_or_path}: a JSON file is damaged ({error})") from error
-        except StrictDataclassError as error:
-            cause = " ".join(str(error).split())
-            raise InputError(f"{pretrained_model_name_or_path}: config.json: {cause}") from error
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise InputError(
-                f"{pretrained_model_name_or_path}: the weights are a pickle that holds more than tensors or is "
-                "damaged; it was not run. Ask for safetensors"
-            ) from error
-        except OSError as error:
-            raise InputError(f"{pretrained_model_name_or_path}: {error}") from error
-        except RuntimeError as error:
-            if "PytorchStreamReader" in str(error):
-                raise InputError(
-                    f"{pretrained_model_name_or_path}: the weights are damaged ({error})"
-                ) from error
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise InputError(
-                f"{pretrained_model_name_or_path}: config.json and the weights do not belong together: tensors have "
-                "other shapes than the configuration says"
-            ) from error
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', but a full disk leaves the folder as it was.
