@@ -36,7 +36,7 @@ def _problem(error: Exception) -> str | None:
     if isinstance(error, SafetensorError) or is_cut_zip:
         return f"the weights are damaged ({error})"
     if isinstance(error, pickle.UnpicklingError | EOFError):
-        return "the weights are a pickle that holds more than tensors or is damaged; it was not run. Ask for safetensors"
+        return "the weights are a pickle with more than tensors in it, or damaged; it was not run. Ask for safetensors"
     if isinstance(error, json.JSONDecodeError | KeyError):
         return f"a JSON file is damaged ({error})"
     if isinstance(error, StrictDataclassError):
