@@ -43,7 +43,7 @@ def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
 
 
 def test_bfloat16_is_what_pretraining_takes_on_auto(report):
-    from convbert.training.trainer import supports_bfloat16
+    from convbert.ops.backends import supports_bfloat16
 
     expected = "fast" if supports_bfloat16(torch.device("cpu")) else "slow"
     assert report["ops"]["bfloat16 on cpu"]["value"] == expected

@@ -15,7 +15,7 @@ from torch import Tensor
 import convbert
 from convbert import embedded
 from convbert.errors import InputError
-from convbert.ops.backends import why_not_fast
+from convbert.ops.backends import supports_bfloat16, why_not_fast
 from convbert.optional import EXTRAS, install_hint, missing_packages
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -130,7 +130,7 @@ def _ops(device: torch.device) -> list[Finding]:
 def _bfloat16(device: torch.device) -> Finding:
     """Whether bfloat16 pays: what the hardware says, and a short race of the product that costs most."""
     ratio = _seconds_per_product(device, torch.bfloat16) / _seconds_per_product(device, torch.float32)
-    able = _multiplies_bfloat16(device)
+    able = supports_bfloat16(device)
     return Finding(
         "ops",
         f"bfloat16 on {device.type}",
@@ -138,13 +138,6 @@ def _bfloat16(device: torch.device) -> Finding:
         f"the hardware {'multiplies it' if able else 'has no instruction for it'}; "
         f"measured now, a matrix product takes {ratio:.2f} times as long as in float32",
     )
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
 def _seconds_per_product(device: torch.device, dtype: torch.dtype) -> float:

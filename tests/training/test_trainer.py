@@ -13,7 +13,6 @@ from convbert.training.trainer import (
     FigureMeter,
     ObjectiveTrainer,
     last_complete_checkpoint,
-    supports_bfloat16,
     training_arguments,
 )
 
@@ -180,12 +179,3 @@ def test_figures_are_means_over_things_and_not_over_batches():
     means = meter.means()
     assert means["a"] == pytest.approx(0.3)
     assert means["b"] != means["b"]  # nothing counted: not a number
-
-
-def test_bfloat16_is_asked_of_the_hardware(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not supports_bfloat16(torch.device("cpu"))
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert supports_bfloat16(torch.device("cpu"))
-    assert not supports_bfloat16(torch.device("meta"))

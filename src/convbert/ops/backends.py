@@ -1,4 +1,4 @@
-"""Which form of an op runs: the definition in plain PyTorch, or the fast form of the device at hand."""
+"""What the device at hand can run: the fast form of an op or only its definition, and bfloat16 in hardware or not."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def use_fast(backend: Backend, device: torch.device) -> bool:
     if backend == "fast" and reason:
         raise RuntimeError(reason)
     return reason is None
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware, so that autocast makes training faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return False

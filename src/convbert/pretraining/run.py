@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.ops.backends import supports_bfloat16
 from convbert.optional import require
 from convbert.pretraining import baselines
 from convbert.pretraining.data import (
@@ -39,7 +40,6 @@ from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import (
     ObjectiveTrainer,
     last_complete_checkpoint,
-    supports_bfloat16,
     training_arguments,
 )
 

@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
 from convbert.pretraining.data import PathLike, Source, find_text_files, read_paragraphs
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+from convbert.tokenization import SPECIAL_TOKENS, ConvBertTokenizerFast
 
 
 def train_wordpiece(
@@ -81,8 +80,6 @@ def load_tokenizer(folder: PathLike) -> PreTrainedTokenizerBase:
     Raises:
         InputError: there is none, or one of the five special tokens is missing from its vocabulary.
     """
-    from convbert.tokenization import ConvBertTokenizerFast
-
     if not any(Path(folder, name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise InputError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.txt)")
     tokenizer = ConvBertTokenizerFast.from_pretrained(os.fspath(folder))
@@ -135,8 +132,6 @@ def _alphabet(files: list[Path], backend: Tokenizer, limit: int) -> tuple[list[s
 
 def _save(pieces: list[str], output_dir: Path, lowercase: bool) -> None:
     """Write beside `output_dir` first, then move each finished file into it."""
-    from convbert.tokenization import ConvBertTokenizerFast
-
     output_dir.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".vocabulary-", dir=output_dir))
     try:

@@ -203,16 +203,6 @@ def training_arguments(
     )
 
 
-def supports_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware, so that autocast makes training faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    return False
-
-
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest checkpoint that was written to its end, or None.
 
