@@ -43,6 +43,46 @@ class Batch:
             return self.packing.unpack(states)
         return states if self.layout.cu_seqlens is None else states[None]
 
+    def keep(self, positions: Tensor) -> Kept:
+        """The encoder's rows at the caller's `positions` (B, T) bool."""
+        if self.packing is not None:
+            return self._without_padding(positions, self.packing.row_numbers())
+        if self.layout.conv_mask is not None:
+            numbers = torch.arange(positions.numel(), device=positions.device).view(positions.shape)
+            return self._without_padding(positions, numbers.masked_fill(~self.layout.conv_mask, -1))
+        return Kept(positions.flatten().nonzero().squeeze(1))
+
+    @staticmethod
+    def _without_padding(positions: Tensor, row_numbers: Tensor) -> Kept:
+        rows = row_numbers[positions]
+        is_token = rows >= 0
+        return Kept(rows) if is_token.all() else Kept(rows[is_token], is_token)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tokens whose last states are wanted.
+
+    Attributes:
+        rows: (m,) their numbers among the tokens that the encoder sees.
+        is_token: (n,) bool, False where the caller asked for padding, which no row stands for; None: nowhere.
+    """
+
+    rows: Tensor
+    is_token: Tensor | None = None
+
+    def place(self, states: Tensor) -> Tensor:
+        """(m, C) to (n, C): zero where there is no token."""
+        if self.is_token is None:
+            return states
+        placed = states.new_zeros(len(self.is_token), states.shape[1])
+        return placed.index_copy(0, self.is_token.nonzero().squeeze(1), states)
+
+
+def is_traced() -> bool:
+    """The computation becomes a program, which must not depend on the values it was traced with."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
 
 def read_batch(
     config: ConvBertConfig,
@@ -88,7 +128,7 @@ def read_batch(
         return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout)
     mask = None if attention_mask is None else attention_mask.bool()
     # A traced program cannot depend on where the padding is.
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    tracing = is_traced()
     if mask is None or (not tracing and mask.all()):
         return Batch(inputs, Layout(eager=eager, conv_backend=conv_backend))
     leaks = config.conv_reads_padding

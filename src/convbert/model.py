@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
-from convbert.batch import Batch, packed_bounds, read_batch
+from convbert.batch import Batch, is_traced, packed_bounds, read_batch
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.layers import Block, Embeddings, GlorotLinear, GroupedLinear, Layout, MixedAttention
@@ -124,19 +124,25 @@ class ConvBertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(_build_block(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, states: Tensor, layout: Layout, record: Record) -> Tensor:
-        """Run all layers on (B, T, C), or on (N, C) where the layout has bounds, and fill the record."""
-        for layer in self.layer:
+    def forward(self, states: Tensor, layout: Layout, record: Record, rows: Tensor | None = None) -> Tensor:
+        """Run all layers on (B, T, C), or on (N, C) where the layout has bounds, and fill the record.
+
+        With `rows` (n,), the last layer gives the states (n, C) of these tokens alone.
+        """
+        last = len(self.layer) - 1
+        for number, layer in enumerate(self.layer):
             # Zero at padding here, not in a copy that is returned: gradients flow through what the caller sees.
             states = layout.readable(states)
             if record.hidden_states is not None:
                 record.hidden_states.append(states)
-            states, attention_weights, kernel_logits = layer(states, layout)
+            states, attention_weights, kernel_logits = layer(states, layout, rows if number == last else None)
             if record.attentions is not None and attention_weights is not None:
                 record.attentions.append(attention_weights)
             if record.conv_kernels is not None:
                 kernels = kernel_logits.float().softmax(-1).to(states.dtype)
                 record.conv_kernels.append(layout.readable(kernels.flatten(-2)).view_as(kernels))
+        if rows is not None:
+            return states
         states = layout.readable(states)
         if record.hidden_states is not None:
             record.hidden_states.append(states)
@@ -201,6 +207,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         *,
+        positions_to_keep: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         output_conv_kernels: bool = False,
@@ -221,6 +228,8 @@ class ConvBertModel(ConvBertPreTrainedModel):
             token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second.
             position_ids: (B, T); by default 0, 1, 2, ... from the left edge. In a packed row they restart.
             inputs_embeds: (B, T, E) in place of `input_ids`.
+            positions_to_keep: (B, T) bool: `last_hidden_state` is then (n, C), the states at these positions in
+                row-major order, and the last layer's feed-forward half runs there alone.
             output_attentions: return attention maps, computed in plain steps on the padded rectangle.
             output_hidden_states: return the states after every layer; or the numbers of the layers wanted.
             output_conv_kernels: return the dynamic kernels.
@@ -258,7 +267,15 @@ class ConvBertModel(ConvBertPreTrainedModel):
             attentions=[] if output_attentions else None,
             conv_kernels=[] if output_conv_kernels else None,
         )
-        states = self.encoder(self._embed(batch), batch.layout, record)
+        embedded = self._embed(batch)
+        if positions_to_keep is None:
+            states = batch.repad(self.encoder(embedded, batch.layout, record))
+        elif record.hidden_states is not None or is_traced():
+            # All states are wanted anyway, or their number must not depend on values.
+            states = batch.repad(self.encoder(embedded, batch.layout, record))[positions_to_keep.bool()]
+        else:
+            kept = batch.keep(positions_to_keep.bool())
+            states = kept.place(self.encoder(embedded, batch.layout, record, kept.rows))
         return _output(states, record, batch, output_hidden_states)
 
     def _words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -282,7 +299,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
 def _output(
     states: Tensor, record: Record, batch: Batch, asked: bool | int | list[int] | None
 ) -> ConvBertModelOutput:
-    """Everything in the caller's shape."""
+    """Everything in the caller's shape, as `states` are already."""
     hidden_states = conv_kernels = None
     if record.hidden_states is not None:
         chosen = _select(record.hidden_states, asked)
@@ -290,7 +307,7 @@ def _output(
     if record.conv_kernels is not None:
         conv_kernels = tuple(batch.repad(x) for x in record.conv_kernels)
     return ConvBertModelOutput(
-        last_hidden_state=batch.repad(states),
+        last_hidden_state=states,
         hidden_states=hidden_states,
         attentions=None if record.attentions is None else tuple(record.attentions),
         conv_kernels=conv_kernels,

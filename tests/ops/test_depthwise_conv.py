@@ -20,7 +20,7 @@ def test_definition_is_conv1d(length):
     assert_close(depthwise_conv(hidden, weight, backend="reference"), expected, torch.float32)
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9, 31])
@@ -28,7 +28,7 @@ def test_fast_equals_reference_unpadded(dtype, lengths, taps):
     assert_fast_equals_reference(depthwise_conv, case(lengths, taps, dtype), bounds(lengths))
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9])

@@ -31,7 +31,7 @@ def test_kernel_picks_a_neighbour():
     assert out.flatten().tolist() == [0, 1, 0, 3, 4]
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9, 31])
@@ -39,7 +39,7 @@ def test_fast_equals_reference_unpadded(dtype, lengths, taps):
     assert_fast_equals_reference(span_dynamic_conv, ragged(lengths, taps, dtype), bounds(lengths))
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (4, 128), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9])

@@ -71,25 +71,24 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         Returns:
             logits (B, T, V), or (n, V) where only n positions were asked for.
         """
+        words = input_ids if input_ids is not None else inputs_embeds
+        if labels is not None and words is not None and labels.shape != words.shape[:2]:
+            raise InputError(f"labels must be {tuple(words.shape[:2])}, got {tuple(labels.shape)}")
+        if logits_to_keep is None and labels is not None and self.training:
+            logits_to_keep = labels != -100
         encoded = self.convbert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            positions_to_keep=logits_to_keep,
             return_dict=True,
             **kwargs,
         )
-        states = encoded.last_hidden_state
-        if labels is not None and labels.shape != states.shape[:2]:
-            raise InputError(f"labels must be {tuple(states.shape[:2])}, got {tuple(labels.shape)}")
-        if logits_to_keep is None and labels is not None and self.training:
-            logits_to_keep = labels != -100
-        if logits_to_keep is not None:
-            states = states[logits_to_keep]
-            labels = None if labels is None else labels[logits_to_keep]
-        logits = self.generator_lm_head(self.generator_predictions(states))
+        logits = self.generator_lm_head(self.generator_predictions(encoded.last_hidden_state))
         loss = None
         if labels is not None:
+            labels = labels if logits_to_keep is None else labels[logits_to_keep]
             loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
         return head_output(encoded, loss, logits)

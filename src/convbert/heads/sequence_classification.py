@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
+from convbert.batch import is_traced
 from convbert.configuration import ConvBertConfig
 from convbert.heads.output import ConvBertHeadOutput, head_output, refuse_packed
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
@@ -25,10 +26,14 @@ class ClassificationHead(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(B, T, C) to (B, num_labels)."""
-        first = self.dropout(states[:, 0])
-        return self.out_proj(self.dropout(self.activation(self.dense(first))))
+    def forward(self, first: Tensor) -> Tensor:
+        """(B, C), the states of the first tokens, to (B, num_labels)."""
+        return self.out_proj(self.dropout(self.activation(self.dense(self.dropout(first)))))
+
+
+def first_positions(words: Tensor) -> Tensor:
+    """(B, T) bool, True at the first position of each row of `words` (B, T) or (B, T, E)."""
+    return (torch.arange(words.shape[1], device=words.device) == 0).expand(words.shape[:2])
 
 
 class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
@@ -63,6 +68,7 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
             logits (B, num_labels).
         """
         words = input_ids if input_ids is not None else inputs_embeds
+        only_first = None if words is None or is_traced() else first_positions(words)
         refuse_packed(words, attention_mask, position_ids, kwargs)
         encoded = self.convbert(
             input_ids,
@@ -70,10 +76,12 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            positions_to_keep=only_first,
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(encoded.last_hidden_state)
+        states = encoded.last_hidden_state
+        logits = self.classifier(states[:, 0] if only_first is None else states)
         return head_output(encoded, None if labels is None else self._loss(logits, labels), logits)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

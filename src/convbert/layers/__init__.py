@@ -3,8 +3,9 @@
 from convbert.layers.block import Block, BlockOutput
 from convbert.layers.embeddings import Embeddings
 from convbert.layers.layout import Layout
-from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear, project_and_gelu
+from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear, is_plain, project_and_gelu
 from convbert.layers.mixed_attention import MixedAttention
+from convbert.layers.packed_linear import PackedLinear
 
 __all__ = [
     "Block",
@@ -15,5 +16,7 @@ __all__ = [
     "Layout",
     "Linear",
     "MixedAttention",
+    "PackedLinear",
+    "is_plain",
     "project_and_gelu",
 ]

@@ -71,10 +71,22 @@ class Block(nn.Module):
         )
         self.feed_forward_chunk = feed_forward_chunk
 
-    def forward(self, states: Tensor, layout: Layout) -> BlockOutput:
-        """(B, T, C), or (N, C) where the layout has bounds."""
+    def forward(self, states: Tensor, layout: Layout, rows: Tensor | None = None) -> BlockOutput:
+        """Run the layer.
+
+        Args:
+            states: (B, T, C), or (N, C) where the layout has bounds.
+            rows: (n,) numbers of the tokens, counted over all sequences, whose states are wanted; the others are mixed
+                and go no further. None: all.
+
+        Returns:
+            states of the shape given, or (n, C).
+        """
         mixed = self.attention.self(states, layout)
-        states = self.attention.output(mixed.context, states)
+        context = mixed.context
+        if rows is not None:
+            context, states = (x.flatten(0, -2).index_select(0, rows) for x in (context, states))
+        states = self.attention.output(context, states)
         if self.feed_forward_chunk:
             chunks = states.split(self.feed_forward_chunk, dim=-2)
             states = torch.cat([self._feed_forward(chunk) for chunk in chunks], dim=-2)

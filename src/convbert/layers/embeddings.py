@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from convbert.ops import dropout
+
 
 class Embeddings(nn.Module):
     """The three tables of BERT, of a width that may be smaller than the model's.
@@ -45,4 +47,5 @@ class Embeddings(nn.Module):
         if not words.is_floating_point():
             words = self.word_embeddings(words)
         total = words + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(total))
+        normed = self.LayerNorm(total)
+        return dropout(normed, self.dropout.p) if self.dropout.training else normed

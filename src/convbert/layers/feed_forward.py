@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.layers.linear import GroupedLinear, Linear, build_linear, project_and_gelu
+from convbert.layers.linear import GroupedLinear, Linear, add_and_norm, build_linear, project_and_gelu
 
 
 class Intermediate(nn.Module):
@@ -38,4 +38,4 @@ class ResidualOutput(nn.Module):
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """(..., I) and (..., C) to (..., C)."""
-        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+        return add_and_norm(self.dropout, self.LayerNorm, self.dense(states), residual)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard, TypeVar
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbert import ops
+from convbert.layers.packed_linear import PackedLinear
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Linear(nn.Linear):
@@ -41,11 +45,27 @@ class GroupedLinear(nn.Module):
 
 
 def project_and_gelu(dense: nn.Module, states: Tensor) -> Tensor:
-    """GELU of `dense(states)`, in one pass where that is the same thing: not where `dense` was replaced (by an adapter,
-    a quantised layer) or somebody listens to its output."""
-    if type(dense) is Linear and not dense._forward_hooks and not dense._forward_pre_hooks:
+    """GELU of `dense(states)`, in one step where that is the same thing."""
+    if is_plain(dense, Linear):
         return ops.linear(states, dense.weight, dense.bias, gelu=True)
-    return F.gelu(dense(states))
+    if type(dense) is PackedLinear:
+        return dense(states, gelu=True)
+    return ops.gelu(dense(states))
+
+
+def add_and_norm(dropout: nn.Dropout, norm: nn.LayerNorm, states: Tensor, residual: Tensor) -> Tensor:
+    """`norm(dropout(states) + residual)`, in one step where that is the same thing."""
+    if is_plain(dropout, nn.Dropout) and is_plain(norm, nn.LayerNorm):
+        drop = dropout.p if dropout.training else 0.0
+        return ops.add_norm(states, residual, norm.weight, norm.bias, eps=norm.eps, dropout=drop)
+    return norm(dropout(states) + residual)
+
+
+def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether `module` may be computed without being called: it was not replaced (by an adapter, a quantised layer),
+    and nobody listens to what goes in or comes out."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return type(module) is kind and not hooks and not module._backward_pre_hooks
 
 
 def build_linear(in_features: int, out_features: int, groups: int) -> Linear | GroupedLinear:

@@ -59,6 +59,8 @@ class MixedAttention(nn.Module):
         self.key_conv_attn_layer = SeparableConv(width, inner, taps)
         self.conv_kernel_layer = Linear(inner, num_heads * taps)
         self.conv_out_layer = Linear(width, inner)
+        # For inference alone: the four layers that read the states as one product, see `convbert.inference`.
+        self.joined: nn.Module | None = None
 
     def forward(self, states: Tensor, layout: Layout) -> MixedOutput:
         """Mix tokens.
@@ -66,27 +68,33 @@ class MixedAttention(nn.Module):
         Args:
             states: (B, T, C), zero where the convolution may not read; or (N, C) where the layout has bounds.
         """
-        query = self.query(states)
-        attended, weights = self._attend(query, states, layout)
-        convolved, kernel_logits = self._convolve(query, states, layout)
+        query, key, value, conv_value = self._project(states)
+        attended, weights = self._attend(query, key, value, layout)
+        kernel_logits = self._heads(self.conv_kernel_layer(self.key_conv_attn_layer(states, layout) * query))
+        # The zero beyond a sequence stands for the projected state, bias included.
+        conv_value = self._heads(layout.readable(conv_value))
+        convolved = span_dynamic_conv(
+            conv_value, kernel_logits, layout.cu_seqlens, backend=layout.conv_backend
+        )
         context = torch.cat([attended.flatten(-2), convolved.flatten(-2)], dim=-1)
         return MixedOutput(context, weights, kernel_logits)
+
+    def _project(self, states: Tensor) -> tuple[Tensor, ...]:
+        """Query, key, value and the convolution's value, each (..., A)."""
+        if self.joined is not None:
+            return self.joined(states).split(self.num_heads * self.head_size, dim=-1)
+        layers = (self.query, self.key, self.value, self.conv_out_layer)
+        return tuple(layer(states) for layer in layers)
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_heads, -1))
 
-    def _attend(self, query: Tensor, states: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
-        heads = self._heads(query), self._heads(self.key(states)), self._heads(self.value(states))
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout
+    ) -> tuple[Tensor, Tensor | None]:
+        heads = self._heads(query), self._heads(key), self._heads(value)
         dropout = self.dropout if self.training else 0.0
         if layout.eager:
             return attention_with_weights(*heads, mask=layout.attention_mask, dropout=dropout)
         mixed = attention(*heads, mask=layout.attention_mask, cu_seqlens=layout.cu_seqlens, dropout=dropout)
         return mixed, None
-
-    def _convolve(self, query: Tensor, states: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        span_key = self.key_conv_attn_layer(states, layout)
-        kernel_logits = self._heads(self.conv_kernel_layer(span_key * query))
-        # The zero beyond a sequence stands for the projected state, bias included.
-        value = self._heads(layout.readable(self.conv_out_layer(states)))
-        mixed = span_dynamic_conv(value, kernel_logits, layout.cu_seqlens, backend=layout.conv_backend)
-        return mixed, kernel_logits

@@ -1,10 +1,26 @@
 """Pure functions on tensors: no weights, no config. Shapes are named in docs/shapes.md."""
 
+from convbert.ops.add_norm import add_norm
 from convbert.ops.attention import attention
 from convbert.ops.backends import Backend
 from convbert.ops.depthwise_conv import depthwise_conv
-from convbert.ops.linear import linear
+from convbert.ops.dropout import dropout
+from convbert.ops.gelu import gelu
+from convbert.ops.linear import linear, pack, packed_linear
 from convbert.ops.span_dynamic_conv import span_dynamic_conv
 from convbert.ops.unpad import Packing, pack_mask
 
-__all__ = ["Backend", "Packing", "attention", "depthwise_conv", "linear", "pack_mask", "span_dynamic_conv"]
+__all__ = [
+    "Backend",
+    "Packing",
+    "add_norm",
+    "attention",
+    "depthwise_conv",
+    "dropout",
+    "gelu",
+    "linear",
+    "pack",
+    "pack_mask",
+    "packed_linear",
+    "span_dynamic_conv",
+]

@@ -1,4 +1,4 @@
-"""Softmax attention through PyTorch's own kernels, on a rectangle or bounded by cu_seqlens."""
+"""Softmax attention on a rectangle or bounded by cu_seqlens: compiled for fp32 on a CPU, else PyTorch's own kernels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from convbert.ops import compiled
+from convbert.ops.compiled.attention import attention as compiled_attention
 
 
 def attention(
@@ -29,6 +32,8 @@ def attention(
     Returns:
         Same shape as `query`.
     """
+    if mask is None and query.numel() > 0 and compiled.takes(query, key, value):
+        return compiled_attention(query, key, value, cu_seqlens, _longest(query, cu_seqlens), dropout)
     if cu_seqlens is not None:
         return _per_sequence(query, key, value, cu_seqlens, dropout)
     bias = None if mask is None else additive_mask(mask, query.dtype)
@@ -51,6 +56,10 @@ def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, T) bool to (B, 1, 1, T): 0 at tokens, the lowest finite number elsewhere (so that no row becomes NaN)."""
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return bias.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]
+
+
+def _longest(query: Tensor, cu_seqlens: Tensor | None) -> int:
+    return query.shape[1] if cu_seqlens is None else int(cu_seqlens.diff().max())
 
 
 def _rectangle(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:

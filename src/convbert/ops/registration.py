@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from convbert.ops import compiled
+
 
 def register(
     name: str,
@@ -44,6 +46,12 @@ def register(
         return *run(grad, *ctx.saved_tensors), None
 
     torch.library.register_autograd(forward_name, backward, setup_context=save)
+
+
+def is_direct(*tensors: Tensor) -> bool:
+    """Nothing but the result is wanted: no gradient, no trace. The kernel may then be called without PyTorch's
+    dispatcher, whose way through Python costs as much as the kernel itself on a short text."""
+    return compiled.without_gradient(*tensors) and compiled.runs_eagerly(*tensors)
 
 
 def _like(tensor: Tensor) -> Tensor:

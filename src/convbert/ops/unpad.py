@@ -43,6 +43,13 @@ class Packing(Bounds):
         padded = tokens.new_zeros(batch * length, *tokens.shape[1:])
         return padded.index_copy(0, self.indices, tokens).unflatten(0, self.shape)
 
+    def row_numbers(self) -> Tensor:
+        """(B, T): the number of the token that stands there, -1 at padding."""
+        batch, length = self.shape
+        numbers = self.indices.new_full((batch * length,), -1)
+        numbers[self.indices] = torch.arange(len(self.indices), device=self.indices.device)
+        return numbers.view(self.shape)
+
 
 def pack_mask(mask: Tensor) -> Packing:
     """The packing of a padded batch.

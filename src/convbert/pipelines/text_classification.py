@@ -39,7 +39,8 @@ class TextClassification(PackedTexts, TextClassificationPipeline):
         return self.encode(**pair, **tokenizer_kwargs)
 
     def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
-        states = self.model.convbert(**packed).last_hidden_state[0]
-        first_tokens = states[packed["cu_seq_lens_q"][:-1].long()]
-        logits = self.model.classifier(first_tokens[:, None])
+        is_first = packed["position_ids"] == 0
+        logits = self.model.classifier(
+            self.model.convbert(**packed, positions_to_keep=is_first).last_hidden_state
+        )
         return {"logits": logits}, torch.ones(len(logits), dtype=torch.long)

@@ -1,15 +1,19 @@
-"""Depthwise convolution on the CPU: oneDNN's channels-last kernel, which reads (T, C) rows as they lie.
+"""Depthwise convolution on the CPU: compiled for fp32, else oneDNN's channels-last kernel, which reads (T, C) rows as
+they lie.
 
-An unpadded batch is spread out first so that K // 2 zero rows separate its sequences, and is one long rectangle from
-then on.
+For oneDNN, an unpadded batch is spread out first so that K // 2 zero rows separate its sequences, and is one long
+rectangle from then on.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convbert.ops import compiled
 from convbert.ops.unpad import position_in_sequence
 
 # oneDNN's bf16 kernel never returns for 15 taps or more on 31 tokens or more (torch 2.13, AVX-512).
@@ -18,6 +22,8 @@ ONEDNN_TAPS = 13
 
 def forward(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, T, C) or (N, C); see the public function."""
+    if _is_compiled(hidden, weight):
+        return _compiled_forward(hidden, _filter(weight), cu_seqlens)
     if cu_seqlens is None:
         return _convolve(hidden, weight)
     rows, spread = _spread(hidden, weight.shape[-1], cu_seqlens)
@@ -28,12 +34,50 @@ def backward(
     grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `hidden` (the same convolution with the filter reversed) and of `weight`."""
+    if _is_compiled(grad, hidden, weight):
+        grad_hidden = _compiled_forward(grad, _filter(weight.flip(-1)), cu_seqlens)
+        return grad_hidden, _compiled_filter_gradient(grad, hidden, weight, cu_seqlens)
     if cu_seqlens is None:
         return _convolve(grad, weight.flip(-1)), _filter_products(grad, hidden, weight)
     rows, spread_grad = _spread(grad, weight.shape[-1], cu_seqlens)
     _, spread = _spread(hidden, weight.shape[-1], cu_seqlens)
     grad_hidden = _convolve(spread_grad, weight.flip(-1))[0].index_select(0, rows)
     return grad_hidden, _filter_products(spread_grad, spread, weight)
+
+
+def _is_compiled(*tensors: Tensor) -> bool:
+    return tensors[0].numel() > 0 and compiled.takes(*tensors)
+
+
+def _filter(weight: Tensor) -> Tensor:
+    """(C, 1, K) to (K, C): a row per tap, as the kernels read it."""
+    return weight[:, 0].t().contiguous()
+
+
+def _compiled_forward(hidden: Tensor, taps_first: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    hidden = hidden.contiguous()
+    out = torch.empty_like(hidden)
+    sizes = _sizes(hidden, len(taps_first), cu_seqlens)
+    compiled.call("depthwise_conv_forward", *sizes, hidden, taps_first, out)
+    return out
+
+
+def _compiled_filter_gradient(
+    grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
+) -> Tensor:
+    threads, *sizes = _sizes(hidden, weight.shape[-1], cu_seqlens)
+    partial = hidden.new_zeros(threads, weight.shape[-1], hidden.shape[-1])
+    compiled.call(
+        "depthwise_conv_filter_gradient", threads, *sizes, grad.contiguous(), hidden.contiguous(), partial
+    )
+    return partial.sum(0).t().unsqueeze(1).contiguous()
+
+
+def _sizes(hidden: Tensor, taps: int, cu_seqlens: Tensor | None) -> tuple[Any, ...]:
+    """What both kernels are told first: threads, N, C, K, bounds."""
+    channels = hidden.shape[-1]
+    bounds = compiled.bounds_arguments(hidden, cu_seqlens)
+    return compiled.threads_for(hidden.numel()), hidden.numel() // channels, channels, taps, *bounds
 
 
 def _convolve(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from convbert.ops.backends import Backend, use_fast
 from convbert.ops.depthwise_conv import cpu
 from convbert.ops.depthwise_conv.reference import depthwise_conv as reference
-from convbert.ops.registration import register
+from convbert.ops.registration import is_direct, register
 
 
 def depthwise_conv(
@@ -43,6 +43,8 @@ def depthwise_conv(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     if not use_fast(backend, hidden.device):
         return reference(hidden, weight, cu_seqlens)
+    if hidden.device.type == "cpu" and is_direct(hidden, weight):
+        return cpu.forward(hidden, weight, cu_seqlens)
     return torch.ops.convbert.depthwise_conv(hidden, weight, cu_seqlens)
 
 

@@ -1,17 +1,22 @@
-"""Span-based dynamic convolution on the CPU, as products with banded matrices.
+"""Span-based dynamic convolution on the CPU: compiled for fp32, else as products with banded matrices.
 
-Tokens are cut into blocks of BLOCK. For a block, the kernels of its tokens are the diagonals of a small matrix of
-BLOCK rows and BLOCK + K - 1 columns, and mixing is one product with the values of the block and K // 2 neighbours on
-either side. The zeros between the diagonals cost less than they save: the product runs in the matrix library, and
-nothing of size N * C * K is ever made. A rectangle is treated as B sequences of equal length lying end to end.
+For the products, tokens are cut into blocks of BLOCK. For a block, the kernels of its tokens are the diagonals of a
+small matrix of BLOCK rows and BLOCK + K - 1 columns, and mixing is one product with the values of the block and K // 2
+neighbours on either side. The zeros between the diagonals cost less than they save: the product runs in the matrix
+library, and nothing of size N * C * K is ever made. A rectangle is treated as B sequences of equal length lying end to
+end.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convbert.ops import compiled
+from convbert.ops.compiled.attention import evenly_spaced
 from convbert.ops.unpad import position_in_sequence
 
 BLOCK = 32
@@ -19,6 +24,12 @@ BLOCK = 32
 
 def forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
+    if _is_compiled(value, kernel_logits):
+        value, kernel_logits = evenly_spaced(value), kernel_logits.contiguous()
+        out = torch.empty(value.shape)
+        sizes = _sizes(value, kernel_logits, cu_seqlens)
+        compiled.call("span_dynamic_conv_forward", *sizes, value, value.stride(-3), kernel_logits, out)
+        return out
     outside = _outside(value, kernel_logits.shape[-1], cu_seqlens)
     weights = _softmax(kernel_logits).masked_fill_(outside, 0).to(value.dtype)
     return _mix(_flat(weights), _flat(value)).view(value.shape)
@@ -33,6 +44,13 @@ def backward(
     transposed band, and the gradient of w[t, k] is grad[t] . value[t + k - K // 2].
     """
     taps = kernel_logits.shape[-1]
+    if _is_compiled(grad, value, kernel_logits):
+        inputs = [x.contiguous() for x in (grad, value, kernel_logits)]
+        _, grad_value, grad_logits = (torch.empty_like(x) for x in inputs)
+        weights = torch.empty_like(grad_logits)
+        sizes = _sizes(value, kernel_logits, cu_seqlens)
+        compiled.call("span_dynamic_conv_backward", *sizes, *inputs, weights, grad_value, grad_logits)
+        return grad_value, grad_logits
     outside = _outside(value, taps, cu_seqlens)
     weights = _softmax(kernel_logits)
     flat_grad, flat_value = _flat(grad), _flat(value)
@@ -42,6 +60,19 @@ def backward(
     grad_weights = grad_weights.masked_fill(outside, 0)
     grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
     return grad_value.view(value.shape), grad_logits.to(kernel_logits.dtype)
+
+
+def _is_compiled(*tensors: Tensor) -> bool:
+    taps = tensors[-1].shape[-1]
+    return tensors[0].numel() > 0 and taps <= compiled.MAX_TAPS and compiled.takes(*tensors)
+
+
+def _sizes(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> tuple[Any, ...]:
+    """What both kernels are told first: threads, N, H, D, K, bounds."""
+    heads, width = value.shape[-2:]
+    bounds = compiled.bounds_arguments(value, cu_seqlens)
+    threads = compiled.threads_for(value.numel())
+    return threads, value.numel() // (heads * width), heads, width, kernel_logits.shape[-1], *bounds
 
 
 def _flat(x: Tensor) -> Tensor:

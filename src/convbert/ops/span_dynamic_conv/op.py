@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convbert.ops.backends import Backend, use_fast
-from convbert.ops.registration import register
+from convbert.ops.registration import is_direct, register
 from convbert.ops.span_dynamic_conv import cpu
 from convbert.ops.span_dynamic_conv.reference import span_dynamic_conv as reference
 
@@ -40,6 +40,8 @@ def span_dynamic_conv(
     _check(value, kernel_logits, cu_seqlens)
     if not use_fast(backend, value.device):
         return reference(value, kernel_logits, cu_seqlens)
+    if value.device.type == "cpu" and is_direct(value, kernel_logits):
+        return cpu.forward(value, kernel_logits, cu_seqlens)
     return torch.ops.convbert.span_dynamic_conv(value, kernel_logits, cu_seqlens)
 
 

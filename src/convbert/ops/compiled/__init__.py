@@ -1,0 +1,140 @@
+"""The optional compiled kernels (`kernels.c`): the passes over memory between the matrix products, fp32, on a CPU.
+
+Installing the package compiles them once per instruction set; where that failed, or on a system without OpenMP,
+everything runs through PyTorch alone, somewhat slower. The kernels borrow PyTorch's own OpenMP threads, so the two
+never compete.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+# Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
+_BUILDS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
+MAX_TAPS = 64  # as in kernels.c
+_ELEMENTS_PER_THREAD = 16384  # less than that is done before another thread has woken up
+
+_POINTER, _INT, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
+_BOUNDS = [_POINTER, _LONG, _LONG]
+_SIGNATURES = {
+    "dropout": [_INT, _LONG, _LONG, _POINTER, _POINTER, _DOUBLE, _LONG],
+    "gelu_forward": [_INT, _LONG, *[_POINTER] * 2],
+    "gelu_backward": [_INT, _LONG, *[_POINTER] * 3],
+    "add_norm_forward": [_INT, _LONG, _LONG, *[_POINTER] * 4, _DOUBLE, _DOUBLE, _LONG, *[_POINTER] * 4],
+    "add_norm_backward": [_INT, _LONG, _LONG, *[_POINTER] * 5, _DOUBLE, _LONG, *[_POINTER] * 3],
+    "span_dynamic_conv_forward": [_INT, *[_LONG] * 4, *_BOUNDS, _POINTER, _LONG, *[_POINTER] * 2],
+    "span_dynamic_conv_backward": [_INT, *[_LONG] * 4, *_BOUNDS, *[_POINTER] * 6],
+    "attention_forward": [
+        _INT,
+        _LONG,
+        _LONG,
+        *_BOUNDS,
+        *[_POINTER, _LONG] * 3,
+        _DOUBLE,
+        _LONG,
+        *[_POINTER] * 2,
+    ],
+    "attention_backward": [
+        _INT,
+        _LONG,
+        _LONG,
+        *_BOUNDS,
+        *[_POINTER, _LONG] * 3,
+        _DOUBLE,
+        _LONG,
+        *[_POINTER] * 6,
+    ],
+    "depthwise_conv_forward": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
+    "depthwise_conv_filter_gradient": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
+}
+
+
+@cache
+def build() -> str | None:
+    """Which of the builds runs here: "avx512", "avx2" or "generic"; None where none does."""
+    return _load()[0]
+
+
+@cache
+def why_missing() -> str | None:
+    """The reason no compiled kernels run here, or None where they do."""
+    return _load()[2]
+
+
+@cache
+def _load() -> tuple[str | None, ctypes.CDLL | None, str | None]:
+    reason = "the package was installed without a C compiler"
+    for name in _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("generic",)):
+        spec = find_spec(f"{__name__}._{name}")
+        if spec is None or spec.origin is None:
+            continue
+        try:
+            # Its OpenMP symbols are resolved against the runtime that PyTorch brought into the process.
+            library = ctypes.CDLL(spec.origin)
+        except OSError as error:
+            reason = f"the compiled kernels cannot be loaded ({error})"
+            continue
+        for function, arguments in _SIGNATURES.items():
+            getattr(library, function).argtypes = arguments
+            getattr(library, function).restype = ctypes.c_int if "attention" in function else None
+        return name, library, None
+    return None, None, reason
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether the kernels can work on these: plain fp32 tensors on the CPU, outside of tracing."""
+    return (
+        runs_eagerly(*tensors)
+        and _load()[1] is not None
+        and all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in tensors)
+    )
+
+
+def runs_eagerly(*tensors: Tensor | None) -> bool:
+    """Nobody traces, fakes or transforms the computation, so that memory may be read and written directly."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    )
+
+
+def without_gradient(*tensors: Tensor | None) -> bool:
+    """Nobody will differentiate the result."""
+    return not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in tensors)
+
+
+def threads_for(elements: int) -> int:
+    """How many of PyTorch's threads are worth waking for so many elements."""
+    return max(1, min(torch.get_num_threads(), elements // _ELEMENTS_PER_THREAD))
+
+
+def call(function: str, *arguments: Tensor | int | float | None) -> None:
+    """Run a kernel; tensors are passed by address, None as a null pointer.
+
+    Raises:
+        MemoryError: there was none for its scratch.
+    """
+    library = _load()[1]
+    assert library is not None
+    failed = getattr(library, function)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+    if failed:
+        raise MemoryError(f"{function}: no memory for the scores of one block")
+
+
+def bounds_arguments(first: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor | None, int, int]:
+    """`cu_seqlens`, the number of sequences, their length: of (B, T, ...), or of (N, ...) with bounds."""
+    if cu_seqlens is None:
+        return None, first.shape[0], first.shape[1]
+    return cu_seqlens.to(torch.int32).contiguous(), len(cu_seqlens) - 1, 0
+
+
+def draw_seed() -> int:
+    """A seed for one dropout, from PyTorch's generator: `torch.manual_seed` and checkpointing govern it."""
+    return int(torch.empty((), dtype=torch.int64).random_())

@@ -1,0 +1,210 @@
+/* Softmax attention for fp32 on CPUs, each sequence and head for itself: nothing of size T * T is kept, and dropout is the
+ * hash of kernels.c. Included by it.
+ *
+ * A task takes QUERIES rows of one head of one sequence: scores against all keys of the sequence lie in a small buffer,
+ * softmax runs along its rows, and the product with the values follows while the buffer is in cache.
+ */
+
+#if defined(__AVX512F__)
+#define LANES 16
+#else
+#define LANES 8
+#endif
+#define COLUMNS (2 * LANES)
+#define QUERIES 32
+
+typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4)));
+
+static inline int64_t padded(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
+
+/* A matrix that is read element by element: entry (i, k) is at[i * row + k * column]. */
+typedef struct {
+    const float *at;
+    int64_t row, column;
+} Strided;
+
+/* rows x COLUMNS of c (+)= a b. `rows` is a constant wherever this is inlined, so that the sums live in registers. */
+static inline __attribute__((always_inline)) void product_tile(const int rows, int64_t inner, Strided a, const float *b,
+                                                               int64_t ldb, float *c, int64_t ldc, int adds) {
+    Vector sum[4][2] = {{{0}}};
+    for (int64_t k = 0; k < inner; k++) {
+        Vector left = *(const Vector *)(b + k * ldb), right = *(const Vector *)(b + k * ldb + LANES);
+        for (int i = 0; i < rows; i++) {
+            float factor = a.at[i * a.row + k * a.column];
+            sum[i][0] += factor * left;
+            sum[i][1] += factor * right;
+        }
+    }
+    for (int i = 0; i < rows; i++) {
+        Vector *out = (Vector *)(c + i * ldc), *next = (Vector *)(c + i * ldc + LANES);
+        *out = adds ? *out + sum[i][0] : sum[i][0];
+        *next = adds ? *next + sum[i][1] : sum[i][1];
+    }
+}
+
+/* c (rows x columns) = a (rows x inner) b (inner x columns), or += where `adds`. b and c are row-major. */
+static void product(int64_t rows, int64_t columns, int64_t inner, Strided a, const float *b, int64_t ldb, float *c,
+                    int64_t ldc, int adds) {
+    for (int64_t i = 0; i < rows; i += 4) {
+        Strided a_tile = {a.at + i * a.row, a.row, a.column};
+        float *c_tile = c + i * ldc;
+        int64_t j = 0;
+        for (; j + COLUMNS <= columns; j += COLUMNS) {
+            switch (rows - i) {
+                case 1: product_tile(1, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds); break;
+                case 2: product_tile(2, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds); break;
+                case 3: product_tile(3, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds); break;
+                default: product_tile(4, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds);
+            }
+        }
+        for (; j < columns; j++) {
+            for (int64_t r = 0; r < min64(4, rows - i); r++) {
+                float sum = 0.0f;
+                for (int64_t k = 0; k < inner; k++) sum += a_tile.at[r * a.row + k * a.column] * b[k * ldb + j];
+                c_tile[r * ldc + j] = adds ? c_tile[r * ldc + j] + sum : sum;
+            }
+        }
+    }
+}
+
+/* out (width x padded(tokens)) = the transpose of tokens x width, zero in the padding. */
+static void transpose(const float *in, int64_t row, int64_t tokens, int64_t width, float *out) {
+    int64_t columns = padded(tokens);
+    for (int64_t t0 = 0; t0 < columns; t0 += COLUMNS) {
+        for (int64_t d = 0; d < width; d++) {
+            for (int64_t t = t0; t < t0 + COLUMNS; t++) out[d * columns + t] = t < tokens ? in[t * row + d] : 0.0f;
+        }
+    }
+}
+
+/* What all tasks of a call share. query, key, value: (N, H, D) with rows so many floats apart. */
+typedef struct {
+    int64_t heads, width, length, num_sequences;
+    const int32_t *cu_seqlens;
+    float scale;
+    uint32_t threshold;
+    float keep_scale;
+    int64_t seed;
+} Attention;
+
+static void bounds_of(const Attention *call, int64_t sequence, int64_t *start, int64_t *tokens) {
+    *start = call->cu_seqlens ? call->cu_seqlens[sequence] : sequence * call->length;
+    *tokens = call->cu_seqlens ? call->cu_seqlens[sequence + 1] - *start : call->length;
+}
+
+/* scores (rows x tokens) of queries against transposed keys, scaled. */
+static void scores_of(const Attention *call, int64_t rows, int64_t tokens, const float *query, int64_t query_row,
+                      const float *keys, float *scores) {
+    int64_t columns = padded(tokens);
+    product(rows, columns, call->width, (Strided){query, query_row, 1}, keys, columns, scores, columns, 0);
+    for (int64_t i = 0; i < rows * columns; i++) scores[i] *= call->scale;
+}
+
+static void drop_row(const Attention *call, int64_t token, int64_t head, int64_t tokens, float *row) {
+    if (!call->threshold) return;
+    uint32_t key = row_key(call->seed, token * call->heads + head);
+#pragma omp simd
+    for (int64_t j = 0; j < tokens; j++) row[j] *= keep(key, (uint32_t)j, call->threshold, call->keep_scale);
+}
+
+/* `log_sums` (N, H), or NULL: log of the sum of exponentials of each row of scores, for the backward pass.
+ * Returns 0, or 1 where memory ran out. */
+EXPORT int attention_forward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
+                             int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
+                             const float *value, int64_t value_row, double p, int64_t seed, float *out, float *log_sums) {
+    Attention call = {heads, width, length, num_sequences, cu_seqlens, (float)(1.0 / sqrt((double)width)),
+                      threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
+    int64_t blocks = (length + QUERIES - 1) / QUERIES, columns = padded(length), row = heads * width;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        float *keys = malloc(sizeof(float) * (size_t)columns * (size_t)(width + QUERIES));
+        float *scores = keys + columns * width;
+        int64_t held = -1;
+        failed = keys == NULL;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < num_sequences * heads * blocks; task++) {
+            int64_t block = task % blocks, head = task / blocks % heads, start, tokens;
+            bounds_of(&call, task / blocks / heads, &start, &tokens);
+            int64_t first = block * QUERIES, rows = min64(QUERIES, tokens - first);
+            if (failed || rows <= 0) continue;
+            if (held != task / blocks) transpose(key + start * key_row + head * width, key_row, tokens, width, keys);
+            held = task / blocks;
+            const float *q = query + (start + first) * query_row + head * width;
+            scores_of(&call, rows, tokens, q, query_row, keys, scores);
+            for (int64_t i = 0; i < rows; i++) {
+                float *s = scores + i * padded(tokens), top = s[0], total = 0.0f;
+                int64_t token = start + first + i;
+#pragma omp simd reduction(max : top)
+                for (int64_t j = 0; j < tokens; j++) top = s[j] > top ? s[j] : top;
+#pragma omp simd reduction(+ : total)
+                for (int64_t j = 0; j < tokens; j++) {
+                    s[j] = exp_negative(s[j] - top);
+                    total += s[j];
+                }
+                float inverse = 1.0f / total;
+                for (int64_t j = 0; j < tokens; j++) s[j] *= inverse;
+                if (log_sums) log_sums[token * heads + head] = top + logf(total);
+                drop_row(&call, token, head, tokens, s);
+            }
+            product(rows, width, tokens, (Strided){scores, padded(tokens), 1}, value + start * value_row + head * width,
+                    value_row, out + (start + first) * row + head * width, row, 0);
+        }
+        free(keys);
+    }
+    return failed;
+}
+
+/* Everything (N, H, D) contiguous but query, key and value. `grad_key` and `grad_value` come zeroed. With P the softmax and
+ * M the dropout mask: grad_value = (P M)^T grad, grad_P = M (grad value^T), grad_scores = P (grad_P - rowsum(grad * out)). */
+EXPORT int attention_backward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
+                              int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
+                              const float *value, int64_t value_row, double p, int64_t seed, const float *out,
+                              const float *log_sums, const float *grad, float *grad_query, float *grad_key,
+                              float *grad_value) {
+    Attention call = {heads, width, length, num_sequences, cu_seqlens, (float)(1.0 / sqrt((double)width)),
+                      threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
+    int64_t columns = padded(length), row = heads * width;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        float *keys = malloc(sizeof(float) * (size_t)columns * (size_t)(2 * width + 2 * QUERIES));
+        float *values = keys + columns * width, *weights = values + columns * width, *slopes = weights + columns * QUERIES;
+        failed = keys == NULL;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < num_sequences * heads; task++) {
+            int64_t head = task % heads, start, tokens;
+            bounds_of(&call, task / heads, &start, &tokens);
+            if (failed || tokens == 0) continue;
+            int64_t at = start * row + head * width, wide = padded(tokens);
+            const float *k = key + start * key_row + head * width, *v = value + start * value_row + head * width;
+            transpose(k, key_row, tokens, width, keys);
+            transpose(v, value_row, tokens, width, values);
+            for (int64_t first = 0; first < tokens; first += QUERIES) {
+                int64_t rows = min64(QUERIES, tokens - first), here = at + first * row;
+                const float *q = query + (start + first) * query_row + head * width, *g = grad + here;
+                scores_of(&call, rows, tokens, q, query_row, keys, weights);
+                product(rows, wide, width, (Strided){g, row, 1}, values, wide, slopes, wide, 0);
+                for (int64_t i = 0; i < rows; i++) {
+                    float *w = weights + i * wide, *s = slopes + i * wide, along = 0.0f;
+                    int64_t token = start + first + i;
+                    float log_sum = log_sums[token * heads + head];
+#pragma omp simd reduction(+ : along)
+                    for (int64_t d = 0; d < width; d++) along += g[i * row + d] * out[here + i * row + d];
+                    drop_row(&call, token, head, tokens, s);
+#pragma omp simd
+                    for (int64_t j = 0; j < tokens; j++) {
+                        w[j] = exp_negative(min_float(w[j] - log_sum, 0.0f));
+                        s[j] = w[j] * (s[j] - along) * call.scale;
+                    }
+                    drop_row(&call, token, head, tokens, w);
+                }
+                product(tokens, width, rows, (Strided){weights, 1, wide}, g, row, grad_value + at, row, 1);
+                product(tokens, width, rows, (Strided){slopes, 1, wide}, q, query_row, grad_key + at, row, 1);
+                product(rows, width, tokens, (Strided){slopes, wide, 1}, k, key_row, grad_query + here, row, 0);
+            }
+        }
+        free(keys);
+    }
+    return failed;
+}

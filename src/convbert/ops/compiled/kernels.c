@@ -1,0 +1,414 @@
+/* The passes over memory between the matrix products, in fp32, for CPUs. Plain C with OpenMP and no headers of PyTorch's:
+ * __init__.py hands over addresses, and everything here has a plain PyTorch twin that runs where this was not compiled.
+ *
+ * Letters as in docs/shapes.md. Tensors are row-major and contiguous. Bounds of sequences: `cu_seqlens` (B + 1,), or NULL
+ * for sequences of `length` tokens each. Nothing is allocated here but small scratch on the stack.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define MAX_TAPS 64
+#define TILE 32 /* floats of a row that stay in registers while taps are added up */
+
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static inline float min_float(float a, float b) { return a < b ? a : b; }
+
+/* ---- elementary functions, written so that the compiler can vectorise them ---- */
+
+/* e^x for x <= 0, about 1 ulp: 2^n times a polynomial on |r| <= ln(2) / 2. Below the smallest normal number: 0. */
+static inline float exp_negative(float x) {
+    float clamped = x < -87.3f ? -87.3f : x;
+    float n = rintf(clamped * 1.44269504f);
+    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return x < -87.3f ? 0.0f : p * power;
+}
+
+/* erf(x), error below 4e-7: a rational minimax fit on |x| <= 3.92, beyond which it is 1 in fp32. */
+static inline float erf_fit(float x) {
+    float z = x < -3.92f ? -3.92f : x;
+    z = z > 3.92f ? 3.92f : z;
+    float u = z * z;
+    float p = 1.990952603e-08f;
+    p = p * u - 1.957106718e-06f;
+    p = p * u + 1.418742780e-04f;
+    p = p * u + 3.704523696e-03f;
+    p = p * u + 5.058548106e-02f;
+    p = p * u + 2.000029924e-01f;
+    p = p * u + 1.128379116e+00f;
+    float q = 9.565660587e-04f;
+    q = q * u + 1.436034303e-02f;
+    q = q * u + 1.150321272e-01f;
+    q = q * u + 5.105797962e-01f;
+    q = q * u + 1.0f;
+    return z * p / q;
+}
+
+/* ---- dropout: whether an element is dropped is a hash of (seed, row, column), so that backward needs no mask ---- */
+
+static inline uint32_t scramble(uint32_t x) {
+    x ^= x >> 16;
+    x *= 0x7feb352dU;
+    x ^= x >> 15;
+    x *= 0x846ca68bU;
+    return x ^ (x >> 16);
+}
+
+static inline uint32_t row_key(int64_t seed, int64_t row) {
+    uint32_t high = scramble((uint32_t)(seed >> 32) ^ (uint32_t)(row >> 32) ^ 0x9e3779b9U);
+    return scramble(scramble((uint32_t)seed ^ high) + (uint32_t)row);
+}
+
+/* 0 where dropped, 1 / (1 - p) where kept; `threshold` is p * 2^32. */
+static inline float keep(uint32_t key, uint32_t column, uint32_t threshold, float scale) {
+    return scramble(key + column * 0x9e3779b9U) < threshold ? 0.0f : scale;
+}
+
+static inline uint32_t threshold_of(double p) { return (uint32_t)(p * 4294967296.0); }
+
+EXPORT void dropout(int threads, int64_t rows, int64_t columns, const float *in, float *out, double p, int64_t seed) {
+    uint32_t threshold = threshold_of(p);
+    float scale = (float)(1.0 / (1.0 - p));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        uint32_t key = row_key(seed, row);
+        const float *x = in + row * columns;
+        float *y = out + row * columns;
+#pragma omp simd
+        for (int64_t c = 0; c < columns; c++) y[c] = x[c] * keep(key, (uint32_t)c, threshold, scale);
+    }
+}
+
+/* ---- GELU, x * Phi(x) ---- */
+
+EXPORT void gelu_forward(int threads, int64_t n, const float *in, float *out) {
+#pragma omp parallel for simd num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float x = in[i];
+        out[i] = 0.5f * x * (1.0f + erf_fit(x * 0.70710678f));
+    }
+}
+
+EXPORT void gelu_backward(int threads, int64_t n, const float *grad, const float *in, float *grad_in) {
+#pragma omp parallel for simd num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float x = in[i];
+        float cdf = 0.5f * (1.0f + erf_fit(x * 0.70710678f));
+        float pdf = 0.39894228f * exp_negative(-0.5f * x * x);
+        grad_in[i] = grad[i] * (cdf + x * pdf);
+    }
+}
+
+/* ---- layer norm of dropout(x) + residual ---- */
+
+/* `sums` (rows, columns) receives dropout(x) + residual, and `inverse_std`, `mean` (rows,) its moments, for the backward
+ * pass. Any of the three may be NULL where nothing will be differentiated. */
+EXPORT void add_norm_forward(int threads, int64_t rows, int64_t columns, const float *x, const float *residual,
+                             const float *weight, const float *bias, double eps, double p, int64_t seed, float *out,
+                             float *sums, float *mean_out, float *inverse_std_out) {
+    uint32_t threshold = threshold_of(p);
+    float scale = (float)(1.0 / (1.0 - p));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *a = x + row * columns, *b = residual + row * columns;
+        float *y = out + row * columns;
+        float *s = sums ? sums + row * columns : y;
+        float total = 0.0f, squares = 0.0f;
+        if (threshold) {
+            uint32_t key = row_key(seed, row);
+#pragma omp simd reduction(+ : total)
+            for (int64_t c = 0; c < columns; c++) {
+                s[c] = a[c] * keep(key, (uint32_t)c, threshold, scale) + b[c];
+                total += s[c];
+            }
+        } else {
+#pragma omp simd reduction(+ : total)
+            for (int64_t c = 0; c < columns; c++) {
+                s[c] = a[c] + b[c];
+                total += s[c];
+            }
+        }
+        float mean = total / (float)columns;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t c = 0; c < columns; c++) squares += (s[c] - mean) * (s[c] - mean);
+        float inverse_std = (float)(1.0 / sqrt((double)squares / (double)columns + eps));
+#pragma omp simd
+        for (int64_t c = 0; c < columns; c++) y[c] = (s[c] - mean) * inverse_std * weight[c] + bias[c];
+        if (mean_out) mean_out[row] = mean;
+        if (inverse_std_out) inverse_std_out[row] = inverse_std;
+    }
+}
+
+/* `grad_residual` is the gradient of the sum; `grad_x` the same after dropout, or NULL where nothing was dropped (the two
+ * are then equal). `partial` (threads, 2, columns), zeroed, receives each thread's share of the gradients of weight and bias. */
+EXPORT void add_norm_backward(int threads, int64_t rows, int64_t columns, const float *grad, const float *sums,
+                              const float *mean, const float *inverse_std, const float *weight, double p, int64_t seed,
+                              float *grad_x, float *grad_residual, float *partial) {
+    uint32_t threshold = threshold_of(p);
+    float scale = (float)(1.0 / (1.0 - p));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        float *grad_weight = partial + (int64_t)part * 2 * columns, *grad_bias = grad_weight + columns;
+        for (int64_t row = rows * part / threads; row < rows * (part + 1) / threads; row++) {
+            const float *g = grad + row * columns, *s = sums + row * columns;
+            float *out = grad_residual + row * columns;
+            float m = mean[row], r = inverse_std[row], total = 0.0f, along = 0.0f;
+#pragma omp simd reduction(+ : total, along)
+            for (int64_t c = 0; c < columns; c++) {
+                float normed = (s[c] - m) * r, weighted = g[c] * weight[c];
+                grad_weight[c] += g[c] * normed;
+                grad_bias[c] += g[c];
+                total += weighted;
+                along += weighted * normed;
+            }
+            total /= (float)columns;
+            along /= (float)columns;
+#pragma omp simd
+            for (int64_t c = 0; c < columns; c++)
+                out[c] = r * (g[c] * weight[c] - total - (s[c] - m) * r * along);
+            if (grad_x) {
+                uint32_t key = row_key(seed, row);
+                float *dropped = grad_x + row * columns;
+#pragma omp simd
+                for (int64_t c = 0; c < columns; c++) dropped[c] = out[c] * keep(key, (uint32_t)c, threshold, scale);
+            }
+        }
+    }
+}
+
+/* ---- walking along tokens, always knowing where their sequence begins and ends ---- */
+
+typedef struct {
+    const int32_t *cu_seqlens;
+    int64_t length, number, start, end;
+} Sequence;
+
+static Sequence sequence_of(int64_t token, const int32_t *cu_seqlens, int64_t num_sequences, int64_t length) {
+    Sequence at = {cu_seqlens, length, 0, 0, 0};
+    if (!cu_seqlens) {
+        at.number = token / length;
+        at.start = at.number * length;
+        at.end = at.start + length;
+        return at;
+    }
+    int64_t low = 0, high = num_sequences; /* cu_seqlens[low] <= token < cu_seqlens[high] */
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (cu_seqlens[middle] <= token) low = middle;
+        else high = middle;
+    }
+    at.number = low;
+    at.start = cu_seqlens[low];
+    at.end = cu_seqlens[low + 1];
+    return at;
+}
+
+static inline void step_to(Sequence *at, int64_t token) {
+    while (token >= at->end) {
+        at->start = at->end;
+        at->number++;
+        at->end = at->cu_seqlens ? at->cu_seqlens[at->number + 1] : at->start + at->length;
+    }
+}
+
+/* Taps of `token` that stay inside its sequence: first <= k < last. */
+static inline void taps_inside(const Sequence *at, int64_t token, int64_t taps, int64_t *first, int64_t *last) {
+    int64_t reach = taps / 2;
+    *first = max64(0, at->start - token + reach);
+    *last = min64(taps, at->end - token + reach);
+}
+
+/* out[0:width] = sum over k in [first, last) of weights[k * weight_step] * rows[k * row_step + 0:width] */
+static inline void mix_rows(const float *weights, int64_t weight_step, const float *rows, int64_t row_step, int64_t first,
+                            int64_t last, float *out, int64_t width) {
+    int64_t c = 0;
+    for (; c + TILE <= width; c += TILE) {
+        float sum[TILE] = {0};
+        for (int64_t k = first; k < last; k++) {
+            float w = weights[k * weight_step];
+            const float *row = rows + k * row_step + c;
+            for (int i = 0; i < TILE; i++) sum[i] += w * row[i];
+        }
+        memcpy(out + c, sum, sizeof sum);
+    }
+    for (; c < width; c++) {
+        float sum = 0.0f;
+        for (int64_t k = first; k < last; k++) sum += weights[k * weight_step] * rows[k * row_step + c];
+        out[c] = sum;
+    }
+}
+
+/* ---- span-based dynamic convolution (paper, equations 4 and 6) ---- */
+
+static inline void softmax(const float *logits, float *weights, int64_t taps) {
+    float top = logits[0], total = 0.0f;
+    for (int64_t k = 1; k < taps; k++) top = logits[k] > top ? logits[k] : top;
+#pragma omp simd reduction(+ : total)
+    for (int64_t k = 0; k < taps; k++) {
+        weights[k] = exp_negative(logits[k] - top);
+        total += weights[k];
+    }
+    float scale = 1.0f / total;
+    for (int64_t k = 0; k < taps; k++) weights[k] *= scale;
+}
+
+/* value, out (N, H, D), the rows of `value` so many floats apart; logits (N, H, K). */
+EXPORT void span_dynamic_conv_forward(int threads, int64_t tokens, int64_t heads, int64_t width, int64_t taps,
+                                      const int32_t *cu_seqlens, int64_t num_sequences, int64_t length, const float *value,
+                                      int64_t value_row, const float *logits, float *out) {
+    int64_t row = heads * width;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
+        if (begin == stop) continue;
+        Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
+        for (int64_t t = begin; t < stop; t++) {
+            int64_t first, last;
+            step_to(&at, t);
+            taps_inside(&at, t, taps, &first, &last);
+            for (int64_t h = 0; h < heads; h++) {
+                float weights[MAX_TAPS];
+                softmax(logits + (t * heads + h) * taps, weights, taps);
+                mix_rows(weights, 1, value + (t - taps / 2) * value_row + h * width, value_row, first, last,
+                         out + t * row + h * width, width);
+            }
+        }
+    }
+}
+
+/* `weights` (N, H, K) is scratch. First the gradient of the logits, each token for itself, with the softmax left behind in
+ * the scratch; then that of the values, which gathers from the tokens whose kernels read them. */
+EXPORT void span_dynamic_conv_backward(int threads, int64_t tokens, int64_t heads, int64_t width, int64_t taps,
+                                       const int32_t *cu_seqlens, int64_t num_sequences, int64_t length, const float *grad,
+                                       const float *value, const float *logits, float *weights, float *grad_value,
+                                       float *grad_logits) {
+    int64_t row = heads * width, reach = taps / 2;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int part = 0; part < threads; part++) {
+            int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
+            if (begin == stop) continue;
+            Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
+            for (int64_t t = begin; t < stop; t++) {
+                int64_t first, last;
+                step_to(&at, t);
+                taps_inside(&at, t, taps, &first, &last);
+                for (int64_t h = 0; h < heads; h++) {
+                    float products[MAX_TAPS] = {0}, along = 0.0f;
+                    float *w = weights + (t * heads + h) * taps;
+                    const float *g = grad + t * row + h * width;
+                    softmax(logits + (t * heads + h) * taps, w, taps);
+                    for (int64_t k = first; k < last; k++) {
+                        const float *v = value + (t + k - reach) * row + h * width;
+                        float product = 0.0f;
+#pragma omp simd reduction(+ : product)
+                        for (int64_t d = 0; d < width; d++) product += g[d] * v[d];
+                        products[k] = product;
+                        along += w[k] * product;
+                    }
+                    float *out = grad_logits + (t * heads + h) * taps;
+                    for (int64_t k = 0; k < taps; k++) out[k] = w[k] * (products[k] - along);
+                }
+            }
+        }
+#pragma omp for schedule(static)
+        for (int part = 0; part < threads; part++) {
+            int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
+            if (begin == stop) continue;
+            Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
+            for (int64_t t = begin; t < stop; t++) {
+                int64_t first, last;
+                step_to(&at, t);
+                taps_inside(&at, t, taps, &first, &last);
+                /* Token t + j - reach reads token t with its tap K - 1 - j. */
+                for (int64_t h = 0; h < heads; h++) {
+                    const float *w = weights + ((t - reach) * heads + h) * taps + taps - 1;
+                    mix_rows(w, heads * taps - 1, grad + (t - reach) * row + h * width, row, first, last,
+                             grad_value + t * row + h * width, width);
+                }
+            }
+        }
+    }
+}
+
+/* ---- depthwise convolution; the filter comes as (K, C), one row per tap ---- */
+
+/* out[c] = sum over k in [first, last) of filter[k][c] * rows[k][c] */
+static inline void filter_rows(const float *filter, const float *rows, int64_t channels, int64_t first, int64_t last,
+                               float *out) {
+    int64_t c = 0;
+    for (; c + TILE <= channels; c += TILE) {
+        float sum[TILE] = {0};
+        for (int64_t k = first; k < last; k++) {
+            const float *f = filter + k * channels + c, *row = rows + k * channels + c;
+            for (int i = 0; i < TILE; i++) sum[i] += f[i] * row[i];
+        }
+        memcpy(out + c, sum, sizeof sum);
+    }
+    for (; c < channels; c++) {
+        float sum = 0.0f;
+        for (int64_t k = first; k < last; k++) sum += filter[k * channels + c] * rows[k * channels + c];
+        out[c] = sum;
+    }
+}
+
+/* hidden, out (N, C). */
+EXPORT void depthwise_conv_forward(int threads, int64_t tokens, int64_t channels, int64_t taps, const int32_t *cu_seqlens,
+                                   int64_t num_sequences, int64_t length, const float *hidden, const float *filter,
+                                   float *out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
+        if (begin == stop) continue;
+        Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
+        for (int64_t t = begin; t < stop; t++) {
+            int64_t first, last;
+            step_to(&at, t);
+            taps_inside(&at, t, taps, &first, &last);
+            filter_rows(filter, hidden + (t - taps / 2) * channels, channels, first, last, out + t * channels);
+        }
+    }
+}
+
+/* The gradient of `hidden` is the same convolution with the filter reversed. This is the filter's: `partial` (threads, K, C),
+ * zeroed, receives each thread's share. */
+EXPORT void depthwise_conv_filter_gradient(int threads, int64_t tokens, int64_t channels, int64_t taps,
+                                           const int32_t *cu_seqlens, int64_t num_sequences, int64_t length,
+                                           const float *grad, const float *hidden, float *partial) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
+        if (begin == stop) continue;
+        float *sums = partial + (int64_t)part * taps * channels;
+        Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
+        for (int64_t t = begin; t < stop; t++) {
+            int64_t first, last;
+            step_to(&at, t);
+            taps_inside(&at, t, taps, &first, &last);
+            const float *g = grad + t * channels;
+            for (int64_t k = first; k < last; k++) {
+                const float *x = hidden + (t + k - taps / 2) * channels;
+                float *sum = sums + k * channels;
+#pragma omp simd
+                for (int64_t c = 0; c < channels; c++) sum[c] += g[c] * x[c];
+            }
+        }
+    }
+}
+
+#include "attention.c"

@@ -1,0 +1,174 @@
+"""The compiled kernels against the definitions in double precision, with gradients and dropout."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convbert.ops import add_norm, attention, compiled, dropout, gelu
+from convbert.ops.attention import attention_with_weights
+from helpers import assert_close, bounds, each_alone, slice_of_larger
+
+SHAPES = [(1, 1), (3, 7), (5, 64), (2, 9, 33), (300, 256)]
+LENGTHS = [[1], [5], [31, 32, 33], [1, 40, 2], [0, 3, 0], [129]]
+
+
+def test_built_where_there_is_a_compiler():
+    assert compiled.build() is not None or shutil.which("cc") is None, compiled.why_missing()
+
+
+def gradients(function, inputs, grad):
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    out = function(*inputs)
+    return [out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))]
+
+
+def assert_equals_definition(function, definition, inputs):
+    """Output and gradients, of fp32 against fp64."""
+    with torch.no_grad():
+        expected_shape = definition(*inputs)
+    grad = torch.randn_like(expected_shape)
+    actual = gradients(function, inputs, grad)
+    expected = gradients(definition, [x.double() for x in inputs], grad)
+    for number, pair in enumerate(zip(actual, expected, strict=True)):
+        assert_close(*pair, torch.float32, f"number {number}")
+
+
+@pytest.mark.usefixtures("poisoned_memory", "form")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gelu(shape):
+    assert_equals_definition(gelu, F.gelu, [3 * slice_of_larger(*shape)])
+
+
+def test_gelu_keeps_what_is_not_finite_and_may_overwrite():
+    x = torch.tensor([float("nan"), float("inf"), -1e4, 0.0, 1e4])
+    assert torch.allclose(gelu(x), F.gelu(x), equal_nan=True)
+    with torch.no_grad():
+        assert gelu(x.clone(), may_overwrite=True).equal(gelu(x)) or torch.isnan(gelu(x)[0])
+        given = torch.ones(4)
+        assert gelu(given) is not given
+        assert given.equal(torch.ones(4))
+
+
+@pytest.mark.usefixtures("poisoned_memory", "form")
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)  # a norm over one number is nothing but its bias
+def test_add_norm(shape):
+    width = shape[-1]
+    inputs = [slice_of_larger(*shape), slice_of_larger(*shape), torch.randn(width), torch.randn(width)]
+
+    def definition(x, residual, weight, bias):
+        return F.layer_norm(x + residual, (width,), weight, bias, 1e-6)
+
+    assert_equals_definition(lambda *x: add_norm(*x, eps=1e-6), definition, inputs)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_dropout_keeps_what_it_says_and_scales_it(threads):
+    torch.set_num_threads(threads)
+    try:
+        out = dropout(torch.ones(1000, 200), 0.25)
+    finally:
+        torch.set_num_threads(2)
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    kept = out != 0
+    assert abs(kept.double().mean().item() - 0.75) < 0.005
+    # Neither rows nor columns nor neighbours share their fate.
+    assert kept.double().mean(0).std() < 0.02
+    assert kept.double().mean(1).std() < 0.04
+    assert abs((kept[:, 1:] == kept[:, :-1]).double().mean().item() - (0.75**2 + 0.25**2)) < 0.01
+    assert abs((kept[1:] == kept[:-1]).double().mean().item() - (0.75**2 + 0.25**2)) < 0.01
+
+
+def test_dropout_follows_the_seed_and_not_the_threads():
+    x = torch.randn(500, 300, requires_grad=True)
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(7)
+        results.append(dropout(x, 0.3))
+    torch.set_num_threads(2)
+    assert results[0].equal(results[1])
+    assert not dropout(x, 0.3).equal(results[0])
+    (grad,) = torch.autograd.grad(results[0].sum(), x)
+    assert grad.eq(0).equal(results[0].eq(0))
+    assert dropout(x, 0.0) is x
+
+
+def test_add_norm_drops_and_differentiates_the_same_elements():
+    x, residual = torch.randn(50, 96, requires_grad=True), torch.randn(50, 96, requires_grad=True)
+    weight, bias = torch.randn(96, requires_grad=True), torch.randn(96, requires_grad=True)
+    torch.manual_seed(3)
+    mask = dropout(torch.ones(50, 96), 0.4)  # the same seed makes the same choice
+    torch.manual_seed(3)
+    out = add_norm(x, residual, weight, bias, eps=1e-6, dropout=0.4)
+    expected = F.layer_norm(x * mask + residual, (96,), weight, bias, 1e-6)
+    inputs, grad = (x, residual, weight, bias), torch.randn(50, 96)
+    assert_close(out, expected, torch.float32)
+    pairs = zip(
+        torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    )
+    for actual, wanted in pairs:
+        assert_close(actual, wanted, torch.float32)
+
+
+def plain_attention(query, key, value):
+    return attention_with_weights(query, key, value)[0]
+
+
+@pytest.mark.usefixtures("poisoned_memory", "form")
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 8), (2, 5, 2, 7), (2, 33, 3, 16), (1, 130, 2, 64), (3, 64, 1, 20)], ids=str
+)
+def test_attention(shape):
+    inputs = [slice_of_larger(*shape) for _ in range(3)]
+    assert_equals_definition(attention, plain_attention, inputs)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_attention_unpadded_equals_each_alone(lengths):
+    cu_seqlens = bounds(lengths)
+    inputs = [slice_of_larger(sum(lengths), 2, 24).requires_grad_() for _ in range(3)]
+    packed = attention(*inputs, cu_seqlens=cu_seqlens)
+
+    def alone(*rows, backend):
+        return plain_attention(*rows)
+
+    expected = each_alone(alone, inputs, cu_seqlens)
+    assert_close(packed, expected, torch.float32)
+    grad = torch.randn_like(packed)
+    for actual, wanted in zip(
+        torch.autograd.grad(packed, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        assert_close(actual, wanted, torch.float32)
+
+
+def test_attention_drops_weights_and_differentiates_the_same_ones():
+    tokens, heads = 48, 2
+    query, key = (torch.randn(1, tokens, heads, tokens, requires_grad=True) for _ in range(2))
+    # With the identity as value, the output is the dropped weights themselves.
+    identity = torch.eye(tokens)[None, :, None].expand(1, tokens, heads, tokens).contiguous()
+    torch.manual_seed(5)
+    seen = attention(query, key, identity, dropout=0.3).detach()
+    mask = (seen != 0) / 0.7
+    assert 0.65 < (seen != 0).double().mean() < 0.75
+    value = torch.randn(1, tokens, heads, tokens, requires_grad=True)
+    torch.manual_seed(5)
+    out = attention(query, key, value, dropout=0.3)
+    _, weights = attention_with_weights(query, key, value)
+    expected = torch.einsum("bhqk,bqhk,bkhd->bqhd", weights, mask, value)
+    assert_close(out, expected, torch.float32)
+    inputs, grad = (query, key, value), torch.randn_like(out)
+    for actual, wanted in zip(
+        torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        assert_close(actual, wanted, torch.float32)
+
+
+def test_extreme_scores_stay_finite():
+    query, key = (1e4 * torch.randn(1, 40, 2, 8) for _ in range(2))
+    value = torch.randn(1, 40, 2, 8)
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+    out = attention(*inputs)
+    assert all(torch.isfinite(x).all() for x in (out, *torch.autograd.grad(out.sum(), inputs)))
