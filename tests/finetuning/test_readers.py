@@ -46,6 +46,13 @@ def test_a_header_is_told_from_a_row(tmp_path, text, rows):
     assert cells(read_table(write(tmp_path, "a.tsv", text), ("sentence", "label"), wanted)) == rows
 
 
+def test_broken_rows_are_left_out_where_a_set_is_known_for_them(tmp_path):
+    path = write(tmp_path, "a.tsv", "a\tb\n1\t2\n3\n4\t5\n")
+    assert cells(read_table(path, skip_broken=True)) == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
+    with pytest.raises(InputError, match="line 3: 1 cells"):
+        read_table(path)
+
+
 def test_json_lines_and_parquet_hold_lists(tmp_path):
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, {"tokens": ["c"], "tags": ["O"]}]
     pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")

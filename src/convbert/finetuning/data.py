@@ -112,6 +112,10 @@ class Kind(ABC):
         names = dict(enumerate(self.labels))
         return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
 
+    def finish(self, model: Any) -> None:
+        """Change a trained model so that it needs nothing of what this kind knows beside labels."""
+        return
+
     @abstractmethod
     def features(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -82,5 +83,5 @@ def figure_svg(figure: Any) -> str:
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "convbert", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", stream.getvalue(), flags=re.DOTALL)
     return text[text.index("<svg") :]

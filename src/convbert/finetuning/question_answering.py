@@ -138,7 +138,7 @@ class QuestionAnswering(Kind):
         }
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
-        """The first sentence's worth of words: the context's first three, as many as an answer often has."""
+        """The first three words of the context: as many as an answer often has."""
         blank = {"null_odds": 1.0}
         return [
             {"answer": " ".join(e.inputs["context"].split()[:3]), "best_span": "", **blank} for e in examples

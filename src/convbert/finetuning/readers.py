@@ -39,7 +39,9 @@ class Table:
                 )
 
 
-def read_table(path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = ()) -> Table:
+def read_table(
+    path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = (), *, skip_broken: bool = False
+) -> Table:
     """Read a file by the ending of its name.
 
     `.tsv` has no quoting, `.csv` has. Both have a header, unless the columns `wanted` are missing from their first line
@@ -57,7 +59,7 @@ def read_table(path: Path, headerless: Sequence[str] = (), wanted: Sequence[str]
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     if path.suffix in (".tsv", ".csv"):
-        table = _read_delimited(path, headerless, wanted)
+        table = _read_delimited(path, headerless, wanted, skip_broken)
     else:
         table = reader(path)
     if not table.rows:
@@ -81,7 +83,9 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: line {line}: not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
 
 
-def _read_delimited(path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = ()) -> Table:
+def _read_delimited(
+    path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = (), skip_broken: bool = False
+) -> Table:
     lines = list(_csv_lines(path) if path.suffix == ".csv" else _tsv_lines(path))
     first = lines[0][1]
     has_header = not headerless or set(wanted) <= set(first) or len(first) != len(headerless)
@@ -89,6 +93,8 @@ def _read_delimited(path: Path, headerless: Sequence[str] = (), wanted: Sequence
     rows = []
     for number, cells in lines[has_header:]:
         if len(cells) != len(columns):
+            if skip_broken:
+                continue
             raise InputError(f"{path}: line {number}: {len(cells)} cells for the {len(columns)} columns")
         rows.append(Row(f"{path}: line {number}", dict(zip(columns, cells, strict=True))))
     return Table(path, columns, rows)

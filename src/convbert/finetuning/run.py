@@ -2,62 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 import platform
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import set_seed
 
-from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
-from convbert.finetuning.data import Example, Feature, Kind, Prediction
-from convbert.finetuning.evaluation import write_pages
+from convbert.finetuning.data import Example, Kind
+from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import RunFolder, read_json, write_json
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
-from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan, recipe
-from convbert.finetuning.sequence import Regression
-from convbert.finetuning.start import (
-    build_model,
-    check_head,
-    find_model,
-    load_filled,
-    read_config,
-    read_tokenizer,
-    write_task,
-)
+from convbert.finetuning.seed import Report, SeedTrainer
+from convbert.finetuning.start import check_head, find_model, read_config, read_tokenizer
 from convbert.finetuning.tasks import Task
-from convbert.finetuning.trainer import (
-    SCORE,
-    EvaluateAtTheEnd,
-    Features,
-    FinetuningTrainer,
-    TaskObjective,
-    early_stopping,
-)
-from convbert.finetuning.writing import model_card, write_predictions
-from convbert.model import ConvBertPreTrainedModel
-from convbert.ops.backends import supports_bfloat16
+from convbert.finetuning.writing import model_card
 from convbert.optional import require
 from convbert.saving import whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
-from convbert.training.batching import BalancedBatches
-from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
-from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.trainer import last_complete_checkpoint, training_arguments
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -135,7 +108,10 @@ def finetune(
         "seeds": seeds,
         "plan": plan.to_dict(),
     }
-    folder.claim(record, resume)
+    processes = _processes(device)
+    if processes.is_main_process:
+        folder.claim(record, resume)
+    processes.wait_for_everyone()
     if (metrics := read_json(folder.metrics)) is not None:
         report(f"{folder.root}: this run has finished; nothing to resume")
         return FinetuningResult(True, folder.model, metrics)
@@ -180,11 +156,23 @@ class Run:
         splits = [self._split(name, examples) for name, examples in self.dev.items()]
         if not features:
             raise InputError("no training example has its answer within a window: raise max_length")
+        trainer = SeedTrainer(
+            self.plan,
+            self.kind,
+            self.source,
+            self.keep_head,
+            self.tokenizer,
+            features,
+            splits,
+            self.folder,
+            self.device,
+            self.report,
+        )
         results: dict[int, dict[str, Any]] = {}
         for seed in range(self.plan.seed, self.plan.seed + seeds):
             done = read_json(self.folder.of_seed(seed) / "metrics.json")
             if done is None:
-                done = self._train_seed(seed, features, splits)
+                done = trainer.train(seed)
             if done is None:
                 return FinetuningResult(finished=False, model_dir=None, metrics={})
             results[seed] = done
@@ -193,159 +181,6 @@ class Run:
     def _split(self, name: str, examples: list[Example]) -> Split:
         features = self.kind.features(examples, self.tokenizer, self.plan)
         return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
-
-    # -- one seed
-
-    def _train_seed(self, seed: int, features: list[Feature], splits: list[Split]) -> dict[str, Any] | None:
-        """Train with one seed and write its folder; None where a signal ended it."""
-        set_seed(seed)
-        kind, root = self.kind, self.folder.of_seed(seed)
-        model = build_model(self.source, _fresh_config(self.source), kind, self.plan, self.keep_head)
-        net = add_adapters(model, self.plan) if self.plan.lora_rank else model
-        trainer, clock, stop = self._build_trainer(seed, net, model.config, features, splits)
-        checkpoint = last_complete_checkpoint(root)
-        if checkpoint is not None:
-            clock.resume_from(checkpoint)
-            self.report(f"resuming from {checkpoint}")
-        self.report(self._summary(seed, net, features, trainer))
-        with stop.listening():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        step = trainer.state.global_step
-        if stop.received is not None and clock.fraction_done(step) < 1.0:
-            self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
-            return None
-        trained = merge_adapters(net) if self.plan.lora_rank else model
-        predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
-        result = {
-            "scores": {
-                split.name: split.score(found) for split, found in zip(splits, predictions, strict=True)
-            },
-            "collapsed": _says_one_thing(predictions[0]),
-            "steps": step,
-            "best_step": trainer.state.best_global_step or step,
-            "minutes": round(clock.seconds / 60, 2),
-            "device": str(trainer.args.device),
-            "bf16": trainer.args.bf16,
-        }
-        if trainer.is_world_process_zero():
-            self._write_seed(root, trained, predictions, splits, result)
-            self.folder.clear_checkpoints(seed)
-        return result
-
-    def _build_trainer(
-        self,
-        seed: int,
-        net: torch.nn.Module,
-        config: ConvBertConfig,
-        features: list[Feature],
-        splits: list[Split],
-    ) -> tuple[FinetuningTrainer, Clock, StopOnSignal]:
-        plan, root = self.plan, self.folder.of_seed(seed)
-        world_size = _world_size()
-        per_process = max(1, plan.batch_size // world_size)
-        steps_per_epoch = math.ceil(len(features) / (per_process * world_size))
-        planned = max(1, math.ceil(plan.epochs * steps_per_epoch))
-        clock, stop = Clock(min(planned, plan.max_steps or planned)), StopOnSignal()
-        interval = max(1, steps_per_epoch // plan.evaluations_per_epoch)
-        arguments = training_arguments(
-            root,
-            clock,
-            batch_size=per_process,
-            max_grad_norm=plan.max_grad_norm,
-            bf16=self._use_bfloat16(),
-            log_every=plan.log_every,
-            evaluate_every=interval,
-            save_every=interval,
-            seed=seed,
-            device=self.device,
-            best_metric=SCORE,
-        )
-        counts_examples = self.kind.loss_counts_examples and plan.batching == "tokens"
-        objective = TaskObjective(net, per_process if counts_examples else None).to(arguments.device)
-        optimizer = build_optimizer(
-            objective,
-            learning_rate=plan.learning_rate,
-            weight_decay=plan.weight_decay,
-            betas=(plan.adam_beta1, plan.adam_beta2),
-            epsilon=plan.adam_epsilon,
-            layer_decay=plan.layer_decay,
-            num_layers=config.num_hidden_layers,
-        )
-        lengths = [feature.length for feature in features]
-        sampler = BalancedBatches(
-            lengths if plan.batching == "tokens" else [1] * len(features),
-            per_process,
-            seed,
-            rank=arguments.process_index,
-            world_size=world_size,
-        )
-        trainer = FinetuningTrainer(
-            objective,
-            arguments,
-            clock=clock,
-            train_dataset=Features(features),
-            dev=splits,
-            sampler=sampler,
-            data_collator=lambda chosen: self.kind.collate(chosen, self.tokenizer.pad_token_id),
-            optimizer=optimizer,
-            scheduler=warmup_then_decay(
-                optimizer, round(plan.warmup_fraction * planned), lambda step: min(1.0, step / planned)
-            ),
-            callbacks=[
-                stop,
-                EvaluateAtTheEnd(clock),
-                HistoryFile(root / "log.jsonl"),
-                ProgressLine(clock),
-                *early_stopping(plan.patience),
-            ],
-        )
-        return trainer, clock, stop
-
-    def _use_bfloat16(self) -> bool:
-        if self.plan.bf16 != "auto":
-            return bool(self.plan.bf16)
-        on_gpu = torch.cuda.is_available() and self.device != "cpu"
-        return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
-
-    def _summary(
-        self, seed: int, net: torch.nn.Module, features: list[Feature], trainer: FinetuningTrainer
-    ) -> str:
-        trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-        tokens = sum(feature.length for feature in features)
-        precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
-        cut = sum(
-            max(map(_longest, features[n : n + 1])) >= self.plan.max_length for n in range(len(features))
-        )
-        return (
-            f"seed {seed}: {trained / 1e6:.1f} M trained parameters; {len(self.train):,} examples, "
-            f"{tokens / len(features):.0f} tokens each on average, {cut:,} of {self.plan.max_length} (the most); "
-            f"{trainer.clock.max_steps} steps, {precision}, {trainer.args.device}"
-        )
-
-    def _write_seed(
-        self,
-        root: Path,
-        model: ConvBertPreTrainedModel,
-        predictions: list[list[Prediction]],
-        splits: list[Split],
-        result: dict[str, Any],
-    ) -> None:
-        with whole_folder(root / "model") as draft:
-            if isinstance(self.kind, Regression):
-                scale = self.kind.mean, self.kind.deviation
-                self.kind.fold_scale(model)
-                self.kind.mean, self.kind.deviation = scale  # for the next seed
-            model.save_pretrained(draft)
-            self.tokenizer.model_max_length = model.config.max_position_embeddings
-            self.tokenizer.save_pretrained(draft)
-            self.tokenizer.save_vocabulary(str(draft))
-            write_task(draft, self.task, self.plan)
-        with whole_folder(root) as draft:
-            for split, found in zip(splits, predictions, strict=True):
-                write_predictions(draft, split, found)
-            write_json(draft / "metrics.json", result)
-
-    # -- all of them
 
     def _finish(self, results: dict[int, dict[str, Any]], splits: list[Split]) -> FinetuningResult:
         first, metric = splits[0].name, next(iter(next(iter(results.values()))["scores"][splits[0].name]))
@@ -374,7 +209,7 @@ class Run:
         }
         for seed in collapsed:
             self.report(f"seed {seed} has collapsed: it says the same of every dev example")
-        if _is_first_process():
+        if _processes(self.device).is_main_process:
             self._write_run(best, metrics, splits)
         self.report(f"model written to {self.folder.model}")
         return FinetuningResult(True, self.folder.model, metrics)
@@ -390,20 +225,17 @@ class Run:
             for split in splits:
                 for file in chosen.glob(f"{split.name}_*"):
                     shutil.copy2(file, draft)
-            model = load_filled(self.kind.model_class, str(self.folder.model))
-            if isinstance(self.kind, Regression):  # the scale is in the model now
-                self.kind.mean, self.kind.deviation = 0.0, 1.0
-            predictions = splits[0].predict(model)
-            histories = {f"seed {seed}": self._history(seed) for seed in metrics["seeds"]}
+            found = FinetunedModel.load(str(self.folder.model), device=self.device)
+            split = dataclasses.replace(splits[0], kind=found.kind)
             write_pages(
                 draft,
                 metrics,
-                splits[0],
-                predictions,
-                model,
+                split,
+                split.predict(found.model),
+                found.model,
                 self.tokenizer,
                 explain=self.explain,
-                histories=histories,
+                histories={f"seed {seed}": self._history(seed) for seed in metrics["seeds"]},
             )
             write_json(draft / self.folder.metrics.name, metrics)
 
@@ -412,35 +244,12 @@ class Run:
         return [json.loads(line) for line in lines]
 
 
-def _fresh_config(source: str) -> ConvBertConfig:
-    return read_config(source)
-
-
-def _longest(feature: Feature) -> int:
-    rows = feature.input_ids if isinstance(feature.input_ids[0], list) else [feature.input_ids]
-    return max(map(len, rows))
-
-
-def _says_one_thing(predictions: Sequence[Prediction]) -> bool:
-    """Whether all answers are the same: the model has learned nothing, or its weights are no numbers any more."""
-    answers = {
-        " ".join(sorted(set(p["answer"]))) if isinstance(p["answer"], list) else str(p["answer"])
-        for p in predictions
-    }
-    return len(answers) == 1 and len(predictions) > 1
-
-
 def _medians(scores: Sequence[Scores]) -> Scores:
     return {name: statistics.median(each[name] for each in scores) for name in scores[0]}
 
 
-def _world_size() -> int:
+def _processes(device: str | None) -> Any:
+    """accelerate's view of this process among others."""
     from accelerate import PartialState
 
-    return PartialState().num_processes
-
-
-def _is_first_process() -> bool:
-    from accelerate import PartialState
-
-    return PartialState().is_main_process
+    return PartialState(cpu=device == "cpu")

@@ -40,7 +40,7 @@ class SequenceKind(Kind):
         columns = dict(self.task.columns)
         target = columns.pop("label")
         wanted = [*columns.values(), *([target] if labelled else ())]
-        table = read_table(path, self.task.headerless, wanted)
+        table = read_table(path, self.task.headerless, wanted, skip_broken=self.task.skips_broken_rows)
         table.check_columns(wanted)
         return [
             Example(
@@ -196,7 +196,7 @@ class MultiLabel(SequenceKind):
 
 
 class Regression(SequenceKind):
-    """A number, learned in standard deviations from the mean; `fold_scale` puts both into the model's last layer."""
+    """A number, learned in standard deviations from the mean; `finish` puts both into the model's last layer."""
 
     problem_type = "regression"
 
@@ -225,12 +225,11 @@ class Regression(SequenceKind):
         return (target - self.mean) / self.deviation
 
     @torch.no_grad()
-    def fold_scale(self, model: ConvBertForSequenceClassification) -> None:
+    def finish(self, model: ConvBertForSequenceClassification) -> None:
         """Make the model answer in the unit of the data; exact, as its last layer is linear."""
         last = model.classifier.out_proj
         last.weight.mul_(self.deviation)
         last.bias.mul_(self.deviation).add_(self.mean)
-        self.mean, self.deviation = 0.0, 1.0
 
     def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         return {"labels": torch.tensor([feature.target for feature in features], dtype=torch.float32)}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from convbert import embedded
 from convbert.configuration import ConvBertConfig
@@ -17,7 +16,7 @@ from convbert.finetuning.data import Kind
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.loading import naming_damage
+from convbert.loading import naming_damage, quiet_loading
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 
@@ -103,14 +102,10 @@ def load_filled(
 ) -> Any:
     """Load a model in fp32 and refuse weights that leave a part of it random."""
     options: dict[str, Any] = {} if config is None else {"config": config}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # left-over weights are normal here, missing ones an error
-    try:
+    with quiet_loading():
         model, info = model_class.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    finally:
-        logging.set_verbosity(verbosity)
     missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
     if missing:
         raise InputError(

@@ -37,7 +37,7 @@ class Task:
             `train.*`, `dev.*` and `test.*`.
         recipe: fields of the plan in which the task differs.
         submission: name of the file that GLUE's server takes.
-        test_columns: as `columns`, where the test file differs.
+        skips_broken_rows: rows of another number of cells are left out: in QQP as distributed there are a few.
         answers_may_be_missing: whether "no answer" is right for some questions (SQuAD 2.0).
     """
 
@@ -50,7 +50,7 @@ class Task:
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     submission: str = ""
-    test_columns: Mapping[str, str] = field(default_factory=dict)
+    skips_broken_rows: bool = False
     answers_may_be_missing: bool = False
 
     def find_files(self, folder: Path, split: str) -> list[Path]:
@@ -155,6 +155,7 @@ _ROWS = (
         values={"label": {"0": "not_duplicate", "1": "duplicate"}},
         metrics=("accuracy", "positive_f1"),
         submission="QQP.tsv",
+        skips_broken_rows=True,
     ),
     Task(
         name="mnli",
@@ -272,7 +273,7 @@ _ROWS = (
         name="regression",
         kind="regression",
         columns={"text": "text", "label": "label"},
-        metrics=("spearman", "pearson", "mean_squared_error"),
+        metrics=("pearson", "spearman", "mean_squared_error"),
     ),
     _tagging("entities", "entity_f1"),
     _tagging("tagging", "accuracy"),
