@@ -217,22 +217,34 @@ def history(run: Path, seed: int = 0) -> list[dict]:
 
 def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path):
     """With dropout: the states of all random numbers are taken up again."""
-    words = ["finetune", "--task", "sst2", "--data", str(sst2), "--device", "cpu", "--model", str(start)]
-    words += ["--set", "epochs=4", "--set", "batch_size=4", "--set", "log_every=1", "--set", "bf16=false"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(convbert.__file__).parents[1]),
-        "OMP_NUM_THREADS": "2",
-    }
-    stopped = [sys.executable, "-m", "convbert", *words, "--output", str(tmp_path / "parts")]
-    with subprocess.Popen(stopped, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith("step 20/"):
-                process.send_signal(signal.SIGTERM)
-    assert process.returncode == 130
+    source = str(Path(convbert.__file__).parents[1])
+    command = [
+        sys.executable,
+        "-m",
+        "convbert",
+        "finetune",
+        "--task",
+        "sst2",
+        "--data",
+        str(sst2),
+        "--device",
+        "cpu",
+    ]
+    settings = ["--set", "epochs=4", "--set", "batch_size=4", "--set", "log_every=1", "--set", "bf16=false"]
+    environment = {**os.environ, "PYTHONPATH": source}
+
+    def run(name: str, *more: str, stop: bool = False) -> int:
+        words = [*command, "--model", str(start), "--output", str(tmp_path / name), *settings, *more]
+        with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if stop and line.startswith("step 20/"):
+                    process.send_signal(signal.SIGTERM)
+        return process.returncode
+
+    assert run("whole") == 0
+    assert run("parts", stop=True) == 130
     assert not (tmp_path / "parts/model").exists()
-    assert main([*words, "--output", str(tmp_path / "parts"), "--resume"]) == 0
-    assert main([*words, "--output", str(tmp_path / "whole")]) == 0
+    assert run("parts", "--resume") == 0
     losses = [
         [entry["loss"] for entry in history(tmp_path / name) if "loss" in entry]
         for name in ("whole", "parts")
