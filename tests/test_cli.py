@@ -18,7 +18,15 @@ from convbert.cli import main
 from convbert.cli.lines import LONGEST_LINE_BYTES, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
-VERBS = (["fill-mask"], ["tokenizer", "train"], ["pretrain"], ["doctor"])
+VERBS = (
+    ["fill-mask"],
+    ["tokenizer", "train"],
+    ["pretrain"],
+    ["finetune"],
+    ["evaluate"],
+    ["predict"],
+    ["doctor"],
+)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import transformers
 
 import convbert
 from convbert import InputError, embedded
+from convbert.heads.spans import Window, best_seen, best_spans, plan_windows
 from convbert.pipelines.packed import SORTED_BATCHES, plan_batches
-from convbert.pipelines.spans import Window, best_seen, best_spans, plan_windows
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat dog sat on a mat ran fast ##er ##s . , who where ? and"
 POSITIONS = 40

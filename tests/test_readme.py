@@ -21,6 +21,10 @@ def snippets_folder(tmp_path_factory):
     """A folder with what the snippets name: lines, a corpus, a released checkpoint (a random twin of theirs)."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "lines.txt").write_text("The [MASK] is blue.\n" * 3, encoding="utf-8")
+    reviews = "".join(f"{text},{stars}\n" for text, stars in (("a warm film", 5), ("two lost hours", 1)) * 8)
+    for name in ("train.csv", "dev.csv"):
+        (folder / name).write_text(f"review,stars\n{reviews}", encoding="utf-8")
+    (folder / "reviews.txt").write_text("a warm and funny film\n", encoding="utf-8")
     paragraph = "The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
     (folder / "corpus.txt").write_text("\n".join([paragraph * 5] * 40), encoding="utf-8")
     released = folder / "YituTech/conv-bert-base"
@@ -44,7 +48,7 @@ def run_snippet(language, text, folder):
 
 
 def test_the_readme_has_its_snippets():
-    assert [language for language, _ in SNIPPETS] == ["bash", "python", "python", "bash", "python"]
+    assert [language for language, _ in SNIPPETS] == ["bash", "python", "bash", "python", "bash", "python"]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -56,5 +60,7 @@ def test_what_the_snippets_made(results, snippets_folder):
     """The fine-tuned folder opens in transformers, the filled lines are all there, the shapes are as said."""
     theirs.ConvBertForSequenceClassification.from_pretrained(snippets_folder / "runs/sentiment/model")
     convbert.ConvBertForMaskedLM.from_pretrained(snippets_folder / "runs/first/model")
+    theirs.ConvBertForSequenceClassification.from_pretrained(snippets_folder / "runs/reviews/model")
+    assert '"answer": "' in (snippets_folder / "stars.jsonl").read_text(encoding="utf-8")
     assert len((snippets_folder / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert results[-1].stdout.splitlines()[0].startswith("torch.Size([2, ")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from convbert.errors import InputError
 
@@ -28,6 +29,21 @@ def naming_damage(source: object) -> Iterator[None]:
         if problem is None:
             raise
         raise InputError(f"{source}: {problem}") from error
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' progress bars and its table of weights: left-over ones are normal here, missing ones an
+    error that the caller raises."""
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _problem(error: Exception) -> str | None:

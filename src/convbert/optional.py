@@ -6,13 +6,19 @@ from importlib.util import find_spec
 
 from convbert.errors import InputError
 
-EXTRAS = {"train": ("accelerate", "datasets", "matplotlib")}
+EXTRAS = {
+    "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
+    "lora": ("peft",),
+}
 """Name of an extra to the packages it brings; as in the package's metadata."""
+
+_MODULES = {"scikit-learn": "sklearn"}
+"""Packages that are imported under another name."""
 
 
 def missing_packages(extra: str) -> list[str]:
     """The packages of `extra` that are not installed. Imports none of them."""
-    return [package for package in EXTRAS[extra] if find_spec(package) is None]
+    return [package for package in EXTRAS[extra] if find_spec(_MODULES.get(package, package)) is None]
 
 
 def install_hint(extra: str) -> str:

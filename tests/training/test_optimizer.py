@@ -4,7 +4,8 @@ from torch import nn
 
 from convbert.configuration import ConvBertConfig
 from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.training.optimizer import build_optimizer, parameter_groups, warmup_then_decay
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.training.optimizer import build_optimizer, depth_of, parameter_groups, warmup_then_decay
 
 
 @pytest.fixture
@@ -69,3 +70,39 @@ def test_warmup_and_decay_multiply():
 def test_schedule_state_holds_no_code():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     assert warmup_then_decay(optimizer, 4, lambda step: 0.0).state_dict()["lr_lambdas"] == [None]
+
+
+def test_layers_learn_at_the_rates_of_the_original():
+    """The original's own lines (`_get_layer_lrs` in its optimization.py), on the same model of three layers."""
+    config = ConvBertConfig(
+        vocab_size=50,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    model = ConvBertForSequenceClassification(config)
+    n_layers, layer_decay = 3, 0.8
+    key_to_depths = {"embeddings.": 0, "embeddings_project.": 0, "classifier.": n_layers + 2}
+    for layer in range(n_layers):
+        key_to_depths[f"encoder.layer.{layer}."] = layer + 1
+    expected = {key: 3e-4 * layer_decay ** (n_layers + 2 - depth) for key, depth in key_to_depths.items()}
+    optimizer = build_optimizer(model, learning_rate=3e-4, layer_decay=0.8, num_layers=3)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        (rate,) = (rate for key, rate in expected.items() if f".{key}" in f".{name}")
+        assert rates[id(parameter)] == pytest.approx(rate), name
+        assert decays[id(parameter)] == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.01), name
+    assert rates[id(model.classifier.out_proj.weight)] == 3e-4
+
+
+def test_layer_eleven_is_not_layer_one():
+    assert depth_of("objective.convbert.encoder.layer.11.output.dense.weight", 12) == 12
+    assert (
+        depth_of("base_model.model.convbert.encoder.layer.1.attention.self.query.lora_A.default.weight", 12)
+        == 2
+    )
+    assert depth_of("convbert.embeddings.LayerNorm.weight", 12) == 0
+    assert depth_of("qa_outputs.weight", 12) == 14

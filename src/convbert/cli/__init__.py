@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from convbert import __version__
-from convbert.cli import doctor, fill_mask, pretrain, tokenizer
+from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, pretrain, tokenizer
 from convbert.cli.failures import exit_code_of, quiet_libraries
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ app.command("fill-mask")(fill_mask.run)
 app.add_typer(tokenizer_app, name="tokenizer")
 tokenizer_app.command("train")(tokenizer.train)
 app.command("pretrain")(pretrain.run)
+app.command("finetune")(finetune.run)
+app.command("evaluate")(evaluate.run)
+app.command("predict")(predict.run)
 app.command("doctor")(doctor.run)
 
 
@@ -55,6 +58,7 @@ def _convbert(
     Examples:
       convbert fill-mask "Plants create [MASK] through a process known as photosynthesis."
       convbert pretrain --recipe small --corpus corpus/ --output runs/small
+      convbert finetune --task sst2 --data glue/SST-2 --output runs/sst2
       convbert doctor
     """
 

@@ -11,12 +11,12 @@ Advance = Callable[[int, int], None]
 
 
 @contextmanager
-def progress_line(total_bytes: int | None = None) -> Iterator[Advance]:
+def progress_line(total_bytes: int | None = None, *, to_file: bool = False) -> Iterator[Advance]:
     """Show texts per second, and the time left where the total is known.
 
-    Only where someone looks: stderr is a terminal, and the results go elsewhere.
+    Only where someone looks: stderr is a terminal, and the results go elsewhere (`to_file`, or stdout is none).
     """
-    if not sys.stderr.isatty() or sys.stdout.isatty():
+    if not sys.stderr.isatty() or (sys.stdout.isatty() and not to_file):
         yield lambda texts, size: None
         return
     from rich.console import Console

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.pipelines.base import ChunkPipeline, Pipeline
 
 from convbert.errors import InputError
+from convbert.training.batching import plan_batches
 
 MAX_TOKENS = 4096
 # Texts are sorted by length within so many batches: enough for even batches, few enough for constant memory.
@@ -189,19 +190,6 @@ def excerpt(text: str, width: int = 60) -> str:
 def count_tokens(part: Part) -> int:
     """Tokens of a text or window."""
     return part["input_ids"].shape[1]
-
-
-def plan_batches(lengths: Sequence[int], max_tokens: int, most_texts: int = sys.maxsize) -> list[list[int]]:
-    """Indices of each batch's texts: sorted by length, within `max_tokens` tokens and `most_texts` texts."""
-    batches: list[list[int]] = []
-    tokens = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not batches or tokens + lengths[index] > max_tokens or len(batches[-1]) == most_texts:
-            batches.append([])
-            tokens = 0
-        batches[-1].append(index)
-        tokens += lengths[index]
-    return batches
 
 
 def pack(parts: Sequence[Part]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.pipelines.base import ChunkPipeline
 
 from convbert.errors import InputError
+from convbert.heads.spans import Window, best_spans, log_scale, plan_windows
 from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt, lengths_of
-from convbert.pipelines.spans import Window, best_spans, log_scale, plan_windows
 
 
 @dataclass(frozen=True)

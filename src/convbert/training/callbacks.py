@@ -165,7 +165,7 @@ class ProgressLine(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         training = "loss" in logs
-        if not training and not any(name.startswith("heldout_") for name in logs):
+        if not training and not any(name.startswith(("heldout_", "dev_")) for name in logs):
             return
         self._write(progress_text(state.global_step, self.clock, logs), rewritable=training)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+_IN_EMBEDDINGS = re.compile(r"(^|\.)embeddings(_project)?\.")
+_IN_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -23,6 +27,45 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
+def layerwise_groups(
+    module: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float, num_layers: int
+) -> list[dict[str, Any]]:
+    """As `parameter_groups`, one pair of groups for every depth, with its own learning rate.
+
+    The exponents are the original's (`_get_layer_lrs` in its `optimization.py`, as in ELECTRA): with n layers, the
+    head learns at the full rate, layer i (from 0) at `layer_decay ** (n + 1 - i)` of it, and the embeddings at
+    `layer_decay ** (n + 2)`: the last layer stands two steps below the head.
+
+    Args:
+        layer_decay: 1 gives every depth the same rate.
+        num_layers: n, of the encoder.
+    """
+    spared = _names_without_decay(module)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        exponent = num_layers + 2 - depth_of(name, num_layers)
+        group = groups.setdefault(
+            (exponent, name in spared),
+            {
+                "params": [],
+                "weight_decay": 0.0 if name in spared else weight_decay,
+                "lr": learning_rate * layer_decay**exponent,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def depth_of(name: str, num_layers: int) -> int:
+    """0 for parameters of the embeddings, i + 1 for those of layer i, `num_layers` + 2 for all others: the head."""
+    if _IN_EMBEDDINGS.search(name):
+        return 0
+    layer = _IN_LAYER.search(name)
+    return num_layers + 2 if layer is None else int(layer[1]) + 1
+
+
 def build_optimizer(
     module: nn.Module,
     *,
@@ -30,9 +73,18 @@ def build_optimizer(
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-6,
+    layer_decay: float = 1.0,
+    num_layers: int = 0,
 ) -> Optimizer:
-    """AdamW over the trainable parameters of `module`, in PyTorch's fused form where all of them allow it."""
-    groups = parameter_groups(module, weight_decay)
+    """AdamW over the trainable parameters of `module`, in PyTorch's fused form where all of them allow it.
+
+    Args:
+        layer_decay, num_layers: see `layerwise_groups`; 1 means one learning rate for all.
+    """
+    if layer_decay == 1.0:
+        groups = parameter_groups(module, weight_decay)
+    else:
+        groups = layerwise_groups(module, weight_decay, learning_rate, layer_decay, num_layers)
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from convbert.errors import InputError
+from convbert.training.batching import BalancedBatches
 from convbert.training.callbacks import STATE_FILE, Clock
 
 _WEIGHTS_FILE = "model.safetensors"
@@ -45,7 +46,8 @@ class ObjectiveTrainer(Trainer):
         objective: the module to train.
         args: see `training_arguments`.
         clock: when the run ends.
-        sampler: order of the training data; its `set_epoch` is called.
+        sampler: order of the training data; its `set_epoch` is called. One that gives whole batches
+            (`BalancedBatches`) decides their sizes, too, and takes its own share in a distributed run.
         heldout_collator: as `data_collator`, for `eval_dataset`.
         optimizer, scheduler: as Trainer's `optimizers`.
     """
@@ -135,6 +137,12 @@ class ObjectiveTrainer(Trainer):
         loader = DataLoader(dataset, self.args.eval_batch_size, collate_fn=self.heldout_collator)
         return self.accelerator.prepare(loader)
 
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self._sampler, BalancedBatches):
+            return super().get_train_dataloader()
+        # Not prepared by accelerate, which would shard batches once more.
+        return _EpochLoader(self.train_dataset, batch_sampler=self._sampler, collate_fn=self.data_collator)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         return self._sampler
 
@@ -157,6 +165,13 @@ class ObjectiveTrainer(Trainer):
         safetensors.torch.load_model(target, str(Path(resume_from_checkpoint, _WEIGHTS_FILE)))
 
 
+class _EpochLoader(DataLoader):
+    """Passes on what the Trainer says at the start of an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
 def training_arguments(
     output_dir: str | Path,
     clock: Clock,
@@ -171,11 +186,14 @@ def training_arguments(
     keep_checkpoints: int = 2,
     seed: int = 0,
     device: str | None = None,
+    best_metric: str | None = None,
 ) -> TrainingArguments:
     """Arguments for `ObjectiveTrainer`; intervals count optimizer steps, `batch_size` is per process.
 
     Args:
         evaluate_every: None turns evaluation during training off.
+        best_metric: name of a figure of `evaluate`, as "eval_score": the checkpoint with the highest is kept, and
+            loaded at the end. `save_every` must be a multiple of `evaluate_every`.
         device: "cpu" keeps a GPU unused; None takes what is there.
     """
     return TrainingArguments(
@@ -196,6 +214,9 @@ def training_arguments(
         save_total_limit=keep_checkpoints,
         seed=seed,
         use_cpu=device == "cpu" or not torch.accelerator.is_available(),
+        load_best_model_at_end=best_metric is not None,
+        metric_for_best_model=best_metric,
+        greater_is_better=None if best_metric is None else True,
         dataloader_drop_last=True,
         remove_unused_columns=False,
         disable_tqdm=True,

@@ -1,0 +1,74 @@
+"""`convbert evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from convbert.cli.failures import say
+from convbert.cli.finetune import ChoiceColumns, LabelColumn, PairColumn, TextColumn, TokensColumn, task_of
+from convbert.errors import InputError
+from convbert.optional import require
+
+
+def run(
+    model: Annotated[str, typer.Option(help="Folder of a fine-tuned model, or its name on the Hub.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="Name in the table of tasks; by default the one the model was trained for."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of a data set; see --split.")] = None,
+    file: Annotated[Path | None, typer.Option(help="One file, in place of --data.")] = None,
+    split: Annotated[str, typer.Option(help="Which file of --data: dev, test or train.")] = "dev",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for predictions, metrics.json, report.html, GLUE submissions.")
+    ] = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    tokens_column: TokensColumn = None,
+    choice_columns: ChoiceColumns = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also draw attention maps and dynamic kernels: explain.html.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the scores as one JSON object.")] = False,
+) -> None:
+    """Score a fine-tuned model on labelled data, by the metrics of its task.
+
+    Data without labels is answered only; for the test sets of GLUE the submission files are written to --output.
+
+    \b
+    Examples:
+      convbert evaluate --model runs/sst2/model --data glue/SST-2
+      convbert evaluate --model runs/mnli/model --task ax --data glue/AX --split test --output runs/ax
+      convbert evaluate --model runs/reviews/model --file test.csv --output runs/reviews/test --explain
+    """
+    require("train", "convbert evaluate")
+    if (data is None) == (file is None):
+        raise InputError("give either --data, a folder, or --file")
+    if explain and output is None:
+        raise InputError("--explain writes a page: give --output, too")
+    from convbert.finetuning.evaluation import FinetunedModel, evaluate
+
+    columns = (text_column, text_pair_column, label_column, tokens_column, choice_columns)
+    if task is None and any(columns):
+        raise InputError("columns belong to a task: give --task, too")
+    chosen = None if task is None else task_of(task, *columns)
+    finetuned = FinetunedModel.load(model, chosen, device)
+    files = [file] if file is not None else finetuned.kind.task.find_files(data or Path(), split)
+    metrics = evaluate(finetuned, files, split, output, explain=explain, report=say)
+    if as_json:
+        print(json.dumps(metrics))
+    else:
+        _print_table(metrics)
+
+
+def _print_table(metrics: dict[str, Any]) -> None:
+    for split, count in metrics["examples"].items():
+        print(f"{split}: {count:,} examples")
+        for name, value in metrics["scores"].get(split, {}).items():
+            print(f"  {name:<24}{value:.4f}")

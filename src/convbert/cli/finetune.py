@@ -1,0 +1,175 @@
+"""`convbert finetune`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convbert.cli.failures import INTERRUPTED, say
+from convbert.errors import InputError
+from convbert.optional import require
+
+if TYPE_CHECKING:
+    from convbert.finetuning.run import Files
+    from convbert.finetuning.tasks import Task
+
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text (or of the premise of choices).")]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, labels, number or tags.")]
+TokensColumn = Annotated[str | None, typer.Option(help="Tagging: column of the words.")]
+ChoiceColumns = Annotated[
+    str | None, typer.Option(help="Choices: their columns, with commas between them, or one column of lists.")
+]
+
+
+def run(
+    task: Annotated[
+        str, typer.Option(help="Name in the table of tasks, such as sst2; see docs/finetuning.md.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with train.* and dev.*, in the formats of the task.")
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="Training file, in place of --data.")] = None,
+    dev: Annotated[Path | None, typer.Option(help="Dev file, in place of --data.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; the model ends up in its model/. By default runs/TASK."),
+    ] = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    tokens_column: TokensColumn = None,
+    choice_columns: ChoiceColumns = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds; the best model is kept.")] = 1,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train low-rank adapters in place of the encoder (rank 8).")
+    ] = False,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="Replace the head of a model that was fine-tuned before.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also draw attention maps and dynamic kernels: explain.html.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help='"cpu" leaves a GPU unused.')] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any field of the recipe; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
+    ] = False,
+) -> int:
+    """Train a model for a task on labelled data, and score it.
+
+    The recipe is the original's; it is printed, and any field can be changed with --set. Progress goes to stderr.
+    Ctrl-C and SIGTERM save a checkpoint, from which --resume goes on. The folder ends up with model/,
+    metrics.json, predictions and report.html.
+
+    \b
+    Examples:
+      convbert finetune --task sst2 --data glue/SST-2 --output runs/sst2
+      convbert finetune --task rte --data glue/RTE --model YituTech/conv-bert-base --seeds 5
+      convbert finetune --task text-classification --train a.csv --dev b.csv --text-column review --label-column stars
+      convbert finetune --task entities --train train.conll --dev dev.conll --set epochs=10 --set patience=2
+      convbert finetune --task multiple-choice --train a.jsonl --dev b.jsonl --choice-columns one,two,three
+    """
+    require("train", "convbert finetune")
+    from convbert.finetuning.recipes import FinetuningPlan
+    from convbert.finetuning.run import finetune
+
+    chosen = task_of(task, text_column, text_pair_column, label_column, tokens_column, choice_columns)
+    overrides = parse_settings(settings or (), FinetuningPlan().to_dict())
+    if lora:
+        require("lora", "--lora")
+        overrides = {"lora_rank": 8, "learning_rate": 1e-3, "layer_decay": 1.0, **overrides}
+    if device not in (None, "cpu"):
+        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    result = finetune(
+        chosen,
+        files_of(chosen, data, train, dev),
+        output or Path("runs", task),
+        model=model,
+        seeds=seeds,
+        new_head=new_head,
+        resume=resume,
+        device=device,
+        overrides=overrides,
+        explain=explain,
+        report=say,
+    )
+    if not result.finished:
+        return INTERRUPTED
+    print(json.dumps(result.metrics) if as_json else result.model_dir)
+    return 0
+
+
+def task_of(
+    name: str,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    tokens: str | None = None,
+    choices: str | None = None,
+) -> Task:
+    """The row of the table, with the columns that were named."""
+    from convbert.finetuning.tasks import TASKS, find_task
+
+    is_tagging = name in TASKS and TASKS[name].kind == "tagging"
+    columns = {
+        "text": text,
+        "text_pair": text_pair,
+        "tags" if is_tagging else "label": label,
+        "tokens": tokens,
+        "choices": choices,
+    }
+    return find_task(name, columns)
+
+
+def files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None) -> Files:
+    """The files to train and score on.
+
+    Raises:
+        InputError: neither a folder nor two files, or a folder without the files.
+    """
+    from convbert.finetuning.run import Files
+
+    if data is not None:
+        if train is not None or dev is not None:
+            raise InputError("give either --data, a folder, or --train and --dev, two files")
+        return Files(task.find_files(data, "train")[0], tuple(task.find_files(data, "dev")))
+    if train is None or dev is None:
+        raise InputError("give --data, a folder, or both --train and --dev")
+    return Files(train, (dev,))
+
+
+def parse_settings(settings: Iterable[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`["epochs=5"]` to `{"epochs": 5}`; the plan checks the values itself.
+
+    Raises:
+        InputError: a setting without "=", set twice, or unknown.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {setting}: write NAME=VALUE")
+        if name in parsed:
+            raise InputError(f"--set {setting}: {name} is given twice")
+        if name not in fields:
+            raise InputError(
+                f"--set {setting}: the recipe has no field named {name}; it has {', '.join(fields)}"
+            )
+        try:
+            parsed[name] = json.loads(text)
+        except ValueError:
+            parsed[name] = text
+    return parsed

@@ -1,0 +1,1 @@
+"""Labelled data to a model for a task, with an honest score."""

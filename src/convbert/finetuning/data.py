@@ -1,0 +1,206 @@
+"""What all kinds of tasks share: examples, features, batches, and what a kind has to know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convbert.errors import InputError
+from convbert.finetuning.metrics import Scores
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tasks import Task
+from convbert.model import ConvBertPreTrainedModel
+from convbert.tokenization import ConvBertTokenizerFast
+
+Prediction = dict[str, Any]
+"""What a model says of an example, as written to a file; `answer` is what is scored."""
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example.
+
+    Args:
+        place: where it stands, for messages: "train.tsv: line 17".
+        key: its name in files of predictions.
+        inputs: what the model is shown, by role: see `Task`.
+        target: the right answer; None in test data.
+    """
+
+    place: str
+    key: str
+    inputs: dict[str, Any]
+    target: Any = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An example, or a window on it, as tokens.
+
+    Args:
+        example: its number.
+        input_ids, token_type_ids: (T,), or one such list for each choice.
+        target: what the model is trained on, as numbers.
+        detail: what its kind needs to find the way back from tokens to text.
+    """
+
+    example: int
+    input_ids: list[Any]
+    token_type_ids: list[Any]
+    target: Any = None
+    detail: Any = None
+
+    @property
+    def length(self) -> int:
+        """Tokens, of all choices together."""
+        if isinstance(self.input_ids[0], list):
+            return sum(map(len, self.input_ids))
+        return len(self.input_ids)
+
+
+class Kind(ABC):
+    """All that differs between classification, tagging, answering and choosing.
+
+    Args:
+        task: the row of the table.
+        labels: their names, in the order of the model's outputs; empty until `learn_labels`.
+    """
+
+    model_class: type[ConvBertPreTrainedModel]
+    loss_counts_examples = True
+    """False where the model's loss is a mean over tokens: batches of equal size in tokens then weigh the same."""
+
+    def __init__(self, task: Task, labels: Sequence[str] = ()) -> None:
+        self.task = task
+        self.labels = tuple(labels)
+
+    @abstractmethod
+    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+        """The examples of a file.
+
+        Raises:
+            InputError: a missing column, or a row that cannot be used; the message names it.
+        """
+
+    @abstractmethod
+    def is_labelled(self, path: Path) -> bool:
+        """Whether a file has the column of right answers."""
+
+    @abstractmethod
+    def learn(self, train: Sequence[Example]) -> None:
+        """Take from the training data what the model has to know: its labels.
+
+        Raises:
+            InputError: there is nothing to learn.
+        """
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Refuse examples that this kind, with its labels, cannot be scored on; by default there are none."""
+        return
+
+    def config_changes(self) -> dict[str, Any]:
+        """What the model's configuration has to say."""
+        names = dict(enumerate(self.labels))
+        return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+
+    def finish(self, model: Any) -> None:
+        """Change a trained model so that it needs nothing of what this kind knows beside labels."""
+        return
+
+    @abstractmethod
+    def features(
+        self,
+        examples: Sequence[Example],
+        tokenizer: ConvBertTokenizerFast,
+        plan: FinetuningPlan,
+        *,
+        training: bool = False,
+    ) -> list[Feature]:
+        """Examples as tokens; in training, with targets."""
+
+    def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
+        """A padded batch: `input_ids`, `token_type_ids`, `attention_mask`, and `labels` where there are targets."""
+        batch = {
+            "input_ids": pad([feature.input_ids for feature in features], pad_token_id),
+            "token_type_ids": pad([feature.token_type_ids for feature in features], 0),
+            "attention_mask": pad([[1] * len(feature.input_ids) for feature in features], 0),
+        }
+        if features[0].target is not None:
+            batch |= self.targets(features)
+        return batch
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
+        """The targets of a batch, under the names of the model's arguments."""
+        return {"labels": torch.tensor([feature.target for feature in features])}
+
+    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
+        """What the model says of each feature of a batch; `lengths` are their tokens."""
+        return list(result.logits.float().cpu().numpy())
+
+    @abstractmethod
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        """A prediction for every example."""
+
+    @abstractmethod
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        """The task's metrics, the one that counts first."""
+
+    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
+        """The answers of a baseline that has not read the texts; None where there is no sensible one."""
+        (most_frequent, _), *_ = Counter(example.target for example in train).most_common(1)
+        return [{"answer": most_frequent}] * len(examples)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(B, T) int64, T the longest row."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def text_of(cell: Any, place: str, role: str) -> str:
+    """A cell that must hold text.
+
+    Raises:
+        InputError: it is empty, or no text.
+    """
+    if not isinstance(cell, str):
+        raise InputError(f"{place}: {role} must be text, got {type(cell).__name__}: {cell!r:.60}")
+    if not cell.strip():
+        raise InputError(f"{place}: {role} is empty")
+    return cell
+
+
+def check_known(label: str, labels: Sequence[str], place: str) -> None:
+    """Refuse a label that the model has no output for."""
+    if label not in labels:
+        shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+        raise InputError(f"{place}: the label {label!r} is unknown; there are {shown}")
+
+
+def order_labels(names: set[str]) -> tuple[str, ...]:
+    """Numbers by value, words by alphabet."""
+    try:
+        return tuple(sorted(names, key=float))
+    except ValueError:
+        return tuple(sorted(names))

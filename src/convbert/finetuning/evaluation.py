@@ -1,0 +1,189 @@
+"""Score a fine-tuned model on labelled data, or answer unlabelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convbert.errors import InputError
+from convbert.finetuning.data import Kind, Prediction
+from convbert.finetuning.explain import explain_html
+from convbert.finetuning.folder import write_json
+from convbert.finetuning.inference import Split
+from convbert.finetuning.recipes import FinetuningPlan, recipe
+from convbert.finetuning.report import report_html
+from convbert.finetuning.start import (
+    find_model,
+    kind_of_model,
+    load_filled,
+    read_config,
+    read_task,
+    read_tokenizer,
+)
+from convbert.finetuning.tasks import TASKS, Task
+from convbert.finetuning.writing import submission, write_predictions
+from convbert.model import ConvBertPreTrainedModel
+from convbert.optional import require
+from convbert.saving import whole_folder
+from convbert.tokenization import ConvBertTokenizerFast
+
+EXPLAINED = 5
+"""Examples on the page of attention maps and kernels."""
+
+_GENERAL_TASKS = {
+    "ConvBertForTokenClassification": "tagging",
+    "ConvBertForQuestionAnswering": "question-answering",
+    "ConvBertForMultipleChoice": "multiple-choice",
+}
+
+
+@dataclass(frozen=True)
+class FinetunedModel:
+    """A model with its task, as its folder has them."""
+
+    source: str
+    model: ConvBertPreTrainedModel
+    tokenizer: ConvBertTokenizerFast
+    kind: Kind
+    plan: FinetuningPlan
+
+    @classmethod
+    def load(cls, source: str | None, task: Task | None = None, device: str | None = None) -> FinetunedModel:
+        """Read a fine-tuned folder.
+
+        Args:
+            task: None is the one that the folder names, or what its head is for.
+            device: None takes a GPU where there is one.
+
+        Raises:
+            InputError: no such folder, or its head does not fit the task.
+        """
+        name = find_model(source)
+        config = read_config(name)
+        noted = read_task(name)
+        chosen = task or (noted[0] if noted else _general_task(config, name))
+        kind = kind_of_model(chosen, config, name)
+        plan = noted[1] if noted else recipe(chosen, config)
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = load_filled(kind.model_class, name).to(place).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device {place!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        return cls(name, model, read_tokenizer(name), kind, plan)
+
+    def split(self, name: str, path: Path) -> Split:
+        """The examples of a file: labelled where it has the task's column for that.
+
+        Raises:
+            InputError: unusable data, or a label that the model does not know.
+        """
+        labelled = self.kind.is_labelled(path)
+        examples = self.kind.read(path, labelled)
+        if labelled:
+            self.kind.check(examples)
+        features = self.kind.features(examples, self.tokenizer, self.plan)
+        return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
+
+
+def evaluate(
+    finetuned: FinetunedModel,
+    files: Sequence[Path],
+    split_name: str = "dev",
+    output_dir: Path | None = None,
+    *,
+    explain: bool = False,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Score a model on files, or only answer those without labels.
+
+    Args:
+        files: several are scored separately.
+        output_dir: for predictions, `metrics.json`, `report.html`, and for GLUE's test data its submission files.
+        explain: write `explain.html`, too.
+
+    Returns:
+        `scores`: name of each split to its metrics; and how many examples each has.
+    """
+    splits = [finetuned.split(split_name if len(files) == 1 else path.stem, path) for path in files]
+    answers = [split.predict(finetuned.model) for split in splits]
+    labelled = {
+        split.name: split.score(found)
+        for split, found in zip(splits, answers, strict=True)
+        if split.examples[0].target is not None
+    }
+    metrics = {
+        "model": finetuned.source,
+        "task": finetuned.kind.task.name,
+        "examples": {split.name: len(split.examples) for split in splits},
+        "scores": labelled,
+    }
+    if output_dir is not None:
+        _write(finetuned, splits, answers, metrics, output_dir, explain)
+        report(f"written to {output_dir}")
+    return metrics
+
+
+def _write(
+    finetuned: FinetunedModel,
+    splits: Sequence[Split],
+    answers: Sequence[list[Prediction]],
+    metrics: dict[str, Any],
+    output_dir: Path,
+    explain: bool,
+) -> None:
+    task = finetuned.kind.task
+    names = [name for name in task.submission.split(",") if name]
+    with whole_folder(output_dir) as draft:
+        for number, (split, found) in enumerate(zip(splits, answers, strict=True)):
+            write_predictions(draft, split, found)
+            if number < len(names) and split.examples[0].target is None:
+                (draft / names[number]).write_text(submission(split, found), encoding="utf-8")
+        write_json(draft / "metrics.json", metrics)
+        write_pages(
+            draft, metrics, splits[0], answers[0], finetuned.model, finetuned.tokenizer, explain=explain
+        )
+
+
+def write_pages(
+    folder: Path,
+    metrics: dict[str, Any],
+    split: Split,
+    predictions: list[Prediction],
+    model: ConvBertPreTrainedModel,
+    tokenizer: ConvBertTokenizerFast,
+    *,
+    explain: bool = False,
+    histories: dict[str, list[dict[str, Any]]] | None = None,
+) -> None:
+    """Write `report.html` (for labelled data), and `explain.html` where it was asked for."""
+    require("train", "report.html")
+    if split.examples[0].target is not None:
+        title = f"{split.kind.task.name}: {split.name}"
+        text = report_html(title, metrics, split, predictions, model, tokenizer, histories)
+        (folder / "report.html").write_text(text, encoding="utf-8")
+    if explain:
+        chosen = split.features[:EXPLAINED]
+        captions = [_caption(split.examples[feature.example].inputs) for feature in chosen]
+        text = explain_html(model, tokenizer, chosen, captions)
+        (folder / "explain.html").write_text(text, encoding="utf-8")
+
+
+def _caption(inputs: dict[str, Any]) -> str:
+    first = next(iter(inputs.values()))
+    return " ".join(first) if isinstance(first, list) else str(first)
+
+
+def _general_task(config: Any, source: str) -> Task:
+    """What a head is for, where no task is named: of a folder that something else fine-tuned."""
+    (architecture,) = config.architectures or ("ConvBertModel",)
+    if architecture == "ConvBertForSequenceClassification":
+        problems = {"regression": "regression", "multi_label_classification": "multi-label-classification"}
+        is_number = config.num_labels == 1
+        return TASKS[problems.get(config.problem_type, "regression" if is_number else "text-classification")]
+    if architecture not in _GENERAL_TASKS:
+        raise InputError(f"{source}: is a {architecture}, which was not fine-tuned for anything")
+    return TASKS[_GENERAL_TASKS[architecture]]

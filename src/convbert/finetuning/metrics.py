@@ -1,0 +1,99 @@
+"""Scores of predictions, by name; the formulas are scikit-learn's and scipy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Scores = dict[str, float]
+
+
+def accuracy(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
+    """Share of answers that are right."""
+    return float(np.mean([g == p for g, p in zip(gold, predicted, strict=True)]))
+
+
+def matthews(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
+    """Matthews correlation, CoLA's metric; 0 where one label is always given."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(gold, predicted))
+
+
+def macro_f1(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
+    """Unweighted mean of the F1 of every label that occurs."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, predicted, average="macro", zero_division=0))
+
+
+def positive_f1(gold: Sequence[Any], predicted: Sequence[Any], positive: Any) -> float:
+    """F1 of one label: MRPC's and QQP's."""
+    from sklearn.metrics import f1_score
+
+    hits = [[label == positive for label in labels] for labels in (gold, predicted)]
+    return float(f1_score(*hits, zero_division=0))
+
+
+def micro_f1(gold: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> float:
+    """F1 over all pairs of an example and a label (or a span): 2 hits / (given + wanted); 0 where there are none."""
+    hits = sum(len(g & p) for g, p in zip(gold, predicted, strict=True))
+    total = sum(map(len, gold)) + sum(map(len, predicted))
+    return 2 * hits / total if total else 0.0
+
+
+def pearson(gold: Sequence[float], predicted: Sequence[float]) -> float:
+    """Linear correlation; 0 where all predictions are equal."""
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(gold, predicted)[0]) if _varies(gold) and _varies(predicted) else 0.0
+
+
+def spearman(gold: Sequence[float], predicted: Sequence[float]) -> float:
+    """Correlation of ranks; 0 where all predictions are equal."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(gold, predicted)[0]) if _varies(gold) and _varies(predicted) else 0.0
+
+
+def mean_squared_error(gold: Sequence[float], predicted: Sequence[float]) -> float:
+    """Mean squared error, in the square of the target's unit."""
+    return float(np.mean((np.asarray(gold, dtype=float) - np.asarray(predicted, dtype=float)) ** 2))
+
+
+def _varies(values: Sequence[float]) -> bool:
+    # A spread at the level of rounding is none: a correlation with it would be noise.
+    spread = float(np.ptp(values))
+    return bool(np.isfinite(spread)) and spread > 1e-9 * max(1.0, float(np.max(np.abs(values))))
+
+
+METRICS: dict[str, Callable[..., float]] = {
+    "accuracy": accuracy,
+    "matthews": matthews,
+    "macro_f1": macro_f1,
+    "pearson": pearson,
+    "spearman": spearman,
+    "mean_squared_error": mean_squared_error,
+}
+"""Metrics of (gold, predicted) alone. `positive_f1` and `micro_f1` need more, and are called by name."""
+
+
+def entity_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(type, first token, last token) of every entity in a row of BIO tags.
+
+    As CoNLL's own evaluation reads them: a span ends where the type changes, at O and at B; an I that continues
+    nothing begins one.
+    """
+    spans = set()
+    start, kind = 0, ""
+    for index, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        continues = prefix == "I" and name == kind
+        if kind and not continues:
+            spans.add((kind, start, index - 1))
+            kind = ""
+        if prefix in ("B", "I") and not continues:
+            start, kind = index, name
+    return spans

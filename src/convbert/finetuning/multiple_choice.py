@@ -1,0 +1,132 @@
+"""Which of several continuations fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convbert.errors import InputError
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, softmax, text_of
+from convbert.finetuning.metrics import Scores, accuracy
+from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.heads.multiple_choice import ConvBertForMultipleChoice
+from convbert.tokenization import ConvBertTokenizerFast
+
+
+class MultipleChoice(Kind):
+    """The text is read with each choice, and the first token's state is scored."""
+
+    model_class = ConvBertForMultipleChoice
+
+    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+        columns = self.task.columns
+        wanted = [column for role, column in columns.items() if role not in ("label", "choices")]
+        wanted += columns["choices"].split(",")
+        wanted += [columns["label"]] if labelled else []
+        table = read_table(path, self.task.headerless, wanted)
+        table.check_columns(wanted)
+        examples = [self._example(number, row, labelled) for number, row in enumerate(table.rows)]
+        count = len(examples[0].inputs["choices"])
+        for example in examples:
+            if len(example.inputs["choices"]) != count:
+                raise InputError(
+                    f"{example.place}: {len(example.inputs['choices'])} choices, where the first row has {count}"
+                )
+        return examples
+
+    def is_labelled(self, path: Path) -> bool:
+        texts = [column for role, column in self.task.columns.items() if role not in ("label", "choices")]
+        return self.task.columns["label"] in read_table(path, self.task.headerless, texts).columns
+
+    def _example(self, number: int, row: Row, labelled: bool) -> Example:
+        columns = self.task.columns
+        inputs: dict[str, Any] = {"text": text_of(row.cells.get(columns["text"]), row.place, columns["text"])}
+        choices = _choices(row, columns["choices"])
+        if "prefix" in columns:
+            prefix = text_of(row.cells.get(columns["prefix"]), row.place, columns["prefix"])
+            inputs["prefix"] = self.task.values.get("prefix", {}).get(prefix, prefix)
+        inputs["choices"] = choices
+        key = str(row.cells.get("idx", row.cells.get("id", number)))
+        target = _target(row, columns["label"], len(choices)) if labelled else None
+        return Example(row.place, key, inputs, target)
+
+    def learn(self, train: Sequence[Example]) -> None:
+        """There are no labels; what can be wrong with a row was said when it was read."""
+
+    def config_changes(self) -> dict[str, Any]:
+        # One output, whatever the number of choices; and the first token, where transformers' default is the last.
+        return {"num_labels": 1, "summary_type": "first"}
+
+    def features(
+        self,
+        examples: Sequence[Example],
+        tokenizer: ConvBertTokenizerFast,
+        plan: FinetuningPlan,
+        *,
+        training: bool = False,
+    ) -> list[Feature]:
+        found = []
+        for number, example in enumerate(examples):
+            choices = example.inputs["choices"]
+            if "prefix" in example.inputs:
+                choices = [f"{example.inputs['prefix']} {choice}" for choice in choices]
+            texts = [example.inputs["text"]] * len(choices)
+            tokens = tokenizer(texts, choices, truncation=True, max_length=plan.max_length)
+            target = example.target if training else None
+            found.append(Feature(number, tokens["input_ids"], tokens["token_type_ids"], target))
+        return found
+
+    def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
+        """As `Kind.collate`, each (B, choices, T)."""
+        rows = [
+            Feature(feature.example, ids, types)
+            for feature in features
+            for ids, types in zip(feature.input_ids, feature.token_type_ids, strict=True)
+        ]
+        flat = super().collate(rows, pad_token_id)
+        batch = {name: tensor.unflatten(0, (len(features), -1)) for name, tensor in flat.items()}
+        if features[0].target is not None:
+            batch["labels"] = torch.tensor([feature.target for feature in features])
+        return batch
+
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        return [
+            {"answer": int(row.argmax()), "probabilities": [float(p) for p in softmax(row)]}
+            for row in map(np.asarray, outputs)
+        ]
+
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        return {"accuracy": accuracy([e.target for e in examples], [p["answer"] for p in predictions])}
+
+
+def _choices(row: Row, columns: str) -> list[str]:
+    names = columns.split(",")
+    cells = row.cells.get(names[0]) if len(names) == 1 else [row.cells.get(name) for name in names]
+    if not isinstance(cells, list) or len(cells) < 2:
+        raise InputError(f"{row.place}: {columns} must be a list of at least two choices, got {cells!r:.60}")
+    return [text_of(cell, row.place, name) for cell, name in zip(cells, names * len(cells), strict=False)]
+
+
+def _target(row: Row, column: str, choices: int) -> int:
+    cell = row.cells.get(column)
+    try:
+        number = int(str(cell))
+    except ValueError:
+        number = -1
+    if not 0 <= number < choices:
+        raise InputError(
+            f"{row.place}: {column} must be the number of a choice, 0 to {choices - 1}, got {cell!r}"
+        )
+    return number

@@ -1,0 +1,87 @@
+"""The small pieces that the HTML pages are made of; a page needs no other file and no network."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c2733; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dde5; }
+table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .2rem .7rem; text-align: left; }
+th { font-weight: 600; border-bottom: 1px solid #b9c4cf; } td.number {
+text-align: right; font-variant-numeric: tabular-nums; }
+.confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid #d5dde5; border-radius: 6px;
+padding: .6rem .9rem; margin: .7rem 0; } .note { color: #5b6b7b; } mark { border-radius: 3px; padding: 0 .15em; }
+mark.gold { background: #cdeccd; } mark.answer { background: #ffd9b8; } mark.both { background: #b5e3a0; }
+sub { color: #5b6b7b; } svg { max-width: 100%; height: auto; } details { margin: .6rem 0; }
+canvas { image-rendering: pixelated; border: 1px solid #d5dde5; margin: 0 .6rem .2rem 0; }
+.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 0 .8rem; } figcaption { font-size: .8rem; color: #5b6b7b; }
+"""
+
+
+def page(title: str, *parts: str) -> str:
+    """A whole document."""
+    head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
+    body = f"<h1>{escape(title)}</h1>{''.join(parts)}"
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>{body}</body></html>\n"
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading with what stands under it; nothing where there is nothing."""
+    return f"<h2>{escape(title)}</h2>{''.join(parts)}" if any(parts) else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; numbers stand to the right."""
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"<td>{escape(str(value))}</td>"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"<td class='number'>{shown}</td>"
+
+
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Gold labels down, answers across; the darker, the larger the share of the row."""
+    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
+    rows = ""
+    for label, row in zip(labels, counts, strict=True):
+        total = max(1, sum(row))
+        shaded = "".join(
+            f"<td style='background:rgba(52,120,190,{0.85 * count / total:.2f})'>{count:,}</td>"
+            for count in row
+        )
+        rows += f"<tr><th>{escape(label)}</th>{shaded}</tr>"
+    return f"<table class='confusion'><tr><th>gold \\ answer</th>{head}</tr>{rows}</table>"
+
+
+def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
+    """Words with what speaks for the answer in orange, against it in blue."""
+    shown = []
+    for word, value in zip(words, influence, strict=True):
+        color = "245,130,50" if value > 0 else "60,130,220"
+        joined = word.startswith("##")
+        text = escape(word.removeprefix("##"))
+        space = "" if joined else " "
+        shown.append(f"{space}<mark style='background:rgba({color},{0.8 * abs(value):.2f})'>{text}</mark>")
+    return "".join(shown)
+
+
+def figure_svg(figure: Any) -> str:
+    """A matplotlib figure as inline SVG, the same bytes for the same figure."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "convbert", "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = re.sub(r"<metadata>.*?</metadata>", "", stream.getvalue(), flags=re.DOTALL)
+    return text[text.index("<svg") :]

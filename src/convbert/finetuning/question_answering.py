@@ -1,0 +1,270 @@
+"""The span of a context that answers a question, by the rules of SQuAD."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convbert.errors import InputError
+from convbert.finetuning import squad
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, text_of
+from convbert.finetuning.metrics import Scores
+from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.heads.question_answering import ConvBertForQuestionAnswering
+from convbert.heads.spans import Window, best_spans, log_scale, plan_windows
+from convbert.tokenization import ConvBertTokenizerFast
+
+_N_BEST = 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a window stands: tokens first ... last - 1 of the context, after `before` tokens of its own; the offsets
+    are those of the whole context."""
+
+    first: int
+    last: int
+    before: int
+    offsets: list[tuple[int, int]]
+
+
+class QuestionAnswering(Kind):
+    """Start and end of the answer; contexts longer than `max_length` are read in windows that move by `stride`."""
+
+    model_class = ConvBertForQuestionAnswering
+
+    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+        columns = self.task.columns
+        wanted = [columns[role] for role in ("question", "context", *(("answers",) if labelled else ()))]
+        table = read_table(path)
+        table.check_columns(wanted)
+        examples = [_example(number, row, columns, labelled) for number, row in enumerate(table.rows)]
+        if labelled:
+            _check_answers(examples, path)
+        return examples
+
+    def is_labelled(self, path: Path) -> bool:
+        return self.task.columns["answers"] in read_table(path).columns
+
+    def learn(self, train: Sequence[Example]) -> None:
+        unanswered = [example for example in train if not example.target]
+        if unanswered and not self.task.answers_may_be_missing:
+            raise InputError(
+                f"{unanswered[0].place}: has no answer, and {self.task.name} has one for every question "
+                "(for those that may have none, use the task squad2)"
+            )
+
+    def check(self, examples: Sequence[Example]) -> None:
+        self.learn(examples)
+
+    def config_changes(self) -> dict[str, Any]:
+        return {"num_labels": 2}
+
+    def features(
+        self,
+        examples: Sequence[Example],
+        tokenizer: ConvBertTokenizerFast,
+        plan: FinetuningPlan,
+        *,
+        training: bool = False,
+    ) -> list[Feature]:
+        contexts: dict[str, Any] = {}  # many questions ask about one
+        found = []
+        for number, example in enumerate(examples):
+            context = example.inputs["context"]
+            if context not in contexts:
+                contexts[context] = _tokens(context, tokenizer)
+            windows = _windows(number, example, contexts[context], tokenizer, plan)
+            if training:
+                windows = _with_targets(windows, example, self.task.answers_may_be_missing)
+            found += windows
+        return found
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
+        starts, ends = zip(*(feature.target for feature in features), strict=True)
+        return {"start_positions": torch.tensor(starts), "end_positions": torch.tensor(ends)}
+
+    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
+        """Per feature (2, T): the logits of start and end."""
+        logits = torch.stack((result.start_logits, result.end_logits), 1).float().cpu().numpy()
+        return [row[:, :length] for row, length in zip(logits, lengths, strict=True)]
+
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        windows: dict[int, list[tuple[Place, Window]]] = defaultdict(list)
+        for feature, output in zip(features, outputs, strict=True):
+            windows[feature.example].append((feature.detail, _read_window(feature.detail, output)))
+        predictions = [
+            _answer(example, windows.get(number, []), plan.max_answer_length)
+            for number, example in enumerate(examples)
+        ]
+        if self.task.answers_may_be_missing:
+            for prediction in predictions:
+                if prediction["null_odds"] > 0:
+                    prediction["answer"] = ""
+        return predictions
+
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        gold = {e.key: [text for text, _ in e.target] for e in examples}
+        answers = {e.key: p["answer"] for e, p in zip(examples, predictions, strict=True)}
+        scores = squad.evaluate(gold, answers, answers_may_be_missing=self.task.answers_may_be_missing)
+        found = {name: scores[name] for name in self.task.metrics}
+        if not self.task.answers_may_be_missing:
+            return found
+        spans = {e.key: p["best_span"] for e, p in zip(examples, predictions, strict=True)}
+        odds = {e.key: p["null_odds"] for e, p in zip(examples, predictions, strict=True)}
+        best_f1, f1_threshold = squad.best_threshold(gold, spans, odds, squad.f1)
+        best_exact, exact_threshold = squad.best_threshold(gold, spans, odds, squad.exact_match)
+        return {
+            "best_f1": best_f1,
+            "best_exact": best_exact,
+            "best_f1_threshold": f1_threshold,
+            "best_exact_threshold": exact_threshold,
+            **found,
+        }
+
+    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
+        """The first three words of the context: as many as an answer often has."""
+        blank = {"null_odds": 1.0}
+        return [
+            {"answer": " ".join(e.inputs["context"].split()[:3]), "best_span": "", **blank} for e in examples
+        ]
+
+
+def _example(number: int, row: Row, columns: Any, labelled: bool) -> Example:
+    inputs = {
+        role: text_of(row.cells.get(columns[role]), row.place, role) for role in ("question", "context")
+    }
+    target = _read_answers(row, columns["answers"]) if labelled else None
+    key = row.cells.get(columns.get("id", "id"))
+    return Example(row.place, str(number if key is None else key), inputs, target)
+
+
+def _read_answers(row: Row, column: str) -> tuple[tuple[str, int], ...]:
+    """SQuAD's pairs, or {"text": [...], "answer_start": [...]} as the Hub has them."""
+    cell = row.cells.get(column)
+    try:
+        if isinstance(cell, dict):
+            cell = list(zip(cell["text"], cell["answer_start"], strict=True))
+        return tuple((str(text), int(start)) for text, start in cell or ())
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(
+            f'{row.place}: {column} must be {{"text": [...], "answer_start": [...]}}, got {cell!r:.60}'
+        ) from error
+
+
+def _check_answers(examples: Sequence[Example], path: Path) -> None:
+    wrong = [
+        (example, text, start)
+        for example in examples
+        for text, start in example.target
+        if not text or start < 0 or example.inputs["context"][start : start + len(text)] != text
+    ]
+    if wrong:
+        example, text, start = wrong[0]
+        there = example.inputs["context"][start : start + len(text)] if start >= 0 else ""
+        raise InputError(
+            f"{path}: {len(wrong)} answers are not at their offset; the first is that of question {example.key}: "
+            f"{text!r:.60} is said to be at {start}, where the context has {there!r:.60}"
+        )
+
+
+def _tokens(context: str, tokenizer: ConvBertTokenizerFast) -> Any:
+    return tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+
+def _windows(
+    number: int, example: Example, context: Any, tokenizer: ConvBertTokenizerFast, plan: FinetuningPlan
+) -> list[Feature]:
+    question = tokenizer(example.inputs["question"], add_special_tokens=False)["input_ids"]
+    question = question[: plan.max_question_length]
+    ids, offsets = context["input_ids"], context["offset_mapping"]
+    room = plan.max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
+    if room < 1:
+        raise InputError(
+            f"{example.place}: the question leaves no room for the context in {plan.max_length} tokens"
+        )
+    found = []
+    for first, last in plan_windows(len(ids), room, max(0, room - plan.stride)):
+        shown = ids[first:last]
+        found.append(
+            Feature(
+                number,
+                tokenizer.build_inputs_with_special_tokens(question, shown),
+                tokenizer.create_token_type_ids_from_sequences(question, shown),
+                detail=Place(first, last, len(question) + 2, offsets),
+            )
+        )
+    return found
+
+
+def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed: bool) -> list[Feature]:
+    """Start and end of the first answer. A window without it says "no answer" ([CLS], position 0) where that is a
+    possible answer, and is left out where it is not, as in the original."""
+    found = []
+    for window in windows:
+        span = _locate(window.detail, *example.target[0]) if example.target else None
+        if span is not None or missing_allowed:
+            found.append(
+                Feature(
+                    window.example, window.input_ids, window.token_type_ids, span or (0, 0), window.detail
+                )
+            )
+    return found
+
+
+def _locate(place: Place, text: str, start: int) -> tuple[int, int] | None:
+    """Positions of the answer's first and last token in the window; None where not all of it is there."""
+    end = start + len(text)
+    inside = [n for n, (first, last) in enumerate(place.offsets) if first < end and last > start]
+    if not inside or inside[0] < place.first or inside[-1] >= place.last:
+        return None
+    shift = place.before - place.first
+    return inside[0] + shift, inside[-1] + shift
+
+
+def _read_window(place: Place, output: Array) -> Window:
+    start, end = output.astype(np.float64)
+    shown = slice(place.before, place.before + place.last - place.first)
+    return Window(place.first, place.last, start[shown], end[shown], float(start[0]), float(end[0]))
+
+
+def _answer(example: Example, found: Sequence[tuple[Place, Window]], longest: int) -> Prediction:
+    windows = [window for _, window in found if window.last > window.first]
+    if not windows:
+        return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
+    context, offsets = example.inputs["context"], found[0][0].offsets
+    scale = log_scale(windows)
+    spans: dict[tuple[int, int], float] = {}
+    for logit, first, last in best_spans(windows, longest):
+        spans.setdefault((offsets[first][0], offsets[last][1]), logit)
+        if len(spans) == _N_BEST:
+            break
+    n_best = [
+        {"text": context[start:end], "start": start, "score": exp(logit - scale)}
+        for (start, end), logit in spans.items()
+    ]
+    null = min(window.no_answer for window in windows)
+    best = n_best[0]
+    return {
+        "answer": best["text"],
+        "best_span": best["text"],
+        "start": best["start"],
+        "score": best["score"],
+        "null_odds": null - next(iter(spans.values())),
+        "n_best": n_best,
+    }

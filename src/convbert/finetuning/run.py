@@ -1,0 +1,255 @@
+"""From a task, its data and a checkpoint to a fine-tuned model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from convbert.errors import InputError
+from convbert.finetuning.data import Example, Kind
+from convbert.finetuning.evaluation import FinetunedModel, write_pages
+from convbert.finetuning.folder import RunFolder, read_json, write_json
+from convbert.finetuning.inference import Split
+from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.metrics import Scores
+from convbert.finetuning.recipes import FinetuningPlan, recipe
+from convbert.finetuning.seed import Report, SeedTrainer
+from convbert.finetuning.start import check_head, find_model, read_config, read_tokenizer
+from convbert.finetuning.tasks import Task
+from convbert.finetuning.writing import model_card
+from convbert.optional import require
+from convbert.saving import whole_folder
+from convbert.tokenization import ConvBertTokenizerFast
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the labelled data lies; several dev files are scored separately, and the first chooses the model."""
+
+    train: Path
+    dev: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class FinetuningResult:
+    """What a run gave.
+
+    Args:
+        finished: False when a signal ended it early; the same call with `resume=True` goes on from there.
+        model_dir: the best seed's model, or None.
+        metrics: what `metrics.json` holds.
+    """
+
+    finished: bool
+    model_dir: Path | None
+    metrics: dict[str, Any]
+
+
+def finetune(
+    task: Task,
+    files: Files,
+    output_dir: Path,
+    *,
+    model: str | None = None,
+    seeds: int = 1,
+    new_head: bool = False,
+    resume: bool = False,
+    device: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    explain: bool = False,
+    report: Report = lambda message: print(message, file=sys.stderr, flush=True),
+) -> FinetuningResult:
+    """Train a model for a task and score it.
+
+    Writes to `output_dir`: `run.json`, a folder for each seed with checkpoints and log, and at the end `model/`
+    (weights, configuration, tokenizer, model card), `predictions.jsonl` (of the dev data), `report.html` and
+    `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
+
+    Args:
+        model: a folder or a name on the Hub; None is the embedded English model.
+        seeds: runs, with the seeds `plan.seed`, `plan.seed` + 1, ...; the best one's model is kept.
+        new_head: start the head anew, whatever the checkpoint was fine-tuned for.
+        resume: go on with the run in `output_dir`.
+        device: "cpu" leaves a GPU unused.
+        overrides: fields of the plan.
+        explain: write `explain.html`, too: attention maps and dynamic kernels of a few dev examples.
+        report: told what is being done, for a reader.
+
+    Raises:
+        InputError: unusable data, model or plan, or `output_dir` is in use and `resume` was not given.
+    """
+    require("train", "fine-tuning")
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
+    source = find_model(model)
+    config = read_config(source)
+    plan = recipe(task, config, **(overrides or {}))
+    kind = kind_of(task)
+    train, dev = _read(kind, files)
+    keep_head = check_head(config, source, kind, new_head)
+    tokenizer = read_tokenizer(source)
+    folder = RunFolder(output_dir)
+    record = {
+        "task": task.to_dict(),
+        "model": source,
+        "train": str(files.train),
+        "dev": [str(path) for path in files.dev],
+        "seeds": seeds,
+        "plan": plan.to_dict(),
+    }
+    processes = _processes(device)
+    if processes.is_main_process:
+        folder.claim(record, resume)
+    processes.wait_for_everyone()
+    if (metrics := read_json(folder.metrics)) is not None:
+        report(f"{folder.root}: this run has finished; nothing to resume")
+        return FinetuningResult(True, folder.model, metrics)
+    report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
+    run = Run(task, plan, kind, source, keep_head, tokenizer, train, dev, folder, device, explain, report)
+    return run.execute(seeds)
+
+
+def _read(kind: Kind, files: Files) -> tuple[list[Example], dict[str, list[Example]]]:
+    """Training and dev examples, checked against each other."""
+    train = kind.read(files.train)
+    kind.learn(train)
+    kind.check(train)
+    dev = {}
+    for path in files.dev:
+        name = "dev" if len(files.dev) == 1 else path.stem
+        dev[name] = kind.read(path)
+        kind.check(dev[name])
+    return train, dev
+
+
+@dataclass
+class Run:
+    """One run with everything at hand; see `finetune`."""
+
+    task: Task
+    plan: FinetuningPlan
+    kind: Kind
+    source: str
+    keep_head: bool
+    tokenizer: ConvBertTokenizerFast
+    train: list[Example]
+    dev: dict[str, list[Example]]
+    folder: RunFolder
+    device: str | None
+    explain: bool
+    report: Report
+
+    def execute(self, seeds: int) -> FinetuningResult:
+        """Train every seed, keep the best, and write what there is to see."""
+        features = self.kind.features(self.train, self.tokenizer, self.plan, training=True)
+        splits = [self._split(name, examples) for name, examples in self.dev.items()]
+        if not features:
+            raise InputError("no training example has its answer within a window: raise max_length")
+        trainer = SeedTrainer(
+            self.plan,
+            self.kind,
+            self.source,
+            self.keep_head,
+            self.tokenizer,
+            features,
+            splits,
+            self.folder,
+            self.device,
+            self.report,
+        )
+        results: dict[int, dict[str, Any]] = {}
+        for seed in range(self.plan.seed, self.plan.seed + seeds):
+            done = read_json(self.folder.of_seed(seed) / "metrics.json")
+            if done is None:
+                done = trainer.train(seed)
+            if done is None:
+                return FinetuningResult(finished=False, model_dir=None, metrics={})
+            results[seed] = done
+        return self._finish(results, splits)
+
+    def _split(self, name: str, examples: list[Example]) -> Split:
+        features = self.kind.features(examples, self.tokenizer, self.plan)
+        return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
+
+    def _finish(self, results: dict[int, dict[str, Any]], splits: list[Split]) -> FinetuningResult:
+        first, metric = splits[0].name, next(iter(next(iter(results.values()))["scores"][splits[0].name]))
+        of_seed = {seed: result["scores"][first][metric] for seed, result in results.items()}
+        best = max(of_seed, key=of_seed.__getitem__)
+        collapsed = [seed for seed, result in results.items() if result["collapsed"]]
+        majority = self.kind.majority(self.train, splits[0].examples)
+        metrics: dict[str, Any] = {
+            "task": self.task.name,
+            "model": self.source,
+            "train_examples": len(self.train),
+            "dev_examples": {split.name: len(split.examples) for split in splits},
+            "metric": metric,
+            "scores": {
+                split.name: _medians([result["scores"][split.name] for result in results.values()])
+                for split in splits
+            },
+            "spread": {"lowest": min(of_seed.values()), "highest": max(of_seed.values())},
+            "best_seed": best,
+            "collapsed_seeds": collapsed,
+            "baseline": None if majority is None else splits[0].score(majority),
+            "seeds": results,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        }
+        for seed in collapsed:
+            self.report(f"seed {seed} has collapsed: it says the same of every dev example")
+        if _processes(self.device).is_main_process:
+            self._write_run(best, metrics, splits)
+        self.report(f"model written to {self.folder.model}")
+        return FinetuningResult(True, self.folder.model, metrics)
+
+    def _write_run(self, best: int, metrics: dict[str, Any], splits: list[Split]) -> None:
+        chosen = self.folder.of_seed(best)
+        with whole_folder(self.folder.model) as draft:
+            for file in (chosen / "model").iterdir():
+                shutil.copy2(file, draft)
+            card = model_card(self.task, self.plan, metrics)
+            (draft / "README.md").write_text(card, encoding="utf-8")
+        with whole_folder(self.folder.root) as draft:
+            for split in splits:
+                for file in chosen.glob(f"{split.name}_*"):
+                    shutil.copy2(file, draft)
+            found = FinetunedModel.load(str(self.folder.model), device=self.device)
+            split = dataclasses.replace(splits[0], kind=found.kind)
+            write_pages(
+                draft,
+                metrics,
+                split,
+                split.predict(found.model),
+                found.model,
+                self.tokenizer,
+                explain=self.explain,
+                histories={f"seed {seed}": self._history(seed) for seed in metrics["seeds"]},
+            )
+            write_json(draft / self.folder.metrics.name, metrics)
+
+    def _history(self, seed: int) -> list[dict[str, Any]]:
+        lines = (self.folder.of_seed(seed) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def _medians(scores: Sequence[Scores]) -> Scores:
+    return {name: statistics.median(each[name] for each in scores) for name in scores[0]}
+
+
+def _processes(device: str | None) -> Any:
+    """accelerate's view of this process among others."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu")

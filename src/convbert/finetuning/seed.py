@@ -1,0 +1,224 @@
+"""One seed: from a checkpoint and features to a trained model and its scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from convbert.configuration import ConvBertConfig
+from convbert.finetuning.data import Feature, Kind, Prediction
+from convbert.finetuning.folder import RunFolder, write_json
+from convbert.finetuning.inference import Split
+from convbert.finetuning.lora import add_adapters, merge_adapters
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.start import build_model, read_config, write_task
+from convbert.finetuning.trainer import (
+    SCORE,
+    EvaluateAtTheEnd,
+    Features,
+    FinetuningTrainer,
+    TaskObjective,
+    early_stopping,
+)
+from convbert.finetuning.writing import write_predictions
+from convbert.model import ConvBertPreTrainedModel
+from convbert.ops.backends import supports_bfloat16
+from convbert.saving import whole_folder
+from convbert.tokenization import ConvBertTokenizerFast
+from convbert.training.batching import BalancedBatches
+from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
+from convbert.training.optimizer import build_optimizer, warmup_then_decay
+from convbert.training.trainer import last_complete_checkpoint, training_arguments
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SeedTrainer:
+    """What all seeds of a run share.
+
+    Args:
+        source: the checkpoint.
+        keep_head: go on with the checkpoint's own head.
+        features: of the training data.
+        splits: the dev data; the first chooses the best checkpoint.
+        device: "cpu" leaves a GPU unused.
+    """
+
+    plan: FinetuningPlan
+    kind: Kind
+    source: str
+    keep_head: bool
+    tokenizer: ConvBertTokenizerFast
+    features: list[Feature]
+    splits: list[Split]
+    folder: RunFolder
+    device: str | None
+    report: Report
+
+    def train(self, seed: int) -> dict[str, Any] | None:
+        """Train, score, and write the folder of the seed.
+
+        Returns:
+            What its `metrics.json` holds; None where a signal ended it, and it can be resumed.
+        """
+        set_seed(seed)
+        root, splits = self.folder.of_seed(seed), self.splits
+        model = build_model(self.source, read_config(self.source), self.kind, self.plan, self.keep_head)
+        net = add_adapters(model, self.plan) if self.plan.lora_rank else model
+        trainer, clock, stop = self._build_trainer(seed, net, model.config)
+        checkpoint = last_complete_checkpoint(root)
+        if checkpoint is not None:
+            clock.resume_from(checkpoint)
+            self.report(f"resuming from {checkpoint}")
+        self.report(self._summary(seed, net, trainer))
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        step = trainer.state.global_step
+        if stop.received is not None and clock.fraction_done(step) < 1.0:
+            self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
+            return None
+        trained = merge_adapters(net) if self.plan.lora_rank else model
+        predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
+        result = {
+            "scores": {
+                split.name: split.score(found) for split, found in zip(splits, predictions, strict=True)
+            },
+            "collapsed": _says_one_thing(predictions[0]),
+            "steps": step,
+            "best_step": trainer.state.best_global_step or step,
+            "minutes": round(clock.seconds / 60, 2),
+            "device": str(trainer.args.device),
+            "bf16": trainer.args.bf16,
+        }
+        if trainer.is_world_process_zero():
+            self._write(root, trained, predictions, result)
+            self.folder.clear_checkpoints(seed)
+        return result
+
+    def _build_trainer(
+        self, seed: int, net: nn.Module, config: ConvBertConfig
+    ) -> tuple[FinetuningTrainer, Clock, StopOnSignal]:
+        plan, root, features = self.plan, self.folder.of_seed(seed), self.features
+        world_size = _world_size()
+        per_process = max(1, plan.batch_size // world_size)
+        steps_per_epoch = math.ceil(len(features) / (per_process * world_size))
+        planned = max(1, math.ceil(plan.epochs * steps_per_epoch))
+        clock, stop = Clock(min(planned, plan.max_steps or planned)), StopOnSignal()
+        interval = max(1, steps_per_epoch // plan.evaluations_per_epoch)
+        arguments = training_arguments(
+            root,
+            clock,
+            batch_size=per_process,
+            max_grad_norm=plan.max_grad_norm,
+            bf16=self._use_bfloat16(),
+            log_every=plan.log_every,
+            evaluate_every=interval,
+            save_every=interval,
+            seed=seed,
+            device=self.device,
+            best_metric=SCORE,
+        )
+        counts_examples = self.kind.loss_counts_examples and plan.batching == "tokens"
+        objective = TaskObjective(net, per_process if counts_examples else None).to(arguments.device)
+        optimizer = build_optimizer(
+            objective,
+            learning_rate=plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            betas=(plan.adam_beta1, plan.adam_beta2),
+            epsilon=plan.adam_epsilon,
+            layer_decay=plan.layer_decay,
+            num_layers=config.num_hidden_layers,
+        )
+        lengths = [feature.length for feature in features]
+        sampler = BalancedBatches(
+            lengths if plan.batching == "tokens" else [1] * len(features),
+            per_process,
+            seed,
+            rank=arguments.process_index,
+            world_size=world_size,
+        )
+        trainer = FinetuningTrainer(
+            objective,
+            arguments,
+            clock=clock,
+            train_dataset=Features(features),
+            dev=self.splits,
+            sampler=sampler,
+            data_collator=lambda chosen: self.kind.collate(chosen, self.tokenizer.pad_token_id),
+            optimizer=optimizer,
+            scheduler=warmup_then_decay(
+                optimizer, round(plan.warmup_fraction * planned), lambda step: min(1.0, step / planned)
+            ),
+            callbacks=[
+                stop,
+                EvaluateAtTheEnd(clock),
+                HistoryFile(root / "log.jsonl"),
+                ProgressLine(clock),
+                *early_stopping(plan.patience),
+            ],
+        )
+        return trainer, clock, stop
+
+    def _use_bfloat16(self) -> bool:
+        if self.plan.bf16 != "auto":
+            return bool(self.plan.bf16)
+        on_gpu = torch.cuda.is_available() and self.device != "cpu"
+        return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
+
+    def _summary(self, seed: int, net: nn.Module, trainer: FinetuningTrainer) -> str:
+        trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+        mean = sum(feature.length for feature in self.features) / len(self.features)
+        full = sum(_longest(feature) >= self.plan.max_length for feature in self.features)
+        precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
+        return (
+            f"seed {seed}: {trained / 1e6:.1f} M trained parameters; {len(self.features):,} examples or windows of "
+            f"{mean:.0f} tokens on average, {full:,} of them as long as max_length allows; "
+            f"{trainer.clock.max_steps} steps, {precision}, {trainer.args.device}"
+        )
+
+    def _write(
+        self,
+        root: Path,
+        model: ConvBertPreTrainedModel,
+        predictions: list[list[Prediction]],
+        result: dict[str, Any],
+    ) -> None:
+        with whole_folder(root / "model") as draft:
+            self.kind.finish(model)
+            model.save_pretrained(draft)
+            self.tokenizer.model_max_length = model.config.max_position_embeddings
+            self.tokenizer.save_pretrained(draft)
+            self.tokenizer.save_vocabulary(str(draft))
+            write_task(draft, self.kind.task, self.plan)
+        with whole_folder(root) as draft:
+            for split, found in zip(self.splits, predictions, strict=True):
+                write_predictions(draft, split, found)
+            write_json(draft / "metrics.json", result)
+
+
+def _longest(feature: Feature) -> int:
+    rows = feature.input_ids if isinstance(feature.input_ids[0], list) else [feature.input_ids]
+    return max(map(len, rows))
+
+
+def _says_one_thing(predictions: Sequence[Prediction]) -> bool:
+    """Whether all answers are the same: the model has learned nothing, or its weights are no numbers any more."""
+    answers = {
+        " ".join(sorted(set(p["answer"]))) if isinstance(p["answer"], list) else str(p["answer"])
+        for p in predictions
+    }
+    return len(answers) == 1 and len(predictions) > 1
+
+
+def _world_size() -> int:
+    from accelerate import PartialState
+
+    return PartialState().num_processes

@@ -1,0 +1,287 @@
+"""One answer for a text or a pair of texts: a label, several labels, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convbert.errors import InputError
+from convbert.finetuning import metrics
+from convbert.finetuning.data import (
+    Array,
+    Example,
+    Feature,
+    Kind,
+    Prediction,
+    check_known,
+    order_labels,
+    softmax,
+    text_of,
+)
+from convbert.finetuning.metrics import Scores
+from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.tokenization import ConvBertTokenizerFast
+
+
+class SequenceKind(Kind):
+    """What the three have in common: the texts."""
+
+    model_class = ConvBertForSequenceClassification
+    problem_type: str
+
+    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+        columns = dict(self.task.columns)
+        target = columns.pop("label")
+        wanted = [*columns.values(), *([target] if labelled else ())]
+        table = read_table(path, self.task.headerless, wanted, skip_broken=self.task.skips_broken_rows)
+        table.check_columns(wanted)
+        return [
+            Example(
+                row.place,
+                str(row.cells.get("index", number)),
+                {role: text_of(row.cells.get(column), row.place, column) for role, column in columns.items()},
+                self.read_target(row, target) if labelled else None,
+            )
+            for number, row in enumerate(table.rows)
+        ]
+
+    def is_labelled(self, path: Path) -> bool:
+        texts = [column for role, column in self.task.columns.items() if role != "label"]
+        return self.task.columns["label"] in read_table(path, self.task.headerless, texts).columns
+
+    def read_target(self, row: Row, column: str) -> Any:
+        """The cell of the label as what is predicted."""
+        raise NotImplementedError
+
+    def config_changes(self) -> dict[str, Any]:
+        return {**super().config_changes(), "problem_type": self.problem_type}
+
+    def features(
+        self,
+        examples: Sequence[Example],
+        tokenizer: ConvBertTokenizerFast,
+        plan: FinetuningPlan,
+        *,
+        training: bool = False,
+    ) -> list[Feature]:
+        texts = [example.inputs["text"] for example in examples]
+        pairs = [example.inputs["text_pair"] for example in examples] if self._has_pairs else None
+        orders = [(texts, pairs)]
+        if training and plan.both_orders and pairs is not None:
+            orders.append((pairs, texts))
+        found = []
+        for first, second in orders:
+            tokens = tokenizer(first, second, truncation=True, max_length=plan.max_length)
+            columns = zip(tokens["input_ids"], tokens["token_type_ids"], strict=True)
+            for number, (ids, types) in enumerate(columns):
+                target = self.encode_target(examples[number].target) if training else None
+                found.append(Feature(number, ids, types, target))
+        return found
+
+    def encode_target(self, target: Any) -> Any:
+        """What is predicted as numbers."""
+        raise NotImplementedError
+
+    @property
+    def _has_pairs(self) -> bool:
+        return "text_pair" in self.task.columns
+
+
+class Classification(SequenceKind):
+    """One label."""
+
+    problem_type = "single_label_classification"
+
+    def read_target(self, row: Row, column: str) -> str:
+        return read_label(self, row, column)
+
+    def learn(self, train: Sequence[Example]) -> None:
+        self.labels = learn_labels(self, {example.target for example in train}, train[0].place)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            check_known(example.target, self.labels, example.place)
+
+    def encode_target(self, target: str) -> int:
+        return self.labels.index(target)
+
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        return [
+            {
+                "answer": self.labels[int(row.argmax())],
+                "score": float(row.max()),
+                "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
+            }
+            for row in softmax(np.stack(outputs))
+        ]
+
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        gold = [example.target for example in examples]
+        answers = [prediction["answer"] for prediction in predictions]
+        found = {}
+        for name in self.task.metrics:
+            if name == "positive_f1":
+                found[name] = metrics.positive_f1(gold, answers, self.labels[1])
+            else:
+                found[name] = metrics.METRICS[name](gold, answers)
+        return found
+
+
+class MultiLabel(SequenceKind):
+    """Any number of labels; a cell holds a list, or names with commas between them."""
+
+    problem_type = "multi_label_classification"
+
+    def read_target(self, row: Row, column: str) -> tuple[str, ...]:
+        cell = row.cells[column]
+        names = cell.split(",") if isinstance(cell, str) else cell
+        if not isinstance(names, list | tuple):
+            raise InputError(f"{row.place}: {column} must be a list of labels, got {cell!r:.60}")
+        return tuple(sorted({str(name).strip() for name in names} - {""}))
+
+    def learn(self, train: Sequence[Example]) -> None:
+        names = {name for example in train for name in example.target}
+        self.labels = learn_labels(self, names, train[0].place)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            for name in example.target:
+                check_known(name, self.labels, example.place)
+
+    def encode_target(self, target: tuple[str, ...]) -> list[float]:
+        return [float(name in target) for name in self.labels]
+
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        return [
+            {
+                "answer": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
+                "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
+            }
+            for row in 1 / (1 + np.exp(-np.stack(outputs)))
+        ]
+
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        gold = [set(example.target) for example in examples]
+        answers = [set(prediction["answer"]) for prediction in predictions]
+        per_label = [
+            metrics.positive_f1([name in g for g in gold], [name in a for a in answers], True)
+            for name in self.labels
+        ]
+        scores = {"micro_f1": metrics.micro_f1(gold, answers), "macro_f1": float(np.mean(per_label))}
+        return {name: scores[name] for name in self.task.metrics}
+
+    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+        shares = np.mean([self.encode_target(example.target) for example in train], axis=0)
+        often = [name for name, share in zip(self.labels, shares, strict=True) if share > 0.5]
+        return [{"answer": often or [self.labels[int(shares.argmax())]]}] * len(examples)
+
+
+class Regression(SequenceKind):
+    """A number, learned in standard deviations from the mean; `finish` puts both into the model's last layer."""
+
+    problem_type = "regression"
+
+    def __init__(self, task: Any, labels: Sequence[str] = ()) -> None:
+        super().__init__(task, ("value",))
+        self.mean, self.deviation = 0.0, 1.0
+
+    def read_target(self, row: Row, column: str) -> float:
+        try:
+            number = float(row.cells[column])
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not np.isfinite(number):
+            raise InputError(f"{row.place}: {column} must be a number, got {row.cells[column]!r}")
+        return number
+
+    def learn(self, train: Sequence[Example]) -> None:
+        targets = [example.target for example in train]
+        self.mean, self.deviation = float(np.mean(targets)), float(np.std(targets))
+        if self.deviation == 0:
+            raise InputError(
+                f"{train[0].place}: every training example has the value {targets[0]:g}: nothing to learn"
+            )
+
+    def encode_target(self, target: float) -> float:
+        return (target - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def finish(self, model: ConvBertForSequenceClassification) -> None:
+        """Make the model answer in the unit of the data; exact, as its last layer is linear."""
+        last = model.classifier.out_proj
+        last.weight.mul_(self.deviation)
+        last.bias.mul_(self.deviation).add_(self.mean)
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
+        return {"labels": torch.tensor([feature.target for feature in features], dtype=torch.float32)}
+
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        return [{"answer": float(row[0]) * self.deviation + self.mean} for row in outputs]
+
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        gold = [example.target for example in examples]
+        answers = [prediction["answer"] for prediction in predictions]
+        return {name: metrics.METRICS[name](gold, answers) for name in self.task.metrics}
+
+    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+        return [{"answer": float(np.mean([example.target for example in train]))}] * len(examples)
+
+
+def read_label(kind: Kind, row: Row, column: str) -> str:
+    """A label's name; the task may call it otherwise than the file.
+
+    Raises:
+        InputError: the cell is empty, or not among those that the task knows.
+    """
+    cell = row.cells.get(column)
+    label = "" if cell is None else str(cell).strip()
+    if not label:
+        raise InputError(f"{row.place}: {column} is empty")
+    known = kind.task.values.get("label")
+    if known is None:
+        return label
+    if label not in known and label not in known.values():
+        raise InputError(
+            f"{row.place}: the label {label!r} is unknown; {kind.task.name} has {', '.join(known)}"
+        )
+    return known.get(label, label)
+
+
+def learn_labels(kind: Kind, names: set[str], place: str) -> tuple[str, ...]:
+    """The task's own labels, or those that occur, in order.
+
+    Raises:
+        InputError: fewer than two occur.
+    """
+    if len(names) < 2:
+        only = f"only the label {next(iter(names))!r} occurs" if names else "no label occurs"
+        raise InputError(
+            f"{place.rpartition(':')[0]}: {only} in the training data: there is nothing to learn"
+        )
+    known = kind.task.values.get("label")
+    return tuple(dict.fromkeys(known.values())) if known else order_labels(names)

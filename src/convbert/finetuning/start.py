@@ -1,0 +1,150 @@
+"""From a checkpoint to the model that training starts from, and from a fine-tuned folder back to its task."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convbert import embedded
+from convbert.configuration import ConvBertConfig
+from convbert.errors import InputError
+from convbert.finetuning.data import Kind
+from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tasks import Task
+from convbert.loading import naming_damage, quiet_loading
+from convbert.model import ConvBertModel, ConvBertPreTrainedModel
+from convbert.tokenization import ConvBertTokenizerFast
+
+TASK_FILE = "finetuning.json"
+"""Beside the weights: the task and the plan that the model was trained with."""
+
+_PRETRAINED = ("ConvBertModel", "ConvBertForMaskedLM", "ConvBertForPreTraining")
+
+
+def find_model(source: str | os.PathLike[str] | None) -> str:
+    """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded model.
+
+    Raises:
+        InputError: it can only be a folder, and there is none with a model in it.
+    """
+    if source is None or source == "embedded":
+        return str(embedded.folder())
+    name = os.fspath(source)
+    folder = Path(name)
+    looks_like_folder = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{name}: holds no model: there is no config.json")
+    if looks_like_folder and not folder.is_dir():
+        raise InputError(f"{name}: there is no such folder")
+    return name
+
+
+def read_config(source: str) -> ConvBertConfig:
+    """The model's configuration."""
+    with naming_damage(source):
+        return ConvBertConfig.from_pretrained(source)
+
+
+def read_tokenizer(source: str) -> ConvBertTokenizerFast:
+    """The model's tokenizer."""
+    with naming_damage(source):
+        return ConvBertTokenizerFast.from_pretrained(source)
+
+
+def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) -> bool:
+    """Whether the checkpoint's head is for this task, and training goes on with it.
+
+    Raises:
+        InputError: the checkpoint was fine-tuned for something else, and nobody said that its head should go.
+    """
+    (architecture,) = config.architectures or ("ConvBertModel",)
+    wanted = kind.model_class.__name__
+    if new_head or architecture in _PRETRAINED:
+        return False
+    remedy = "to train a new head in its place, say --new-head"
+    if architecture != wanted:
+        raise InputError(f"{source}: is a {architecture}, and {kind.task.name} needs a {wanted}; {remedy}")
+    theirs = tuple(config.id2label[number] for number in range(config.num_labels))
+    if kind.labels and theirs != kind.labels:
+        raise InputError(
+            f"{source}: has the labels {', '.join(theirs)}, and {kind.task.name} has {', '.join(kind.labels)}; {remedy}"
+        )
+    return True
+
+
+def build_model(
+    source: str, config: ConvBertConfig, kind: Kind, plan: FinetuningPlan, keep_head: bool
+) -> ConvBertPreTrainedModel:
+    """The checkpoint's encoder with a head for the task: its own, or a fresh one.
+
+    Raises:
+        InputError: the checkpoint's weights do not fill the encoder.
+    """
+    for name, value in kind.config_changes().items():
+        setattr(config, name, value)
+    if plan.dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = plan.dropout
+    config.dtype = torch.float32
+    if keep_head:
+        return load_filled(kind.model_class, source, config)
+    model = kind.model_class(config)
+    model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())
+    return model
+
+
+def load_filled(
+    model_class: type[ConvBertPreTrainedModel], source: str, config: ConvBertConfig | None = None
+) -> Any:
+    """Load a model in fp32 and refuse weights that leave a part of it random."""
+    options: dict[str, Any] = {} if config is None else {"config": config}
+    with quiet_loading():
+        model, info = model_class.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
+    if missing:
+        raise InputError(
+            f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
+        )
+    return model
+
+
+def write_task(folder: Path, task: Task, plan: FinetuningPlan) -> None:
+    """Note the task beside a model, for `read_task`."""
+    record = {"task": task.to_dict(), "plan": plan.to_dict()}
+    (folder / TASK_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
+    """What `write_task` noted; None where the folder was made otherwise."""
+    try:
+        record = json.loads(Path(source, TASK_FILE).read_text(encoding="utf-8"))
+        return Task.from_dict(record["task"]), FinetuningPlan(**record["plan"])
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{source}/{TASK_FILE}: is damaged ({error})") from error
+
+
+def kind_of_model(task: Task, config: ConvBertConfig, source: str) -> Kind:
+    """The task's kind, with the labels of a fine-tuned model.
+
+    Raises:
+        InputError: the model has the head of another kind of task.
+    """
+    kind = kind_of(task, tuple(config.id2label[number] for number in range(config.num_labels)))
+    (architecture,) = config.architectures or ("ConvBertModel",)
+    wanted = kind.model_class.__name__
+    problem = kind.config_changes().get("problem_type")
+    if architecture != wanted:
+        raise InputError(
+            f"{source}: is a {architecture}; {task.name} is done by a {wanted}: fine-tune it first"
+        )
+    if problem and config.problem_type not in (None, problem):
+        raise InputError(f"{source}: was trained for {config.problem_type}, and {task.name} is {problem}")
+    return kind

@@ -1,0 +1,212 @@
+"""A tag for every word: entities (scored by exact spans) and parts of speech (by accuracy)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convbert.errors import InputError
+from convbert.finetuning import metrics
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, check_known, pad
+from convbert.finetuning.metrics import Scores
+from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.sequence import learn_labels
+from convbert.heads.spans import plan_windows
+from convbert.heads.token_classification import ConvBertForTokenClassification
+from convbert.tokenization import ConvBertTokenizerFast
+
+_IGNORED = -100
+_OVERLAP = 4
+"""Neighbouring windows on a long sentence share one `_OVERLAP`th of their pieces."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Which words a window answers for, and at which of its positions: that of a word's first piece."""
+
+    numbers: list[int]
+    positions: list[int]
+
+
+class Tagging(Kind):
+    """A tag for every word, at its first piece. Sentences longer than `max_length` are read in overlapping windows."""
+
+    model_class = ConvBertForTokenClassification
+    loss_counts_examples = False
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether tags say where spans begin."""
+        return "entity_f1" in self.task.metrics
+
+    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+        words, tags = self.task.columns["tokens"], self.task.columns["tags"]
+        table = read_table(path)
+        table.check_columns((words, tags) if labelled else (words,))
+        return [
+            Example(
+                row.place,
+                str(number),
+                {"tokens": _strings(row, words)},
+                self._read_tags(row, words, tags) if labelled else None,
+            )
+            for number, row in enumerate(table.rows)
+        ]
+
+    def is_labelled(self, path: Path) -> bool:
+        return self.task.columns["tags"] in read_table(path).columns
+
+    def _read_tags(self, row: Row, words: str, column: str) -> tuple[str, ...]:
+        tags = _strings(row, column)
+        if len(tags) != len(row.cells[words]):
+            raise InputError(f"{row.place}: {len(row.cells[words])} tokens and {len(tags)} tags")
+        if not self.has_entities:
+            return tuple(tags)
+        for tag in tags:
+            if tag != "O" and tag[:2] not in ("B-", "I-", "E-", "S-"):
+                raise InputError(f"{row.place}: {tag!r} is no tag of an entity: O, B-..., I-... are (for other tags, "
+                                 "use the task tagging)")  # fmt: skip
+        return as_bio(tags)
+
+    def learn(self, train: Sequence[Example]) -> None:
+        names = {tag for example in train for tag in example.target}
+        if self.has_entities:  # every type can begin and go on, whether or not the training data shows it
+            types = {tag[2:] for tag in names - {"O"}}
+            names |= {f"{prefix}-{name}" for prefix in "BI" for name in types}
+        self.labels = learn_labels(self, names, train[0].place)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            for tag in example.target:
+                check_known(tag, self.labels, example.place)
+
+    def features(
+        self,
+        examples: Sequence[Example],
+        tokenizer: ConvBertTokenizerFast,
+        plan: FinetuningPlan,
+        *,
+        training: bool = False,
+    ) -> list[Feature]:
+        found = []
+        for number, example in enumerate(examples):
+            pieces, firsts = split_words(example.inputs["tokens"], tokenizer)
+            room = plan.max_length - 2
+            windows = plan_windows(len(pieces), room, room // _OVERLAP)
+            for window, words in zip(windows, share_words(firsts, windows), strict=True):
+                found.append(self._feature(number, example, pieces, window, words, tokenizer, training))
+        return found
+
+    def _feature(
+        self,
+        number: int,
+        example: Example,
+        pieces: list[int],
+        window: tuple[int, int],
+        words: Words,
+        tokenizer: ConvBertTokenizerFast,
+        training: bool,
+    ) -> Feature:
+        ids = tokenizer.build_inputs_with_special_tokens(pieces[slice(*window)])
+        target = None
+        if training:
+            target = [_IGNORED] * len(ids)
+            for word, position in zip(words.numbers, words.positions, strict=True):
+                target[position] = self.labels.index(example.target[word])
+        return Feature(number, ids, [0] * len(ids), target, words)
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
+        return {"labels": pad([feature.target for feature in features], _IGNORED)}
+
+    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
+        """Per feature (T, 2): the best label's number, and its probability."""
+        best = torch.stack((result.logits.argmax(-1), result.logits.float().softmax(-1).amax(-1)), -1)
+        return [row[:length].cpu().numpy() for row, length in zip(best, lengths, strict=True)]
+
+    def decode(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Feature],
+        outputs: Sequence[Array],
+        plan: FinetuningPlan,
+    ) -> list[Prediction]:
+        tags = [["O"] * len(example.inputs["tokens"]) for example in examples]
+        scores = [[0.0] * len(row) for row in tags]
+        for feature, output in zip(features, outputs, strict=True):
+            for word, position in zip(feature.detail.numbers, feature.detail.positions, strict=True):
+                tags[feature.example][word] = self.labels[int(output[position, 0])]
+                scores[feature.example][word] = float(output[position, 1])
+        return [{"answer": row, "scores": sure} for row, sure in zip(tags, scores, strict=True)]
+
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        gold = [example.target for example in examples]
+        answers = [prediction["answer"] for prediction in predictions]
+        words = ([tag for row in rows for tag in row] for rows in (gold, answers))
+        found = {"accuracy": metrics.accuracy(*words)}
+        if self.has_entities:
+            spans = ([metrics.entity_spans(row) for row in rows] for rows in (gold, answers))
+            return {"entity_f1": metrics.micro_f1(*spans), **found}
+        return found
+
+    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+        """Every word gets the tag it has most often in the training data; an unknown word, the most frequent one."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for example in train:
+            for word, tag in zip(example.inputs["tokens"], example.target, strict=True):
+                counts[word][tag] += 1
+        overall = sum(counts.values(), Counter()).most_common(1)[0][0]
+        usual = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
+        return [
+            {"answer": [usual.get(word, overall) for word in example.inputs["tokens"]]}
+            for example in examples
+        ]
+
+
+def as_bio(tags: Sequence[str]) -> tuple[str, ...]:
+    """IOB1, IOBES and BIO to BIO: B begins every span."""
+    found: list[str] = []
+    for tag in tags:
+        prefix, _, name = tag.partition("-")
+        if prefix == "S" or (prefix in "IE" and (not found or found[-1][2:] != name)):
+            tag = f"B-{name}"
+        elif prefix == "E":
+            tag = f"I-{name}"
+        found.append(tag)
+    return tuple(found)
+
+
+def split_words(words: Sequence[str], tokenizer: ConvBertTokenizerFast) -> tuple[list[int], list[int]]:
+    """Ids of all pieces of a sentence, and for each word the position of its first; a word without any is unknown."""
+    pieces: list[int] = []
+    firsts = []
+    encoded = tokenizer(list(words), add_special_tokens=False, verbose=False)["input_ids"]
+    for ids in encoded:
+        firsts.append(len(pieces))
+        pieces += ids or [tokenizer.unk_token_id]
+    return pieces, firsts
+
+
+def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[Words]:
+    """Give every word to the window that sees its first piece with most context around it."""
+    shares = [Words([], []) for _ in windows]
+    for word, position in enumerate(firsts):
+        context = [min(position - first, last - 1 - position) for first, last in windows]
+        best = int(np.argmax(context))
+        shares[best].numbers.append(word)
+        shares[best].positions.append(position - windows[best][0] + 1)  # after [CLS]
+    return shares
+
+
+def _strings(row: Row, column: str) -> list[str]:
+    cell = row.cells.get(column)
+    if not isinstance(cell, list) or not cell or not all(isinstance(item, str) for item in cell):
+        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
+    return cell

@@ -1,0 +1,322 @@
+"""The table of tasks. A task is a row: where its columns are, what is predicted, how it is scored and trained.
+
+To add one, add a row to `TASKS` (docs/finetuning.md has an example).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convbert.errors import InputError
+
+KINDS = (
+    *("classification", "multi-label", "regression"),
+    *("tagging", "question-answering", "multiple-choice"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to predict from which columns of which files.
+
+    Args:
+        kind: one of `KINDS`: decides the head, the features and what a prediction is.
+        columns: role to column. Classification and regression: `text`, `text_pair` (optional), `label`. Tagging:
+            `tokens`, `tags`. Questions: `question`, `context`, `answers`, `id` (optional). Choices: `text`,
+            `prefix` (optional, put before every choice), `choices` (columns, comma between them, or one column of
+            lists), `label` (number of the right choice, from 0).
+        metrics: what is reported, see `metrics`; the first chooses the best checkpoint.
+        headerless: columns of files without a header.
+        values: role to what the file says to what is meant, as {"label": {"0": "negative", "1": "positive"}}.
+            Labels get this order in the model.
+        files: split to the names of its files, without a folder, in order of preference for each; by default
+            `train.*`, `dev.*` and `test.*`.
+        recipe: fields of the plan in which the task differs.
+        submission: name of the file that GLUE's server takes.
+        skips_broken_rows: rows of another number of cells are left out: in QQP as distributed there are a few.
+        answers_may_be_missing: whether "no answer" is right for some questions (SQuAD 2.0).
+    """
+
+    name: str
+    kind: str
+    columns: Mapping[str, str]
+    metrics: tuple[str, ...]
+    headerless: tuple[str, ...] = ()
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    submission: str = ""
+    skips_broken_rows: bool = False
+    answers_may_be_missing: bool = False
+
+    def find_files(self, folder: Path, split: str) -> list[Path]:
+        """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI).
+
+        Raises:
+            InputError: there is none.
+        """
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder")
+        names = self.files.get(split, (f"{split}.*",))
+        found = [path for name in names for path in sorted(folder.glob(name)) if path.suffix in _ENDINGS]
+        if not found:
+            raise InputError(
+                f"{folder}: no file for the split {split} of {self.name}: {' or '.join(names)} wanted"
+            )
+        return found if split in self.files else found[:1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain data, which `from_dict` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Task:
+        """The task that `to_dict` wrote to JSON."""
+        tuples = {
+            "metrics": tuple(row["metrics"]),
+            "headerless": tuple(row["headerless"]),
+            "files": {split: tuple(names) for split, names in row["files"].items()},
+        }
+        return cls(**{**row, **tuples})
+
+
+_ENDINGS = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".conll", ".conllu", ".iob", ".bio")
+_TEXT = {"text": "sentence", "label": "label"}
+_PAIR = {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
+_ENTAILMENT = {"label": {"entailment": "entailment", "not_entailment": "not_entailment"}}
+_THREE_WAY = {label: label for label in ("entailment", "neutral", "contradiction")}
+_QUESTION = {"id": "id", "question": "question", "context": "context", "answers": "answers"}
+_TAGS = {"tokens": "tokens", "tags": "tags"}
+_SQUAD_RECIPE = {"epochs": 2, "max_length": 512}
+_PARAPHRASE = {"0": "not_equivalent", "1": "equivalent"}
+
+
+def _tagging(name: str, metric: str) -> Task:
+    return Task(name=name, kind="tagging", columns=_TAGS, metrics=(metric,))
+
+
+def _answering(name: str, **more: Any) -> Task:
+    return Task(
+        name=name,
+        kind="question-answering",
+        columns=_QUESTION,
+        metrics=("f1", "exact"),
+        recipe=_SQUAD_RECIPE,
+        **more,
+    )
+
+
+_ROWS = (
+    # -- GLUE, files as distributed; without a header where a set is commonly passed on that way
+    Task(
+        name="cola",
+        kind="classification",
+        columns=_TEXT,
+        headerless=("source", "label", "star", "sentence"),
+        values={"label": {"0": "unacceptable", "1": "acceptable"}},
+        metrics=("matthews", "accuracy"),
+        submission="CoLA.tsv",
+    ),
+    Task(
+        name="sst2",
+        kind="classification",
+        columns=_TEXT,
+        headerless=("sentence", "label"),
+        values={"label": {"0": "negative", "1": "positive"}},
+        metrics=("accuracy",),
+        submission="SST-2.tsv",
+    ),
+    Task(
+        name="mrpc",
+        kind="classification",
+        columns={"text": "#1 String", "text_pair": "#2 String", "label": "Quality"},
+        values={"label": _PARAPHRASE},
+        metrics=("accuracy", "positive_f1", "matthews"),
+        recipe={"both_orders": True},
+        submission="MRPC.tsv",
+    ),
+    Task(
+        name="stsb",
+        kind="regression",
+        columns={"text": "sentence1", "text_pair": "sentence2", "label": "score"},
+        headerless=("sentence1", "sentence2", "score"),
+        metrics=("spearman", "pearson", "mean_squared_error"),
+        recipe={"both_orders": True, "epochs": 10},
+        submission="STS-B.tsv",
+    ),
+    Task(
+        name="qqp",
+        kind="classification",
+        columns={"text": "question1", "text_pair": "question2", "label": "is_duplicate"},
+        values={"label": {"0": "not_duplicate", "1": "duplicate"}},
+        metrics=("accuracy", "positive_f1"),
+        submission="QQP.tsv",
+        skips_broken_rows=True,
+    ),
+    Task(
+        name="mnli",
+        kind="classification",
+        columns={**_PAIR, "label": "gold_label"},
+        values={"label": _THREE_WAY},
+        metrics=("accuracy",),
+        files={
+            "dev": ("dev_matched.tsv", "dev_mismatched.tsv"),
+            "test": ("test_matched.tsv", "test_mismatched.tsv"),
+        },
+        submission="MNLI-m.tsv,MNLI-mm.tsv",
+    ),
+    Task(
+        name="ax",  # GLUE's diagnostics: a test for a model of MNLI
+        kind="classification",
+        columns=_PAIR,
+        values={"label": _THREE_WAY},
+        metrics=("matthews", "accuracy"),
+        files={"test": ("diagnostic.tsv", "AX.tsv", "test.tsv")},
+        submission="AX.tsv",
+    ),
+    Task(
+        name="qnli",
+        kind="classification",
+        columns={"text": "question", "text_pair": "sentence", "label": "label"},
+        values=_ENTAILMENT,
+        metrics=("accuracy",),
+        submission="QNLI.tsv",
+    ),
+    Task(
+        name="rte",
+        kind="classification",
+        columns=_PAIR,
+        values=_ENTAILMENT,
+        metrics=("accuracy",),
+        recipe={"epochs": 10},
+        submission="RTE.tsv",
+    ),
+    Task(
+        name="wnli",
+        kind="classification",
+        columns=_PAIR,
+        values={"label": {"0": "not_entailment", "1": "entailment"}},
+        metrics=("accuracy",),
+        submission="WNLI.tsv",
+    ),
+    # -- SuperGLUE and multiple choice
+    Task(
+        name="cb",
+        kind="classification",
+        columns={"text": "premise", "text_pair": "hypothesis", "label": "label"},
+        values={"label": _THREE_WAY},
+        metrics=("accuracy", "macro_f1"),
+        recipe={"epochs": 20, "batch_size": 16},
+    ),
+    Task(
+        name="copa",
+        kind="multiple-choice",
+        columns={"text": "premise", "prefix": "question", "choices": "choice1,choice2", "label": "label"},
+        values={"prefix": {"cause": "because", "effect": "so"}},
+        metrics=("accuracy",),
+        recipe={"epochs": 10},
+    ),
+    Task(
+        name="codah",
+        kind="multiple-choice",
+        columns={"text": "prompt", "choices": "answer0,answer1,answer2,answer3", "label": "label"},
+        headerless=("category", "prompt", "answer0", "answer1", "answer2", "answer3", "label"),
+        metrics=("accuracy",),
+    ),
+    Task(
+        name="cosmosqa",
+        kind="multiple-choice",
+        columns={
+            "text": "context",
+            "prefix": "question",
+            "choices": "answer0,answer1,answer2,answer3",
+            "label": "label",
+        },
+        metrics=("accuracy",),
+        recipe={"max_length": 256},
+    ),
+    Task(
+        name="swag",
+        kind="multiple-choice",
+        columns={
+            "text": "sent1",
+            "prefix": "sent2",
+            "choices": "ending0,ending1,ending2,ending3",
+            "label": "label",
+        },
+        metrics=("accuracy",),
+    ),
+    # -- tagging
+    *(_tagging(name, "entity_f1") for name in ("conll2003", "wnut17", "btc", "wikigold")),
+    *(_tagging(name, "accuracy") for name in ("upos", "gum_upos")),
+    # -- extractive question answering
+    *(_answering(name) for name in ("squad1", "xquad_en", "qamr", "covid_qa")),
+    _answering("squad2", answers_may_be_missing=True),
+    # -- your own files: columns as named on the command line
+    Task(
+        name="text-classification",
+        kind="classification",
+        columns={"text": "text", "label": "label"},
+        metrics=("accuracy", "macro_f1"),
+    ),
+    Task(
+        name="multi-label-classification",
+        kind="multi-label",
+        columns={"text": "text", "label": "labels"},
+        metrics=("micro_f1", "macro_f1"),
+    ),
+    Task(
+        name="regression",
+        kind="regression",
+        columns={"text": "text", "label": "label"},
+        metrics=("pearson", "spearman", "mean_squared_error"),
+    ),
+    _tagging("entities", "entity_f1"),
+    _tagging("tagging", "accuracy"),
+    _answering("question-answering"),
+    Task(
+        name="multiple-choice",
+        kind="multiple-choice",
+        columns={"text": "text", "choices": "choices", "label": "label"},
+        metrics=("accuracy",),
+    ),
+)
+
+TASKS = {task.name: task for task in _ROWS}
+"""Name to row."""
+
+
+def find_task(name: str, columns: Mapping[str, str | None] | None = None) -> Task:
+    """The row of that name, with some columns named otherwise.
+
+    Args:
+        columns: role to column; None is no change. An empty name takes an optional column away.
+
+    Raises:
+        InputError: no such task, or it has no such role; the message lists what there is.
+    """
+    if name not in TASKS:
+        raise InputError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+    task = TASKS[name]
+    changes = {role: column for role, column in (columns or {}).items() if column is not None}
+    roles = _ROLES[task.kind]
+    for role in changes:
+        if role not in roles:
+            raise InputError(f"{name} has no column for {role}; it has {', '.join(roles)}")
+    named = {role: column for role, column in {**task.columns, **changes}.items() if column}
+    return dataclasses.replace(task, columns=named, headerless=() if changes else task.headerless)
+
+
+_SEQUENCE_ROLES = ("text", "text_pair", "label")
+_ROLES = {
+    "classification": _SEQUENCE_ROLES,
+    "multi-label": _SEQUENCE_ROLES,
+    "regression": _SEQUENCE_ROLES,
+    "tagging": ("tokens", "tags"),
+    "question-answering": ("id", "question", "context", "answers"),
+    "multiple-choice": ("text", "prefix", "choices", "label"),
+}

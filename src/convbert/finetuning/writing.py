@@ -1,0 +1,90 @@
+"""What a reader finds beside a fine-tuned model: its card, and files of predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convbert.finetuning.data import Prediction
+from convbert.finetuning.inference import Split
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tasks import Task
+
+_PIPELINES = {
+    "classification": "text-classification",
+    "multi-label": "text-classification",
+    "regression": "text-classification",
+    "tagging": "token-classification",
+    "question-answering": "question-answering",
+    "multiple-choice": "multiple-choice",
+}
+
+
+def write_predictions(folder: Path, split: Split, predictions: Sequence[Prediction]) -> None:
+    """Write `<split>_predictions.jsonl`, one object an example; for SQuAD the official files, too."""
+    examples = list(zip(split.examples, predictions, strict=True))
+    with (folder / f"{split.name}_predictions.jsonl").open("w", encoding="utf-8") as lines:
+        for example, prediction in examples:
+            shown = {key: value for key, value in prediction.items() if key != "n_best"}
+            record = {"id": example.key, **example.inputs, **shown}
+            if example.target is not None:
+                record["gold"] = example.target
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if split.kind.task.kind == "question-answering":
+        official = {"predictions": "answer", "nbest_predictions": "n_best", "null_odds": "null_odds"}
+        for name, field in official.items():
+            content = {example.key: prediction[field] for example, prediction in examples}
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            (folder / f"{split.name}_{name}.json").write_text(text, encoding="utf-8")
+
+
+def submission(split: Split, predictions: Sequence[Prediction]) -> str:
+    """The file that GLUE's server takes: index and prediction, labels as in the data."""
+    as_in_file = {meant: said for said, meant in split.kind.task.values.get("label", {}).items()}
+    lines = ["index\tprediction"]
+    for example, prediction in zip(split.examples, predictions, strict=True):
+        answer = prediction["answer"]
+        shown = f"{answer:.3f}" if isinstance(answer, float) else as_in_file.get(answer, answer)
+        lines.append(f"{example.key}\t{shown}")
+    return "\n".join(lines) + "\n"
+
+
+def model_card(task: Task, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
+    """The README.md of a fine-tuned model: data, recipe, scores."""
+    pipeline = _PIPELINES[task.kind]
+    rows = [
+        f"| {split} | {name} | {value:.4f} |"
+        for split, scores in metrics["scores"].items()
+        for name, value in scores.items()
+    ]
+    if metrics["baseline"] is not None:
+        rows += [
+            f"| most frequent answer | {name} | {value:.4f} |" for name, value in metrics["baseline"].items()
+        ]
+    seeds = len(metrics["seeds"])
+    spread = metrics["spread"]
+    notes = [f"{metrics['train_examples']:,} training examples; dev: {metrics['dev_examples']}."]
+    if seeds > 1:
+        notes.append(
+            f"Medians of {seeds} seeds; {metrics['metric']} from {spread['lowest']:.4f} to {spread['highest']:.4f}; "
+            f"these weights are of seed {metrics['best_seed']}."
+        )
+    if metrics["collapsed_seeds"]:
+        notes.append(f"Seeds that collapsed: {', '.join(map(str, metrics['collapsed_seeds']))}.")
+    notes.append("The checkpoint was chosen on the dev data that it is scored on.")
+    return "\n".join(
+        (
+            f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [convbert]\n---\n",
+            f"# ConvBERT fine-tuned for {task.name}\n",
+            f"Trained by `convbert finetune` from `{Path(metrics['model']).name}`.\n",
+            "    convbert predict --model this/folder --input texts.jsonl --output predictions.jsonl\n",
+            "## Scores\n",
+            "| data | metric | score |\n| --- | --- | ---: |",
+            *rows,
+            "",
+            " ".join(notes) + "\n",
+            f"## Recipe\n\n```json\n{json.dumps(plan.to_dict(), indent=2)}\n```\n",
+        )
+    )

@@ -1,0 +1,83 @@
+"""Batches of texts of similar length that hold about the same number of tokens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+_BATCHES_PER_POOL = 16
+"""Texts are sorted by length within so many batches: even batches, and still a new mixture in every epoch."""
+
+
+class BalancedBatches(Sampler[list[int]]):
+    """Every text once an epoch, in batches that share the tokens of a pool evenly.
+
+    A batch of short texts holds more of them than a batch of long ones; `batch_size` is the mean. An epoch always has
+    the same number of batches, and its order depends on seed and epoch alone.
+
+    Args:
+        lengths: tokens of each text.
+        batch_size: texts in a batch, on average.
+        rank, world_size: which share of the batches this process gets.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.seed, self.epoch = seed, 0
+        self.rank, self.world_size = rank, world_size
+        self.per_process = max(1, -(-len(lengths) // (batch_size * world_size)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is given next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.per_process
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        count = self.per_process * self.world_size
+        order = random.permutation(len(self.lengths))
+        if len(order) < count:  # more processes than texts: some see a text twice
+            order = np.resize(order, count)
+        edges = np.linspace(0, count, -(-count // _BATCHES_PER_POOL) + 1).round().astype(int)
+        starts = edges * len(order) // count
+        batches: list[list[int]] = []
+        for pool in range(len(edges) - 1):
+            texts = order[starts[pool] : starts[pool + 1]]
+            texts = texts[np.argsort(self.lengths[texts], kind="stable")]
+            batches += cut_evenly(texts, self.lengths[texts], edges[pool + 1] - edges[pool])
+        shuffled = random.permutation(count)[self.rank :: self.world_size]
+        return iter([batches[number] for number in shuffled])
+
+
+def cut_evenly(texts: NDArray[np.int64], lengths: NDArray[np.int64], count: int) -> list[list[int]]:
+    """Cut a row of texts into `count` batches, none empty, of as equal a number of tokens as the order allows."""
+    total = np.cumsum(lengths)
+    middles = total - lengths / 2  # a text goes to the side on which most of it lies
+    cuts = np.searchsorted(middles, total[-1] * np.arange(1, count) / count).tolist()
+    edges = [0]
+    for number, cut in enumerate(cuts, start=1):
+        edges.append(min(max(cut, edges[-1] + 1), len(texts) - (count - number)))
+    edges.append(len(texts))
+    return [texts[first:last].tolist() for first, last in pairwise(edges)]
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int, most_texts: int = sys.maxsize) -> list[list[int]]:
+    """Indices of each batch's texts: sorted by length, within `max_tokens` tokens and `most_texts` texts."""
+    batches: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or tokens + lengths[index] > max_tokens or len(batches[-1]) == most_texts:
+            batches.append([])
+            tokens = 0
+        batches[-1].append(index)
+        tokens += lengths[index]
+    return batches

@@ -1,0 +1,239 @@
+"""The three commands: what they refuse, in one sentence and before any training, and how `predict` streams."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import sentence, write_objects, write_sentences
+from convbert.cli import main
+
+TRAIN = [{"review": "the cat sat", "stars": 1}, {"review": "a dog ran", "stars": 2}]
+OWN = ("--task", "text-classification", "--text-column", "review", "--label-column", "stars")
+
+
+@pytest.fixture(scope="module")
+def model(start, tmp_path_factory) -> Path:
+    """A model of SST-2, trained for a moment."""
+    folder = tmp_path_factory.mktemp("commands")
+    write_sentences(folder / "train.tsv", 32)
+    write_sentences(folder / "dev.tsv", 8)
+    words = ["finetune", "--task", "sst2", "--data", str(folder), "--model", str(start), "--device", "cpu"]
+    assert main([*words, "--output", str(folder / "run"), "--set", "epochs=1"]) == 0
+    return folder / "run/model"
+
+
+@pytest.fixture
+def refused(capsys):
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("convbert: error: ")
+        return line
+
+    return run
+
+
+# -------------------------------------------------------------------------------------- what is refused
+
+
+def squad(answers: list) -> bytes:
+    qas = [
+        {"id": f"q{n}", "question": "who ?", "answers": [{"text": text, "answer_start": start}]}
+        for n, (text, start) in enumerate(answers)
+    ]
+    return json.dumps({"data": [{"paragraphs": [{"context": "the cat sat", "qas": qas}]}]}).encode()
+
+
+BAD_DATA = {
+    "unknown label in dev": (
+        OWN,
+        "dev.jsonl",
+        b'{"review": "a", "stars": 1}\n{"review": "b", "stars": 7}\n',
+        ["dev.jsonl: line 2", "'7' is unknown", "1, 2"],
+    ),
+    "missing column": (
+        OWN,
+        "dev.jsonl",
+        b'{"text": "a", "stars": 1}\n',
+        ["no column 'review'", "text, stars"],
+    ),
+    "empty file": (OWN, "dev.jsonl", b"", ["dev.jsonl: is empty"]),
+    "not UTF-8": (OWN, "dev.jsonl", b'{"review": "\xff", "stars": 1}\n', ["line 1: not UTF-8"]),
+    "empty text": (OWN, "dev.jsonl", b'{"review": " ", "stars": 1}\n', ["line 1: review is empty"]),
+    "one class": (OWN, "train.jsonl", b'{"review": "a", "stars": 1}\n' * 3, ["only the label '1' occurs"]),
+    "tokens and tags": (
+        ("--task", "entities"),
+        "train.jsonl",
+        b'{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["a", "b"], "tags": ["O"]}\n',
+        ["line 2: 2 tokens and 1 tags"],
+    ),
+    "not a tag of an entity": (
+        ("--task", "entities"),
+        "train.jsonl",
+        b'{"tokens": ["a"], "tags": ["NOUN"]}\n',
+        ["line 1", "'NOUN' is no tag of an entity"],
+    ),
+    "answers elsewhere": (
+        ("--task", "squad1"),
+        "train.json",
+        squad([("cat", 4), ("dog", 4), ("sat", 0)]),
+        ["2 answers are not at their offset", "question q1", "'dog'", "'cat'"],
+    ),
+    "not a number": (
+        ("--task", "regression"),
+        "train.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "a", "label": "much"}\n',
+        ["line 2: label must be a number, got 'much'"],
+    ),
+    "no such choice": (
+        ("--task", "multiple-choice"),
+        "train.jsonl",
+        b'{"text": "a", "choices": ["a", "b"], "label": 2}\n',
+        ["line 1: label must be the number of a choice, 0 to 1, got 2"],
+    ),
+    "choices come and go": (
+        ("--task", "multiple-choice"),
+        "train.jsonl",
+        b'{"text": "a", "choices": ["a", "b"], "label": 1}\n{"text": "a", "choices": ["a", "b", "c"], "label": 1}\n',
+        ["line 2: 3 choices, where the first row has 2"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_refused_before_training(case, start, tmp_path, refused):
+    task, name, content, wanted = BAD_DATA[case]
+    other = "dev" if name.startswith("train") else "train"
+    files = {other: write_objects(tmp_path / f"{other}.jsonl", TRAIN), name.split(".")[0]: tmp_path / name}
+    (tmp_path / name).write_bytes(content)
+    output = tmp_path / "run"
+    words = ["--train", files["train"], "--dev", files["dev"], "--model", start, "--output", output]
+    line = refused("finetune", *task, *words)
+    assert all(part in line for part in wanted), line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--task", "sst3"], "there is no task 'sst3'"),
+        (["--task", "sst2", "--set", "epochs"], "NAME=VALUE"),
+        (["--task", "sst2", "--set", "epoch=3"], "no field named epoch"),
+        (["--task", "sst2", "--set", "epochs=many"], "epochs must be above 0, got 'many'"),
+        (["--task", "sst2", "--set", "max_length=1000"], "max_position_embeddings (32)"),
+        (["--task", "sst2", "--choice-columns", "a,b"], "sst2 has no column for choices"),
+        (["--task", "sst2", "--train", "a.tsv"], "give either --data"),
+        (["--task", "mnli"], "no file for the split dev of mnli"),
+        (["--task", "sst2", "--model", "./nowhere"], "there is no such folder"),
+    ],
+    ids=str,
+)
+def test_finetune_refuses(words, wanted, start, sst2, tmp_path, refused):
+    model = [] if "--model" in words else ["--model", start]
+    assert wanted in refused("finetune", "--data", sst2, "--output", tmp_path / "run", *model, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_for_something_else_is_not_thrown_away_silently(model, sst2, tmp_path, refused):
+    tags = write_objects(
+        tmp_path / "tags.jsonl", [{"tokens": ["a"], "tags": ["O"]}, {"tokens": ["a"], "tags": ["B-X"]}]
+    )
+    words = ["--train", tags, "--dev", tags, "--model", model, "--output", tmp_path / "run"]
+    assert "--new-head" in refused("finetune", "--task", "entities", *words)
+    assert "ConvBertForSequenceClassification" in refused(
+        "evaluate", "--task", "entities", "--model", model, "--file", tags
+    )
+    assert "fine-tune it first" in refused("evaluate", "--task", "entities", "--model", model, "--file", tags)
+
+
+def test_a_folder_in_use_is_not_written_to(start, sst2, tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").write_text("mine")
+    words = ["--task", "sst2", "--data", sst2, "--model", start, "--output", tmp_path / "run"]
+    assert "not empty" in refused("finetune", *words)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_evaluate_names_labels_that_the_model_does_not_have(model, tmp_path, refused):
+    rows = write_objects(tmp_path / "a.jsonl", [{"text": "the cat", "label": "neutral"}])
+    words = ["--model", model, "--task", "text-classification", "--file", rows]
+    assert "'neutral' is unknown; there are negative, positive" in refused("evaluate", *words)
+
+
+# -------------------------------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_writes_submissions_for_test_data(model, tmp_path, capsys):
+    test = tmp_path / "test.tsv"
+    test.write_text("index\tsentence\n" + "".join(f"{n}\t{sentence(n)[0]}\n" for n in range(6)))
+    words = ["evaluate", "--model", str(model), "--data", str(tmp_path), "--split", "test"]
+    assert main([*words, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert "test: 6 examples" in capsys.readouterr().out
+    lines = (tmp_path / "out/SST-2.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction"
+    assert [line.split("\t")[0] for line in lines[1:]] == list("012345")
+    assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"}
+
+
+# --------------------------------------------------------------------------------------------- predict
+
+
+def predict(*words: object) -> int:
+    return main(["predict", "--device", "cpu", *map(str, words)])
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_predict_answers_in_order_and_goes_on_after_bad_lines(model, tmp_path, capsys):
+    lines = [sentence(number)[0].encode() for number in range(30)]
+    lines[3] = b"bad \xff bytes"
+    lines[7] = b""
+    lines[11] = b'{"txt": "the cat"}'
+    lines[12] = b'{"sentence": "the cat", "id": "mine"}'
+    source, target = tmp_path / "texts.txt", tmp_path / "answers.jsonl"
+    source.write_bytes(b"\n".join(lines))
+    assert predict("--model", model, "--input", source, "--output", target) == 0
+    found = read_lines(target)
+    assert [answer["line"] for answer in found] == list(range(1, 31))
+    assert [answer["line"] for answer in found if "error" in answer] == [4, 8, 12]
+    assert found[12]["id"] == "mine"
+    assert found[0]["answer"] in ("negative", "positive")
+    said = capsys.readouterr().err
+    assert "30 texts in" in said
+    assert f"3 lines have no answer; the first: {source}: line 4" in said
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_predict_resumes_where_a_line_was_cut(model, tmp_path):
+    source, whole, parts = (tmp_path / name for name in ("texts.txt", "whole.jsonl", "parts.jsonl"))
+    source.write_text("\n".join(sentence(number)[0] for number in range(20)))
+    assert predict("--model", model, "--input", source, "--output", whole) == 0
+    done = whole.read_bytes().splitlines(keepends=True)
+    Path(f"{parts}.partial").write_bytes(b"".join(done[:7]) + done[7][:10])
+    assert predict("--model", model, "--input", source, "--output", parts, "--resume") == 0
+    found, expected = read_lines(parts), read_lines(whole)
+    assert [answer["line"] for answer in found] == [answer["line"] for answer in expected]
+    assert [answer["answer"] for answer in found] == [answer["answer"] for answer in expected]
+
+
+def test_predict_overwrites_nothing(model, tmp_path, refused):
+    target = tmp_path / "answers.jsonl"
+    target.write_text("mine")
+    assert "is there already" in refused("predict", "--model", model, "--input", __file__, "--output", target)
+    assert target.read_text() == "mine"
+
+
+def test_predict_to_stdout(model, monkeypatch, capsysbinary):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat sat .\nthe dog ran .\n")))
+    assert predict("--model", model) == 0
+    assert len(capsysbinary.readouterr().out.splitlines()) == 2

@@ -1,0 +1,177 @@
+"""From rows to tokens and back, for each kind of task."""
+
+import numpy as np
+import pytest
+
+import tiny
+from conftest import write_objects
+from convbert import ConvBertTokenizerFast, InputError
+from convbert.finetuning.data import Example
+from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tagging import share_words
+from convbert.finetuning.tasks import TASKS, find_task
+
+PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
+
+
+def write_squad(path, questions):
+    import json
+
+    qas = [
+        {"id": f"q{n}", "question": q, "answers": [{"text": t, "answer_start": s} for t, s in a]}
+        for n, (q, a) in enumerate(questions)
+    ]
+    context = "the cat sat on the mat and the dog ran to the house and a cat ran to a dog ."
+    path.write_text(
+        json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}), encoding="utf-8"
+    )
+    return path
+
+
+def test_labels_have_the_names_and_the_order_of_the_task(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("good\t1\nbad\t0\n")
+    kind = kind_of(TASKS["sst2"])
+    examples = kind.read(path)
+    kind.learn(examples)
+    assert [example.target for example in examples] == ["positive", "negative"]
+    assert kind.config_changes()["id2label"] == {0: "negative", 1: "positive"}
+
+
+def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
+    def labels(*names):
+        rows = [{"text": "cat", "label": name} for name in names]
+        kind = kind_of(TASKS["text-classification"])
+        kind.learn(kind.read(write_objects(tmp_path / "a.jsonl", rows)))
+        return kind.labels
+
+    assert labels(10, 9, 2) == ("2", "9", "10")
+    assert labels("b", "a", "a") == ("a", "b")
+
+
+def test_pairs_are_read_in_both_orders_in_training_alone(tmp_path, tokenizer):
+    rows = [{"sentence1": "the cat", "sentence2": "a dog ran", "score": 1.0}]
+    kind = kind_of(TASKS["stsb"])
+    examples = kind.read(write_objects(tmp_path / "a.jsonl", [*rows, {**rows[0], "score": 3.0}]))
+    kind.learn(examples)
+    plan = PLAN.override(both_orders=True)
+    one, _, swapped, _ = kind.features(examples, tokenizer, plan, training=True)
+    assert tokenizer.decode(one.input_ids) == "[CLS] the cat [SEP] a dog ran [SEP]"
+    assert tokenizer.decode(swapped.input_ids) == "[CLS] a dog ran [SEP] the cat [SEP]"
+    assert swapped.token_type_ids == [0] * 5 + [1] * 3
+    assert one.target == swapped.target == -1.0  # one standard deviation below the mean
+    assert len(kind.features(examples, tokenizer, plan)) == 2
+
+
+def test_several_labels(tmp_path, tokenizer):
+    rows = [{"text": "cat", "labels": "b, a"}, {"text": "dog", "labels": []}, {"text": "a", "labels": ["c"]}]
+    kind = kind_of(TASKS["multi-label-classification"])
+    examples = kind.read(write_objects(tmp_path / "a.jsonl", rows))
+    kind.learn(examples)
+    targets = [feature.target for feature in kind.features(examples, tokenizer, PLAN, training=True)]
+    assert targets == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    logits = [np.array([3.0, -1.0, 0.1])] * 3
+    assert kind.decode(examples, [], logits, PLAN)[0]["answer"] == ["a", "c"]
+
+
+# -------------------------------------------------------------------------------------------- tagging
+
+
+def test_a_tag_stands_at_the_first_piece_of_its_word(tokenizer):
+    example = Example("here", "0", {"tokens": ["the", "cats", "\u200d", "ran"]}, ("O", "B-X", "I-X", "O"))
+    kind = kind_of(TASKS["entities"], ("B-X", "I-X", "O"))
+    (feature,) = kind.features([example], tokenizer, PLAN, training=True)
+    # A zero-width joiner leaves no piece: an unknown word keeps its place.
+    assert tokenizer.convert_ids_to_tokens(feature.input_ids)[1:-1] == ["the", "cat", "##s", "[UNK]", "ran"]
+    assert feature.target == [-100, 2, 0, -100, 1, 2, -100]
+
+
+@pytest.mark.parametrize("count", [1, 13, 14, 15, 40, 100])
+def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, tokenizer):
+    words = [("cats", "dog", "ran")[number % 3] for number in range(count)]
+    tags = tuple(("B-X", "I-X", "O")[number % 3] for number in range(count))
+    kind = kind_of(TASKS["entities"], ("B-X", "I-X", "O"))
+    example = Example("here", "0", {"tokens": words}, tags)
+    features = kind.features([example], tokenizer, PLAN, training=True)
+    assert max(feature.length for feature in features) <= PLAN.max_length
+    labelled = [target for feature in features for target in feature.target if target != -100]
+    assert len(labelled) == count
+    # A model that says what it was taught gives the sentence's own tags back.
+    outputs = [np.array([[max(t, 0), 1.0] for t in feature.target]) for feature in features]
+    (prediction,) = kind.decode([example], features, outputs, PLAN)
+    assert tuple(prediction["answer"]) == tags
+
+
+def test_a_word_belongs_to_the_window_that_sees_most_around_it():
+    first, second = share_words(range(10), [(0, 6), (4, 10)])
+    assert first.numbers == [0, 1, 2, 3, 4]
+    assert second.numbers == [5, 6, 7, 8, 9]
+    assert second.positions == [2, 3, 4, 5, 6]  # after [CLS]
+
+
+# ---------------------------------------------------------------------------------- choices, questions
+
+
+def test_choices_are_read_beside_the_text(tmp_path, tokenizer):
+    row = {
+        "premise": "the cat ran",
+        "choice1": "a dog sat",
+        "choice2": "a mat",
+        "question": "cause",
+        "label": 1,
+    }
+    kind = kind_of(find_task("copa"))
+    examples = kind.read(write_objects(tmp_path / "a.jsonl", [row]))
+    (feature,) = kind.features(examples, tokenizer, PLAN, training=True)
+    assert examples[0].inputs["prefix"] == "because"
+    assert [tokenizer.decode(ids) for ids in feature.input_ids] == [
+        "[CLS] the cat ran [SEP] [UNK] a dog sat [SEP]",
+        "[CLS] the cat ran [SEP] [UNK] a mat [SEP]",
+    ]
+    batch = kind.collate([feature, feature], 0)
+    assert batch["input_ids"].shape == (2, 2, 10)
+    assert batch["labels"].tolist() == [1, 1]
+    assert batch["attention_mask"].sum().item() == 2 * feature.length
+
+
+def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):
+    """A model that is sure of the right tokens gives the answer's own text back, wherever it stands."""
+    asked = [("the cat", [("mat", 19)]), ("a", [("the house and a", 42)]), ("to", [(".", 75)])]
+    kind = kind_of(TASKS["squad1"])
+    examples = kind.read(write_squad(tmp_path / "a.json", asked))
+    taught = kind.features(examples, tokenizer, PLAN, training=True)
+    assert {feature.example for feature in taught} == {0, 1, 2}
+    for feature in taught:
+        start, end = feature.target
+        said = tokenizer.decode(feature.input_ids[start : end + 1])
+        assert said == examples[feature.example].target[0][0]
+    windows = kind.features(examples, tokenizer, PLAN)
+    assert len(windows) > len(examples)
+    outputs = [np.full((2, window.length), -5.0) for window in windows]
+    for feature in taught:
+        number = next(
+            n for n, w in enumerate(windows) if (w.example, w.detail) == (feature.example, feature.detail)
+        )
+        outputs[number][0, feature.target[0]] = outputs[number][1, feature.target[1]] = 5.0
+    predictions = kind.decode(examples, windows, outputs, PLAN)
+    assert [prediction["answer"] for prediction in predictions] == ["mat", "the house and a", "."]
+    # Nothing is left of "." without punctuation: version 1.1 calls that exact, and gives it no F1.
+    assert kind.score(examples, predictions) == pytest.approx({"f1": 200 / 3, "exact": 100})
+
+
+def test_windows_without_the_answer_say_so_only_where_that_is_an_answer(tmp_path, tokenizer):
+    path = write_squad(tmp_path / "a.json", [("the cat", [("mat", 19)]), ("a dog", [])])
+    strict, lenient = kind_of(TASKS["squad1"]), kind_of(TASKS["squad2"])
+    examples = lenient.read(path)
+    found = lenient.features(examples, tokenizer, PLAN, training=True)
+    assert {feature.target for feature in found if feature.example == 1} == {(0, 0)}
+    assert (0, 0) in {feature.target for feature in found if feature.example == 0}
+    assert (0, 0) not in {f.target for f in strict.features(examples[:1], tokenizer, PLAN, training=True)}
+    with pytest.raises(InputError, match="has no answer"):
+        strict.learn(examples)

@@ -1,0 +1,94 @@
+"""Scores agree with scikit-learn, scipy and seqeval, on random and hand-made cases."""
+
+import random
+
+import numpy as np
+import pytest
+import scipy.stats
+import seqeval.metrics
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbert.finetuning import metrics
+from convbert.finetuning.tagging import as_bio
+
+LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
+
+
+@given(LABELS)
+def test_classification_scores_equal_scikit_learn(pairs):
+    gold, answers = zip(*pairs, strict=True)
+    assert metrics.accuracy(gold, answers) == pytest.approx(sklearn.metrics.accuracy_score(gold, answers))
+    expected = sklearn.metrics.precision_recall_fscore_support(gold, answers, labels=["b"], zero_division=0)[
+        2
+    ][0]
+    assert metrics.positive_f1(gold, answers, "b") == pytest.approx(expected)
+
+
+def test_matthews_by_hand():
+    """3 true positives, 2 true negatives, 1 false positive, 1 false negative."""
+    gold, answers = [1, 1, 1, 0, 0, 0, 1], [1, 1, 1, 0, 0, 1, 0]
+    assert metrics.matthews(gold, answers) == pytest.approx((3 * 2 - 1 * 1) / (4 * 4 * 3 * 3) ** 0.5)
+    assert metrics.matthews(gold, [1] * 7) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=3, max_size=40))
+def test_correlations_equal_scipy_and_numpy(pairs):
+    gold, answers = map(list, zip(*pairs, strict=True))
+    if len(set(gold)) == 1 or len(set(answers)) == 1:
+        assert metrics.pearson(gold, answers) == metrics.spearman(gold, answers) == 0
+        return
+    assert metrics.pearson(gold, answers) == pytest.approx(np.corrcoef(gold, answers)[0, 1], abs=1e-9)
+    ranks = [scipy.stats.rankdata(values) for values in (gold, answers)]
+    assert metrics.spearman(gold, answers) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-9)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sets(st.sampled_from("abcd")), st.sets(st.sampled_from("abcd"))), min_size=1, max_size=20
+    )
+)
+def test_micro_f1_equals_scikit_learn(pairs):
+    gold, answers = zip(*pairs, strict=True)
+    as_columns = [[[name in row for name in "abcd"] for row in rows] for rows in (gold, answers)]
+    expected = sklearn.metrics.f1_score(*as_columns, average="micro", zero_division=0)
+    assert metrics.micro_f1(gold, answers) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_entity_f1_equals_seqeval(seed):
+    """Also on rows that no annotator would write: an I after O, or of another type."""
+    dice = random.Random(seed)
+    tags = ("O", "O", "B-X", "I-X", "B-Y", "I-Y")
+    rows = [[dice.choices(tags, k=dice.randint(1, 12)) for _ in range(40)] for _ in range(2)]
+    rows[1] = [
+        answer[: len(gold)] + ["O"] * (len(gold) - len(answer)) for gold, answer in zip(*rows, strict=True)
+    ]
+    spans = ([metrics.entity_spans(row) for row in part] for part in rows)
+    assert metrics.micro_f1(*spans) == pytest.approx(seqeval.metrics.f1_score(*rows))
+
+
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        (["B-X", "I-X", "B-X", "O", "I-Y"], {("X", 0, 1), ("X", 2, 2), ("Y", 4, 4)}),
+        (["I-X", "I-Y", "I-Y"], {("X", 0, 0), ("Y", 1, 2)}),
+        (["O", "O"], set()),
+        (["B-a-b", "I-a-b"], {("a-b", 0, 1)}),
+    ],
+)
+def test_spans_by_hand(tags, spans):
+    assert metrics.entity_spans(tags) == spans
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("I-X I-X O I-Y B-Y", "B-X I-X O B-Y B-Y"),  # IOB1: B only between neighbours of one type
+        ("B-X I-X O B-Y", "B-X I-X O B-Y"),
+        ("S-X B-Y I-Y E-Y", "B-X B-Y I-Y I-Y"),  # IOBES
+    ],
+)
+def test_every_scheme_becomes_bio(given, expected):
+    assert " ".join(as_bio(given.split())) == expected

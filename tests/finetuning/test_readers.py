@@ -1,0 +1,109 @@
+"""Files of every format to tables; damage is named with its line."""
+
+import pandas as pd
+import pytest
+
+from convbert import InputError
+from convbert.finetuning.readers import read_table
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def cells(table):
+    return [row.cells for row in table.rows]
+
+
+def test_tsv_does_not_quote(tmp_path):
+    path = write(tmp_path, "a.tsv", '\ufeffsentence\tlabel\r\na "quoted word\t1\r\nplain\t0\r\n')
+    assert cells(read_table(path)) == [
+        {"sentence": 'a "quoted word', "label": "1"},
+        {"sentence": "plain", "label": "0"},
+    ]
+
+
+def test_csv_quotes_and_counts_lines_over_line_breaks(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,stars\n"two\nlines, and a ""word""",5\nplain,1\n')
+    table = read_table(path)
+    assert cells(table)[0] == {"text": 'two\nlines, and a "word"', "stars": "5"}
+    assert [row.place for row in table.rows] == [f"{path}: line 2", f"{path}: line 4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a film\t1\n", [{"sentence": "a film", "label": "1"}]),
+        ("sentence\tlabel\na film\t1\n", [{"sentence": "a film", "label": "1"}]),
+        ("index\tsentence\n7\ta film\n", [{"index": "7", "sentence": "a film"}]),
+    ],
+    ids=["no header", "header", "GLUE test"],
+)
+def test_a_header_is_told_from_a_row(tmp_path, text, rows):
+    wanted = ["sentence"] if "index" in text else ["sentence", "label"]
+    assert cells(read_table(write(tmp_path, "a.tsv", text), ("sentence", "label"), wanted)) == rows
+
+
+def test_broken_rows_are_left_out_where_a_set_is_known_for_them(tmp_path):
+    path = write(tmp_path, "a.tsv", "a\tb\n1\t2\n3\n4\t5\n")
+    assert cells(read_table(path, skip_broken=True)) == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
+    with pytest.raises(InputError, match="line 3: 1 cells"):
+        read_table(path)
+
+
+def test_json_lines_and_parquet_hold_lists(tmp_path):
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, {"tokens": ["c"], "tags": ["O"]}]
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame(rows).to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    assert cells(read_table(tmp_path / "a.parquet")) == cells(read_table(tmp_path / "a.jsonl")) == rows
+
+
+def test_conll(tmp_path):
+    path = write(tmp_path, "a.conll", "-DOCSTART- -X- O\n\nEU NNP I-ORG\nrejects VBZ O\n\n# NN O\n")
+    table = read_table(path)
+    assert cells(table) == [
+        {"tokens": ["EU", "rejects"], "tags": ["I-ORG", "O"]},
+        {"tokens": ["#"], "tags": ["O"]},
+    ]
+    assert table.rows[0].place == f"{path}: line 3"
+
+
+def test_conllu_leaves_ranges_and_empty_nodes_out(tmp_path):
+    def line(number, form, upos):
+        return "\t".join([number, form, "_", upos, "X", "_", "_", "_", "_", "_"])
+
+    lines = ["# text = don't", line("1-2", "don't", "_"), line("1", "do", "AUX"), line("2", "n't", "PART")]
+    path = write(tmp_path, "a.conllu", "\n".join([*lines, line("2.1", "left", "VERB")]) + "\n\n")
+    assert cells(read_table(path)) == [{"tokens": ["do", "n't"], "tags": ["AUX", "PART"], "xpos": ["X", "X"]}]
+
+
+DAMAGED = {
+    "empty.tsv": (b"", "is empty"),
+    "header.tsv": (b"sentence\tlabel\n", "has no rows"),
+    "bytes.tsv": (b"a\tb\nfine\t1\nbad \xff\t0\n", "line 3: not UTF-8"),
+    "cells.csv": (b"a,b\n1,2\n1,2,3\n", "line 3: 3 cells for the 2 columns"),
+    "broken.jsonl": (b'{"a": 1}\n{"a": \n', "line 2: not JSON"),
+    "list.jsonl": (b"[1]\n", "line 1: an object is wanted"),
+    "short.conll": (b"EU B-ORG\nrejects\n", "line 2: a token and its tag"),
+    "short.conllu": (b"1\tEU\n", "line 1: CoNLL-U has 10 columns, got 2"),
+    "other.json": (b'{"version": 1}', "not SQuAD JSON"),
+    "broken.parquet": (b"nothing", "not a Parquet file"),
+    "what.xyz": (b"text", "what is in a .xyz file?"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_named(name, tmp_path):
+    content, sentence = DAMAGED[name]
+    path = write(tmp_path, name, content)
+    with pytest.raises(InputError) as error:
+        read_table(path)
+    assert sentence in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.csv: there is no such file"):
+        read_table(tmp_path / "nowhere.csv")

@@ -1,0 +1,338 @@
+"""Whole runs with a tiny model: every kind of task, resume, seeds, adapters, and the folder that is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+import convbert
+from conftest import sentence, write_objects, write_sentences
+from convbert import ConvBertForSequenceClassification
+from convbert.cli import main
+from convbert.finetuning.evaluation import FinetunedModel
+from convbert.finetuning.inference import run_features
+from convbert.finetuning.lora import target_modules
+from convbert.finetuning.run import Files, finetune
+from convbert.finetuning.tasks import TASKS, find_task
+
+FAST = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "max_length": 32, "dropout": 0.0, "bf16": False}
+
+LONGER = {"epochs": 30, "learning_rate": 5e-3}
+
+
+def train(task: str, start: Path, folder: Path, files: Files, **options):
+    overrides = {**FAST, **options.pop("overrides", {})}
+    return finetune(
+        find_task(task),
+        files,
+        folder / "run",
+        model=str(start),
+        device="cpu",
+        overrides=overrides,
+        report=lambda message: None,
+        **options,
+    )
+
+
+def sst2_files(folder: Path) -> Files:
+    return Files(folder / "train.tsv", (folder / "dev.tsv",))
+
+
+@pytest.fixture(scope="module")
+def trained(start, tmp_path_factory) -> Path:
+    """A finished run on a task that can be learned; it has two seeds."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_sentences(folder / "train.tsv", 64)
+    write_sentences(folder / "dev.tsv", 16)
+    train("sst2", start, folder, sst2_files(folder), seeds=2, explain=True)
+    return folder
+
+
+def test_a_run_learns_and_leaves_what_was_promised(trained):
+    run = trained / "run"
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "model",
+        "metrics.json",
+        "dev_predictions.jsonl",
+        "report.html",
+        "explain.html",
+        "run.json",
+    } <= names
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["scores"]["dev"]["accuracy"] == 1.0
+    assert metrics["baseline"]["accuracy"] == 0.5
+    assert set(metrics["seeds"]) == {"0", "1"}
+    assert metrics["collapsed_seeds"] == []
+    card = (run / "model" / "README.md").read_text()
+    assert "accuracy | 1.0000" in card
+    assert '"layer_decay": 0.8' in card
+    assert not list(run.glob("seed-*/checkpoint-*"))
+
+
+def test_predictions_are_those_of_the_model_in_the_folder(trained):
+    lines = (trained / "run/dev_predictions.jsonl").read_text().splitlines()
+    found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
+    split = found.split("dev", trained / "dev.tsv")
+    again = split.predict(found.model)
+    assert [json.loads(line)["answer"] for line in lines] == [prediction["answer"] for prediction in again]
+
+
+def test_transformers_opens_the_folder_and_gives_the_same_labels(trained):
+    """Each text alone by default; the padded batch, too, where ours is told to read padding."""
+    folder = trained / "run/model"
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert theirs.config.id2label == {0: "negative", 1: "positive"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [sentence(number)[0] for number in range(16)]
+    ours = ConvBertForSequenceClassification.from_pretrained(folder).eval()
+    leaking = ConvBertForSequenceClassification.from_pretrained(folder, conv_reads_padding=True).eval()
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        alone = torch.cat([theirs(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+        torch.testing.assert_close(ours(**batch).logits, alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(leaking(**batch).logits, theirs(**batch).logits, atol=1e-5, rtol=0)
+        assert (leaking(**batch).logits.argmax(-1) == theirs(**batch).logits.argmax(-1)).all()
+
+
+def test_the_batches_of_scoring_do_not_matter(trained):
+    found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
+    split = found.split("dev", trained / "dev.tsv")
+    one_by_one = run_features(found.model, split.kind, split.features, 0, tokens_per_batch=1)
+    packed = run_features(found.model, split.kind, split.features, 0, tokens_per_batch=10_000)
+    for alone, together in zip(one_by_one, packed, strict=True):
+        assert abs(alone - together).max() < 1e-5
+
+
+def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
+    """transformers' Trainer with our class, padded batches, the same rates: both learn the task."""
+    finetuned = FinetunedModel.load(str(trained / "run/model"), device="cpu")
+    kind, tokenizer = finetuned.kind, finetuned.tokenizer
+    features = kind.features(kind.read(trained / "train.tsv"), tokenizer, finetuned.plan, training=True)
+    model = ConvBertForSequenceClassification.from_pretrained(start, num_labels=2)
+    arguments = TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=12,
+        learning_rate=3e-3,
+        per_device_train_batch_size=8,
+        report_to=[],
+        use_cpu=True,
+    )
+    Trainer(
+        model, arguments, train_dataset=features, data_collator=lambda batch: kind.collate(batch, 0)
+    ).train()
+    split = finetuned.split("dev", trained / "dev.tsv")
+    assert split.score(split.predict(model)) == {"accuracy": 1.0}
+
+
+# ------------------------------------------------------------------------------------- every kind of task
+
+
+def rows_of(kind: str, number: int) -> dict:
+    text, label = sentence(number)
+    words = text.split()
+    return {
+        "regression": {"text": text, "label": 10 + 4 * int(label)},
+        "multi-label-classification": {"text": text, "labels": ["animal", f"is{label}"]},
+        "entities": {"tokens": words, "tags": ["B-X" if word in ("cat", "dog") else "O" for word in words]},
+        "tagging": {"tokens": words, "tags": [word[:1] for word in words]},
+        "multiple-choice": {"text": text, "choices": ["the cat", "the dog"], "label": 1 - int(label)},
+        "question-answering": {
+            "question": "a cat",
+            "context": text,
+            "answers": {"text": [words[1]], "answer_start": [4]},
+        },
+    }[kind]
+
+
+GOOD_SCORES = {
+    "regression": 0.8,
+    "multi-label-classification": 0.95,
+    "entities": 0.9,
+    "tagging": 0.9,
+    "multiple-choice": 0.5,
+    "question-answering": 90,
+}
+
+
+@pytest.mark.parametrize("kind", GOOD_SCORES)
+def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
+    files = [
+        write_objects(tmp_path / f"{name}.jsonl", [rows_of(kind, n) for n in range(64)])
+        for name in ("train", "dev")
+    ]
+    result = train(kind, start, tmp_path, Files(files[0], (files[1],)), overrides=LONGER)
+    scores = result.metrics["scores"]["dev"]
+    assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
+    report = (tmp_path / "run/report.html").read_text()
+    assert "<script" not in report
+    assert "http" not in report.replace("http://www.w3.org", "")
+    # The folder alone is scored as the run was.
+    assert (
+        main(
+            [
+                "evaluate",
+                "--model",
+                str(result.model_dir),
+                "--file",
+                str(files[1]),
+                "--json",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
+    again = json.loads(capsys.readouterr().out)["scores"]["dev"]
+    assert again == pytest.approx(scores, abs=1e-4)
+
+
+def test_regression_answers_in_the_unit_of_the_data(start, tmp_path):
+    files = [
+        write_objects(tmp_path / f"{n}.jsonl", [rows_of("regression", k) for k in range(64)]) for n in "ab"
+    ]
+    train("regression", start, tmp_path, Files(files[0], (files[1],)), overrides=LONGER)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/model")
+    with torch.no_grad():
+        values = [theirs(**tokenizer(sentence(n)[0], return_tensors="pt")).logits.item() for n in range(4)]
+    assert values == pytest.approx([14, 10, 14, 10], abs=1.0)
+
+
+# ------------------------------------------------------------------------------------------- the course
+
+
+def history(run: Path, seed: int = 0) -> list[dict]:
+    return [json.loads(line) for line in (run / f"seed-{seed}/log.jsonl").read_text().splitlines()]
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path):
+    """With dropout: the states of all random numbers are taken up again."""
+    source = str(Path(convbert.__file__).parents[1])
+    command = [
+        sys.executable,
+        "-m",
+        "convbert",
+        "finetune",
+        "--task",
+        "sst2",
+        "--data",
+        str(sst2),
+        "--device",
+        "cpu",
+    ]
+    settings = ["--set", "epochs=4", "--set", "batch_size=4", "--set", "log_every=1", "--set", "bf16=false"]
+    environment = {**os.environ, "PYTHONPATH": source}
+
+    def run(name: str, *more: str, stop: bool = False) -> int:
+        words = [*command, "--model", str(start), "--output", str(tmp_path / name), *settings, *more]
+        with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if stop and line.startswith("step 20/"):
+                    process.send_signal(signal.SIGTERM)
+        return process.returncode
+
+    assert run("whole") == 0
+    assert run("parts", stop=True) == 130
+    assert not (tmp_path / "parts/model").exists()
+    assert run("parts", "--resume") == 0
+    losses = [
+        [entry["loss"] for entry in history(tmp_path / name) if "loss" in entry]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    weights = [
+        ConvBertForSequenceClassification.from_pretrained(tmp_path / n / "model") for n in ("whole", "parts")
+    ]
+    for ours, theirs in zip(*(model.parameters() for model in weights), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path):
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 40, "patience": 8})
+    assert result.metrics["seeds"][0]["steps"] < 40 * 8
+    assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
+
+
+def test_the_best_checkpoint_is_kept(start, sst2, tmp_path):
+    """A rate that ruins what was learned: the last model is worse than the one that is kept."""
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 8})
+    scores = [entry["dev_accuracy"] for entry in history(tmp_path / "run") if "dev_accuracy" in entry]
+    assert result.metrics["scores"]["dev"]["accuracy"] == max(scores)
+
+
+def test_a_seed_that_collapses_is_named(start, sst2, tmp_path):
+    said: list[str] = []
+    result = finetune(
+        TASKS["sst2"],
+        sst2_files(sst2),
+        tmp_path / "run",
+        model=str(start),
+        device="cpu",
+        overrides={**FAST, "learning_rate": 1e-9, "epochs": 1, "seed": 5},
+        report=said.append,
+    )
+    assert result.metrics["collapsed_seeds"] == [5]
+    assert any("seed 5 has collapsed" in line for line in said)
+
+
+def test_adapters_train_act_and_merge(start, sst2, tmp_path):
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"lora_rank": 4, "epochs": 12})
+    assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
+    before = convbert.ConvBertModel.from_pretrained(start)
+    after = ConvBertForSequenceClassification.from_pretrained(result.model_dir)
+    targets = {f"{name}.weight" for name in target_modules(after)}
+    assert (
+        len(targets) == 2 * 8
+    )  # query, key, value, kernel, value of the convolution, output, and the feed-forward two
+    for name, parameter in before.named_parameters():
+        moved = not torch.equal(parameter, after.get_parameter(f"convbert.{name}"))
+        assert moved == (f"convbert.{name}" in targets), name
+
+
+def test_grouped_layers_are_no_targets():
+    grouped = ConvBertForSequenceClassification(
+        convbert.ConvBertConfig.medium_small(num_hidden_layers=1, vocab_size=9)
+    )
+    assert not [
+        name for name in target_modules(grouped) if "intermediate" in name or name.endswith("0.output.dense")
+    ]
+
+
+def test_two_processes_train_one_model(start, sst2, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29877",
+    ]
+    words = ["-m", "convbert", "finetune", "--task", "sst2", "--data", str(sst2), "--model", str(start)]
+    settings = [word for name, value in FAST.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(convbert.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [*command, *words, *settings, "--device", "cpu", "--output", str(tmp_path / "run")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["scores"]["dev"]["accuracy"] == 1.0
+    assert metrics["seeds"]["0"]["steps"] == 12 * 64 // 8
