@@ -8,6 +8,7 @@ done: no bias, norm, activation, softmax, convolution or lookup."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from benchmarks.oracle import PRODUCTS
 from benchmarks.timing import Call, measure
 from convbert import ConvBertConfig
 
-RACE_SECONDS = 0.3  # for each form, and at least so many turns
+RACE_SECONDS = 2.0  # for all forms that race together, but at least so many turns
 RACE_TURNS = 3
 QUICK = 2e-3  # seconds; a quicker product meets the weights of all layers in its race, as their way from memory counts
 FEW_LAYERS = 3
@@ -170,6 +171,23 @@ def forms(product: Product, dtype: torch.dtype, device: torch.device, training: 
     return {**found, **{f"{name}, by group": _group_by_group(form) for name, form in single.items()}}
 
 
+@dataclass
+class Entry:
+    """A form in a race, with the weights of several layers; `seconds` is its best turn, per product."""
+
+    product: Product
+    name: str
+    form: Form
+    calls: list[Call]
+    seconds: float = math.inf
+
+    def take_turn(self, device: torch.device) -> float:
+        """Through all layers' weights; the seconds that took."""
+        took = measure(lambda: [call() for call in self.calls], 1, device)
+        self.seconds = min(self.seconds, took / len(self.calls))
+        return took
+
+
 class Floor:
     """All products of one step, ready to be called.
 
@@ -192,7 +210,7 @@ class Floor:
         self.flops = flops(config, lengths) * (3 if training else 1)
         self.chosen: dict[str, str] = {}
         self._buffers: dict[tuple[object, ...], Tensor] = {}
-        self._winners: dict[Product, tuple[str, Form, float]] = {}
+        self._winners: dict[Product, Entry] = {}
         before, layer = stages(config, lengths)
         once, every = self._fastest(before), self._fastest(layer)
         forward = [once] + [every] * self.num_layers
@@ -200,6 +218,7 @@ class Floor:
         if training:
             products += [grad for product in reversed(products) for grad in product.gradients()]
         self._calls = [self._call(product) for product in products]
+        self._winners.clear()  # and with them the races' own weights
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -208,44 +227,40 @@ class Floor:
 
     def _fastest(self, part: list[Stage]) -> list[Product]:
         """Of each stage the fastest alternative, forward."""
-        return [p for stage in part for p in min(stage, key=self._seconds)]
-
-    def _seconds(self, products: list[Product]) -> float:
-        return sum(self._win(product)[2] for product in products)
+        chosen: list[Product] = []
+        for stage in part:
+            self._race({product for alternative in stage for product in alternative})
+            chosen += min(stage, key=lambda alternative: sum(self._winners[p].seconds for p in alternative))
+        return chosen
 
     def _call(self, product: Product) -> Call:
-        name, form, _ = self._win(product)
-        self.chosen[product.name] = name
-        return form(*self._operands(product))
+        self._race({product})
+        winner = self._winners[product]
+        self.chosen[product.name] = winner.name
+        return winner.form(*self._operands(product))
 
-    def _win(self, product: Product) -> tuple[str, Form, float]:
-        if product not in self._winners:
-            self._winners[product] = self._race(product)
-        return self._winners[product]
+    def _race(self, products: set[Product]) -> None:
+        """Find the fastest form of each product, among those with the right result: all take turns, the best counts."""
+        entries = [entry for p in products if p not in self._winners for entry in self._entries(p)]
+        if not entries:
+            return
+        once = sum(entry.take_turn(self.device) for entry in entries)
+        for _ in range(max(RACE_TURNS, min(30, int(RACE_SECONDS / once)))):
+            for entry in entries:
+                entry.take_turn(self.device)
+        for entry in sorted(entries, key=lambda entry: -entry.seconds):
+            self._winners[entry.product] = entry  # the fastest comes last
 
-    def _race(self, product: Product) -> tuple[str, Form, float]:
-        """The fastest form, after its result was found right, and its seconds."""
-        entries = forms(product, self.dtype, self.device, self.training)
+    def _entries(self, product: Product) -> list[Entry]:
         first = self._operands(product)
-        right = {name: form for name, form in entries.items() if _is_right(form(*first), *first)}
+        found = forms(product, self.dtype, self.device, self.training)
+        right = {name: form for name, form in found.items() if _is_right(form(*first), *first)}
         is_quick = measure(right["mm"](*first), 1, self.device) < QUICK
         layers = self.num_layers if is_quick else min(FEW_LAYERS, self.num_layers)
         operands = [first, *(self._operands(product) for _ in range(layers - 1))]
-        seconds = {
-            name: self._best_seconds([form(*each) for each in operands]) for name, form in right.items()
-        }
-        best = min(seconds, key=lambda name: seconds[name])
-        return best, right[best], seconds[best]
-
-    def _best_seconds(self, calls: list[Call]) -> float:
-        """Per product: the best of several turns, each through the weights of several layers."""
-
-        def turn() -> None:
-            for call in calls:
-                call()
-
-        turns = max(RACE_TURNS, min(30, int(RACE_SECONDS / measure(turn, 1, self.device))))
-        return min(measure(turn, 1, self.device) for _ in range(turns)) / len(calls)
+        return [
+            Entry(product, name, form, [form(*each) for each in operands]) for name, form in right.items()
+        ]
 
     def _operands(self, product: Product) -> tuple[Tensor, Tensor, Tensor]:
         """Left and out from buffers that products share; a weight of its own for each call."""

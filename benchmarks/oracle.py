@@ -13,8 +13,7 @@ from benchmarks.cases import row_lengths
 
 # Largest distance allowed: of a token's states, or of a parameter's gradient, relative to its own norm.
 STATES = {"float32": 1e-5, "bfloat16": 3e-2, "int8": 0.15}
-# A query's gradient is a small difference of large numbers: transformers' own is off by 0.3 under bfloat16.
-GRADIENTS = {"float32": 1e-4, "bfloat16": 0.5}
+GRADIENTS = {"float32": 1e-4, "bfloat16": 1e-1}
 PRODUCTS = {"float32": 1e-5, "bfloat16": 1e-2}
 
 Inputs = dict[str, Tensor]
@@ -62,7 +61,8 @@ def worst_token(rows: list[Tensor], expected: list[Tensor]) -> float:
 def worst_gradient(model: nn.Module, oracle: nn.Module) -> float:
     """The largest distance of a parameter's gradient, relative to its norm.
 
-    A gradient that is nothing but rounding (a key's bias has none) counts against a thousandth of the largest norm.
+    A gradient that is a small difference of large numbers (a key's, and its bias has none at all) counts against a
+    hundredth of the largest norm.
     """
     expected = {name: p.grad for name, p in oracle.named_parameters() if p.grad is not None}
     actual = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -70,7 +70,7 @@ def worst_gradient(model: nn.Module, oracle: nn.Module) -> float:
         raise DifferentError(
             f"refused: gradients of other parameters: {sorted(expected.keys() ^ actual.keys())}"
         )
-    least = 1e-3 * max(grad.norm().item() for grad in expected.values())
+    least = 1e-2 * max(grad.norm().item() for grad in expected.values())
     distances = [
         ((actual[name].float() - grad).norm() / max(grad.norm().item(), least)).item()
         for name, grad in expected.items()
