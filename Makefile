@@ -28,8 +28,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH: parts and options, as in `make bench BENCH="forward --no-compile"`; all parts by default.
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 setup: $(READY)
 

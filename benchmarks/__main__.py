@@ -1,76 +1,68 @@
-"""`python -m benchmarks [forward] [--rounds N] [--threads N]`: measure, print, and write benchmarks/results/."""
+"""`python -m benchmarks [PART ...]`: measure, print, and write benchmarks/results/; `readme`: its table into
+README.md."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
+import re
 from pathlib import Path
 from typing import Annotated
 
 import torch
-import transformers
 import typer
 
-import convbert
-from benchmarks import forward
+from benchmarks import bandwidth, forward, int8, masked_lm, memory, padding, pipeline, readme, training
+from benchmarks.report import RESULTS, ROOT
+from benchmarks.run import Run, run_part
 
-PARTS = {"forward": forward}
-RESULTS = Path(__file__).parent / "results"
+PARTS = {
+    "forward": forward,
+    "training": training,
+    "memory": memory,
+    "pipeline": pipeline,
+    "masked_lm": masked_lm,
+    "int8": int8,
+    "padding": padding,
+    "bandwidth": bandwidth,
+}
 
 
 def main(
-    parts: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(PARTS)}; default all")] = None,
-    rounds: Annotated[int, typer.Option(min=4, help="counted rounds of A B A B")] = 20,
-    warmup: Annotated[int, typer.Option(min=1, help="uncounted rounds")] = 3,
+    parts: Annotated[
+        list[str] | None, typer.Argument(help=f"of {', '.join(PARTS)}; default all. Or: readme")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    only: Annotated[str, typer.Option(help="regular expression: cases by name, precision and step")] = "",
+    rounds: Annotated[int | None, typer.Option(min=1, help="at most so many; default by part")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="about so long for a case")] = 60.0,
+    warmup: Annotated[int, typer.Option(min=1, help="uncounted rounds")] = 2,
     threads: Annotated[int, typer.Option(min=1)] = 2,
+    compile: Annotated[
+        bool, typer.Option(help="transformers' ConvBERT compiled, too: minutes a case")
+    ] = True,
+    output: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
-    """Measure speed side by side. Run nothing else on the machine meanwhile."""
+    """Measure side by side. Run nothing else on the machine meanwhile."""
+    if parts == ["readme"]:
+        readme.rewrite(ROOT / "README.md", output)
+        return
     unknown = set(parts or []) - set(PARTS)
     if unknown:
-        raise typer.BadParameter(f"no part named {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    torch.set_num_threads(threads)
-    for name in parts or PARTS:
-        rows = PARTS[name].run(rounds, warmup)
-        write(name, rows, {"rounds": rounds, "warmup": warmup, "threads": threads})
-
-
-def write(name: str, rows: list[dict], settings: dict) -> None:
-    """Print the table, and store it with everything needed to read it later."""
-    day = datetime.date.today().isoformat()
-    world = {
-        "date": day,
-        "processor": processor(),
-        "convbert": convbert.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        **settings,
-    }
-    text = "\n\n".join(
-        [
-            f"# {name}, CPU, {day}",
-            PARTS[name].__doc__.strip(),
-            PARTS[name].table(rows),
-            ", ".join(f"{key} {value}" for key, value in world.items()),
-            f"Command: `python -m benchmarks {name} --rounds {settings['rounds']} --threads {settings['threads']}`",
-        ]
-    )
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"{name}_cpu_{day}"
-    stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    stem.with_suffix(".json").write_text(json.dumps({"world": world, "rows": rows}) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
+        raise typer.BadParameter(
+            f"no part named {', '.join(unknown)}; there are {', '.join(PARTS)} and readme"
+        )
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        re.compile(only)
+        place = torch.empty(0, device=device).device
+    except (re.error, RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(str(error).splitlines()[0]) from error
+    torch.set_num_threads(threads)
+    run = Run(place, threads, rounds, warmup, seconds, compile, only)
+    refused = False
+    for name in parts or PARTS:
+        results = run_part(PARTS[name], run, output)
+        print(results.text(), flush=True)
+        refused |= any(row.was_refused for row in results.rows)
+    raise typer.Exit(code=1 if refused else 0)
 
 
 if __name__ == "__main__":

@@ -1,62 +1,83 @@
-"""Forward pass without gradients, fp32, against transformers' ConvBERT with the same weights."""
+"""Forward pass without gradients: ours, transformers' ConvBERT with the same weights (as it is, and compiled, where
+the time to compile is not counted), transformers' ELECTRA or BERT of the same sizes with SDPA, and the floor: only
+the matrix products of our network, each by the best library call. Real sentences come as a padded batch; the floor is
+spared the padding. In bfloat16 the weights are bfloat16. Whoever computes ConvBERT is compared with transformers'
+ConvBERT in float32 on each text alone before anything is timed."""
 
 from __future__ import annotations
 
-from typing import Any
+from copy import deepcopy
 
 import torch
-import transformers.models.convbert as theirs
+from torch import Tensor, nn
 
-from benchmarks.cases import FORWARD, SIZES, Case
-from benchmarks.timing import interleaved, ratio
-from convbert import ConvBertModel
+from benchmarks.cases import (
+    COMPILED,
+    FLOOR,
+    OURS,
+    RIVAL,
+    THEIRS,
+    THEIRS_FLOAT32,
+    Case,
+    forward_cases,
+    row_lengths,
+)
+from benchmarks.floor import Floor
+from benchmarks.oracle import STATES, Inputs, each_alone, real_rows, refuse, worst_token
+from benchmarks.report import Row
+from benchmarks.run import Maker, Run, time_subjects
+from benchmarks.subjects import compiled, config_of, prepare, rival, twins
+from benchmarks.timing import Call
 
-
-def run(rounds: int, warmup: int) -> list[dict[str, Any]]:
-    """One row per case."""
-    return [measure(case, rounds, warmup) for case in FORWARD]
-
-
-@torch.inference_mode()
-def measure(case: Case, rounds: int, warmup: int) -> dict[str, Any]:
-    """Time one case, after the outputs were found equal."""
-    model, peer = twins(case.size)
-    inputs = case.inputs()
-    refuse_different(model, peer, inputs)
-    subjects = {"ours": lambda: model(**inputs), "transformers": lambda: peer(**inputs)}
-    seconds = interleaved(subjects, rounds, warmup)
-    return {"case": case.name, "speedup": ratio(seconds["transformers"], seconds["ours"]), "seconds": seconds}
-
-
-def twins(size: str) -> tuple[ConvBertModel, torch.nn.Module]:
-    """Ours and theirs, with the same random weights."""
-    torch.manual_seed(0)
-    config = SIZES[size]()
-    model = ConvBertModel(config).eval()
-    peer = theirs.ConvBertModel(theirs.ConvBertConfig(**config.to_diff_dict())).eval()
-    peer.load_state_dict(model.state_dict())
-    return model, peer
+ROUNDS = 20
+RATIOS = (("time / floor", FLOOR), ("time / ours", OURS))
+cases = forward_cases
 
 
-def refuse_different(model: torch.nn.Module, peer: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
-    """No speed without correctness: each of the first rows alone, where padding cannot matter."""
-    states = model(**inputs).last_hidden_state
-    for row in range(min(4, len(states))):
-        ids = inputs["input_ids"][row]
-        if "attention_mask" in inputs:
-            ids = ids[inputs["attention_mask"][row].bool()]
-        expected = peer(ids[None]).last_hidden_state[0]
-        error = (states[row, : len(ids)] - expected).abs().max().item()
-        if error > 1e-4:
-            raise SystemExit(f"outputs differ from transformers' by {error:.1e}: nothing is timed")
+def measure(case: Case, run: Run) -> list[Row]:
+    """One row."""
+    config, dtype, device = config_of(case), case.torch_dtype, run.device
+    inputs = case.inputs(device)
+    ours, oracle = twins(config, dtype, device)
+    with torch.inference_mode():
+        expected = each_alone(oracle, inputs)
+    theirs = oracle if dtype == torch.float32 else deepcopy(oracle).to(dtype)
+    peer = rival(config, case.size).to(device, dtype).eval()
+    floor = Floor(config, row_lengths(inputs), dtype, device)
 
+    def make_ours() -> Call:
+        return checked(prepare(ours), inputs, expected, case.dtype)
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = ["| case | speed over transformers | middle half of the rounds |", "| --- | ---: | ---: |"]
-    for row in rows:
-        speedup = row["speedup"]
-        lines.append(
-            f"| {row['case']} | {speedup['median']:.2f}× | {speedup['low']:.2f}× to {speedup['high']:.2f}× |"
+    def make_theirs() -> Call:
+        # With padding it differs from each text alone by design: the padding leaks into the convolution.
+        return (
+            calling(theirs, inputs)
+            if "attention_mask" in inputs
+            else checked(theirs, inputs, expected, case.dtype)
         )
-    return "\n".join(lines)
+
+    def make_compiled() -> Call:
+        same_padding = real_rows(theirs(**inputs).last_hidden_state, inputs)
+        return checked(compiled(theirs, device), inputs, same_padding, case.dtype)
+
+    makers: dict[str, Maker] = {OURS: make_ours, THEIRS: make_theirs}
+    if run.compile:
+        makers[COMPILED] = make_compiled
+    if theirs is not oracle:
+        makers[THEIRS_FLOAT32] = lambda: calling(oracle, inputs)
+    makers |= {RIVAL[case.size]: lambda: calling(peer, inputs), FLOOR: lambda: floor}
+    row = Row(case.name, case.dtype, details={"floor": floor.chosen, "floor GFLOP": floor.flops / 1e9})
+    with torch.inference_mode():
+        time_subjects(row, makers, run.effort(ROUNDS), device)
+    return [row]
+
+
+def calling(model: nn.Module, inputs: Inputs) -> Call:
+    return lambda: model(**inputs)
+
+
+def checked(model: nn.Module, inputs: Inputs, expected: list[Tensor], precision: str) -> Call:
+    """The call, after its states were found equal to the expected rows."""
+    states = model(**inputs).last_hidden_state
+    refuse(worst_token(real_rows(states, inputs), expected), STATES[precision])
+    return calling(model, inputs)

@@ -1,0 +1,43 @@
+"""Ours in the precisions that a user can ask for, where this version and this machine have them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import convbert
+from benchmarks.subjects import UnavailableError
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
+
+
+def pipeline(task: str, folder: Path, precision: str, device: Any) -> Any:
+    """`convbert.pipeline` of a folder, in a precision named as in the tables.
+
+    Raises:
+        UnavailableError: with the reason.
+    """
+    asked: dict[str, Any] = {"precision": PRECISIONS[precision]}
+    if "precision" not in inspect.signature(convbert.pipeline).parameters:
+        if precision != "float32":
+            raise UnavailableError("convbert.pipeline has no argument precision")
+        asked = {"dtype": "float32"}
+    try:
+        return convbert.pipeline(task, folder, device=device, **asked)
+    except (convbert.InputError, ImportError) as error:
+        raise UnavailableError(str(error)) from error
+
+
+def load(folder: Path, precision: str) -> Any:
+    """`convbert.load` of a folder.
+
+    Raises:
+        UnavailableError: with the reason.
+    """
+    if not hasattr(convbert, "load"):
+        raise UnavailableError("there is no convbert.load")
+    try:
+        return convbert.load(folder, precision=PRECISIONS[precision])
+    except (convbert.InputError, ImportError) as error:
+        raise UnavailableError(str(error)) from error

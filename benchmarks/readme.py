@@ -1,0 +1,89 @@
+"""The README's speed table, from the newest committed results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import FLOOR, OURS, RIVAL, THEIRS
+from benchmarks.report import Row
+from benchmarks.timing import ratio
+
+BEGIN, END = "<!-- speed: written by `python -m benchmarks readme` -->", "<!-- end of speed -->"
+
+# Heading of the lines, the subject that stands for ours, and the rows' precision.
+PARTS = {
+    "forward": ("forward pass,", OURS, "float32"),
+    "training": ("training step,", OURS, "float32"),
+    "memory": ("peak memory,", OURS, "float32"),
+    "pipeline": ("128 real sentences through the pipeline,", "ours, float32", "any"),
+}
+
+
+def newest(results: Path, part: str) -> Path | None:
+    """The latest result of a part on the CPU."""
+    found = sorted(results.glob(f"{part}_cpu_*.json"))
+    return found[-1] if found else None
+
+
+def speed_table(results: Path) -> str:
+    """What stands between the markers.
+
+    Raises:
+        FileNotFoundError: there is no result at all.
+    """
+    files = {part: path for part in PARTS if (path := newest(results, part))}
+    if not files:
+        raise FileNotFoundError(f"no results in {results}")
+    lines = [
+        "| fp32, CPU | transformers' ConvBERT takes | ELECTRA or BERT with SDPA takes | ours / floor |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    worlds = []
+    for part, path in files.items():
+        data = json.loads(path.read_text(encoding="utf-8"))
+        worlds.append((data["date"], data["world"], path.name.removesuffix(".json")))
+        lines += [line for row in data["rows"] if (line := _line(part, Row(**row)))]
+    return "\n".join(lines) + "\n\n" + _said(worlds)
+
+
+def _line(part: str, row: Row) -> str | None:
+    heading, ours, dtype = PARTS[part]
+    if row.dtype != dtype or ours not in row.values or THEIRS not in row.values:
+        return None
+    rival = next((name for name in RIVAL.values() if name in row.values), "")
+    cells = [_times(row, THEIRS, ours), _times(row, rival, ours), _times(row, ours, FLOOR)]
+    return f"| {heading} {row.case} | " + " | ".join(cells) + " |"
+
+
+def _times(row: Row, above: str, below: str) -> str:
+    if above not in row.values or below not in row.values:
+        return ""
+    return f"{ratio(row.values[above], row.values[below]).median:.2f}×"
+
+
+def _said(worlds: list[tuple[str, dict[str, Any], str]]) -> str:
+    date, world, _ = worlds[0]
+    pages = ", ".join(f"[{name.partition('_')[0]}](benchmarks/results/{name}.md)" for *_, name in worlds)
+    return (
+        f"Measured on {date} ({world['processor']}, torch {world['torch'].partition('+')[0]}, transformers "
+        f"{world['transformers']}) by `make bench`, which measures it on your machine, too. The first two columns say "
+        "how many times as long, or as much memory, the other takes; the floor is the network's matrix products alone. "
+        f"The whole results: {pages}; [how](benchmarks/README.md)."
+    )
+
+
+def rewrite(readme: Path, results: Path) -> None:
+    """Replace what stands between the markers."""
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(between_markers().sub(lambda _: block(results), text, count=1), encoding="utf-8")
+
+
+def block(results: Path) -> str:
+    return f"{BEGIN}\n{speed_table(results)}\n{END}"
+
+
+def between_markers() -> re.Pattern[str]:
+    return re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.S)
