@@ -14,13 +14,13 @@ PACKAGE = Path(convbert.__file__).parent
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
     {"errors"},
-    {"configuration", "tokenization", "optional", "loading", "saving", "embedded"},
+    {"configuration", "tokenization", "optional", "damage", "saving", "embedded"},
     {"ops"},
     {"layers"},
-    {"batch"},
-    {"model"},
+    {"batch", "quantization"},
+    {"model", "precision"},
     {"heads"},
-    {"training"},
+    {"loading", "training"},
     {"pretraining", "pipelines", "conversion", "auto", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
@@ -40,6 +40,7 @@ PUBLIC_NAMES = {
     "ConvBertTokenizerFast",
     "InputError",
     "__version__",
+    "load",
     "pipeline",
     "register_auto_classes",
 }
