@@ -11,6 +11,7 @@ from torch import nn
 
 from benchmarks.cases import SIZES, Case
 from convbert import ConvBertConfig, ConvBertModel
+from convbert.precision import set_precision
 
 
 class UnavailableError(Exception):
@@ -19,7 +20,9 @@ class UnavailableError(Exception):
 
 def prepare(model: nn.Module) -> nn.Module:
     """Ours as a user readies it for running. The one place that knows how."""
-    return model.eval()
+    model = model.eval().requires_grad_(False)
+    set_precision(model, "bf16" if model.dtype == torch.bfloat16 else "fp32", model.device)
+    return model
 
 
 def config_of(case: Case, **changes: Any) -> ConvBertConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,3 +67,10 @@ def each_alone(op: Callable[..., Tensor], inputs: Sequence[Tensor], cu_seqlens: 
 def slice_of_larger(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A seeded random tensor that is not contiguous: every other column of a wider one."""
     return torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.float64).to(dtype)[..., ::2]
+
+
+def masked_sentences() -> list[str]:
+    """Real sentences, each with its middle word masked."""
+    lines = (Path(__file__).parent / "data/sentences.txt").read_text(encoding="utf-8").splitlines()
+    words = [line.split() for line in lines]
+    return [" ".join([*line[: len(line) // 2], "[MASK]", *line[len(line) // 2 + 1 :]]) for line in words]

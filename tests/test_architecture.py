@@ -14,14 +14,13 @@ PACKAGE = Path(convbert.__file__).parent
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
     {"errors"},
-    {"configuration", "tokenization", "optional", "loading", "saving", "embedded"},
+    {"configuration", "tokenization", "optional", "damage", "saving", "embedded"},
     {"ops"},
     {"layers"},
-    {"inference"},
-    {"batch"},
-    {"model"},
+    {"batch", "quantization", "inference"},
+    {"model", "precision"},
     {"heads"},
-    {"training"},
+    {"loading", "training"},
     {"pretraining", "finetuning", "pipelines", "conversion", "auto", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
@@ -41,6 +40,7 @@ PUBLIC_NAMES = {
     "ConvBertTokenizerFast",
     "InputError",
     "__version__",
+    "load",
     "pipeline",
     "register_auto_classes",
 }

@@ -29,6 +29,9 @@ VERBS = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("auto_is_fp32")
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory) -> Path:
     return tiny.write_model(tmp_path_factory.mktemp("cli") / "model")
@@ -173,6 +176,22 @@ def test_fill_mask_rows_of_stdin(model_dir, stdin, capsys):
     assert [len(row) for row in rows] == [2, 3]
     assert [row[0] for row in rows] == ["the [MASK] sat .", "a [MASK] and a [MASK] ."]
     assert all(len(cell.split()) == 2 for row in rows for cell in row[1:])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_fill_mask_in_every_precision(precision, capsys):
+    assert main(["fill-mask", "He did [MASK] know.", "--json", "--precision", precision]) == 0
+    captured = capsys.readouterr()
+    assert json_lines(captured.out)[0]["masks"][0][0]["token_str"] == "not"
+    slower = ["convbert: warning: bf16 is slower than fp32 here: this processor has no bf16 instructions"]
+    assert captured.err.splitlines() == (slower if precision == "bf16" else [])
+
+
+def test_fill_mask_refuses_a_precision(capsys):
+    assert main(["fill-mask", "He did [MASK] know.", "--precision", "fp8"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "convbert: error: precision must be one of auto, fp32, bf16, int8; got 'fp8'\n"
+    assert captured.out == ""
 
 
 BAD_LINES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 import transformers
 
+import convbert
 from convbert import doctor, embedded, optional
 from convbert.cli import main
 from convbert.errors import InputError
+
+ROOMS = {"versions", "cpu", "gpu", "ops", "precision", "extras", "model"}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def report() -> dict:
 def test_rooms_and_names_are_unique():
     findings = doctor.examine()
     assert len({(finding.room, finding.name) for finding in findings}) == len(findings)
-    assert {finding.room for finding in findings} == {"versions", "cpu", "gpu", "ops", "extras", "model"}
+    assert {finding.room for finding in findings} == ROOMS
 
 
 def test_versions(report):
@@ -42,11 +46,27 @@ def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
         assert without[f"{op} on cpu"] == {"value": "reference", "reason": "it is Sunday"}
 
 
-def test_bfloat16_is_what_pretraining_takes_on_auto(report):
-    from convbert.ops.backends import supports_bfloat16
+def test_precision_is_what_loading_does(report):
+    found = report["precision"]
+    assert found["fp32 on cpu"]["value"] == 1.0
+    assert found["auto on cpu"]["value"] == ("bf16" if convbert.load().dtype == torch.bfloat16 else "fp32")
+    assert all(isinstance(found[f"{name} on cpu"]["value"], float) for name in ("bf16", "int8"))
 
-    expected = "fast" if supports_bfloat16(torch.device("cpu")) else "slow"
-    assert report["ops"]["bfloat16 on cpu"]["value"] == expected
+
+def test_precision_that_is_slow_or_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr("convbert.precision.supports_bfloat16", lambda device: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    found = doctor.as_dict(doctor.examine())["precision"]
+    assert found["int8 on cpu"]["value"] is False
+    assert "without oneDNN" in found["int8 on cpu"]["reason"]
+    assert found["bf16 on cpu"]["reason"] == "runs, but slower: this processor has no bf16 instructions"
+    assert found["auto on cpu"] == {"value": "fp32", "reason": "this processor has no bf16 instructions"}
+
+
+def test_an_examination_takes_a_moment():
+    started = time.perf_counter()
+    doctor.examine()
+    assert time.perf_counter() - started < 2
 
 
 def test_a_machine_without_gpu_says_why(report):
@@ -75,7 +95,7 @@ def test_json_is_the_report(capsys):
     assert main(["doctor", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["versions"]["torch"]["value"] == torch.__version__
-    assert set(printed) == {"versions", "cpu", "gpu", "ops", "extras", "model"}
+    assert set(printed) == ROOMS
 
 
 def test_text_names_every_finding(capsys):

@@ -13,6 +13,9 @@ import convbert
 from convbert import InputError, embedded
 from convbert.heads.spans import Window, best_seen, best_spans, plan_windows
 from convbert.pipelines.packed import SORTED_BATCHES, plan_batches
+from convbert.quantization import is_quantized
+
+pytestmark = pytest.mark.usefixtures("auto_is_fp32")
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat dog sat on a mat ran fast ##er ##s . , who where ? and"
 POSITIONS = 40
@@ -52,8 +55,7 @@ def save_twin(folder, task, **settings):
         intermediate_size=64,
         max_position_embeddings=POSITIONS,
         pad_token_id=0,
-        initializer_range=0.3,  # answers that differ from text to text
-        **settings,
+        **{"initializer_range": 0.3, **settings},  # answers that differ from text to text
     )
     CLASSES[task](config).save_pretrained(folder)
     vocabulary = {word: number for number, word in enumerate(WORDS.split())}
@@ -386,13 +388,47 @@ def test_a_model_and_a_tokenizer_instead_of_folders(folders):
     assert model.training
 
 
+@pytest.mark.filterwarnings("ignore::convbert.errors.SlowerWarning")
+@pytest.mark.parametrize("task", CLASSES)
+def test_every_task_runs_in_every_precision(tmp_path, task, monkeypatch):
+    monkeypatch.setattr("convbert.quantization.SMALLEST_LAYER", 0)
+    save_twin(tmp_path, task, initializer_range=0.1)
+    options = {"pooling": "mean"} if task == "feature-extraction" else {}
+    if task == "token-classification":
+        options = {"ignore_labels": []}
+    found = {}
+    for precision in ("fp32", "bf16", "int8"):
+        pipe = convbert.pipeline(task, tmp_path, precision=precision, **options)
+        items = [{"question": QUESTION, "context": CONTEXT}] if task == "question-answering" else TEXTS
+        found[precision] = numbers_of(pipe(items))
+        assert is_quantized(pipe.model) == (precision == "int8")
+    for precision in ("bf16", "int8"):
+        error = np.linalg.norm(found[precision] - found["fp32"])
+        assert 0 < error < 0.05 * np.linalg.norm(found["fp32"])
+
+
+def numbers_of(found):
+    """The scores, or the vectors."""
+    if isinstance(found, dict):
+        return np.array([found["score"]])
+    if isinstance(found, list):
+        return np.concatenate([numbers_of(item) for item in found])
+    return np.array([found])
+
+
+def test_a_model_that_is_there_keeps_its_precision(folders):
+    model = convbert.load(folders["fill-mask"], precision="fp32")
+    assert convbert.pipeline("fill-mask", model).model is model
+    with pytest.raises(InputError, match=r"precision is for loading: .* convbert.load"):
+        convbert.pipeline("fill-mask", model, precision="bf16")
+
+
 def test_half_precision_runs_in_single_on_a_cpu(folders, tmp_path):
     pipe = convbert.pipeline("fill-mask", folders["fill-mask"])
     pipe.model.half().save_pretrained(tmp_path)
     pipe.tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
     assert convbert.pipeline("fill-mask", tmp_path, device="cpu").model.dtype == torch.float32
-    assert convbert.pipeline("fill-mask", tmp_path, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 def test_the_embedded_model_is_the_default(folders, monkeypatch):
@@ -463,6 +499,8 @@ def test_a_folder_that_was_not_trained_for_the_task_is_refused(folders):
 def test_bad_choices_are_named(folders):
     with pytest.raises(InputError, match="no task 'translation'; there are fill-mask"):
         convbert.pipeline("translation")
+    with pytest.raises(InputError, match="no pipeline for multiple-choice; there are fill-mask"):
+        convbert.pipeline("multiple-choice", folders["fill-mask"])
     with pytest.raises(InputError, match="max_tokens must be at least 1"):
         convbert.pipeline("fill-mask", folders["fill-mask"], max_tokens=0)
     with pytest.raises(InputError, match="device 'abacus' cannot be used"):

@@ -23,6 +23,7 @@ _HOMES = {
     "ConvBertTokenizer": "tokenization",
     "ConvBertTokenizerFast": "tokenization",
     "InputError": "errors",
+    "load": "loading",
     "pipeline": "pipelines",
     "register_auto_classes": "auto",
 }

@@ -10,16 +10,25 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 import convbert
 from convbert import embedded
 from convbert.errors import InputError
-from convbert.ops.backends import supports_bfloat16, why_not_fast
+from convbert.layers import Linear
+from convbert.ops.backends import why_not_fast
 from convbert.optional import EXTRAS, install_hint, missing_packages
+from convbert.precision import DTYPES, automatic, why_not, why_slow
+from convbert.quantization import Int8Linear
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _CONVOLUTIONS = ("span_dynamic_conv", "depthwise_conv")
+_RACE = "speeds, as multiples of this one: a layer of 768 x 3072 on 256 tokens, measured now"
+_RACE_SECONDS = 0.15  # and no more calls
+_HOW = {
+    "bf16": "weights and activations in bfloat16",
+    "int8": "8-bit weights and activations in the wide layers of the encoder, for inference",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Finding:
     """One thing looked at.
 
     Args:
-        room: what it belongs to: "versions", "cpu", "gpu", "ops", "extras" or "model".
+        room: what it belongs to: "versions", "cpu", "gpu", "ops", "precision", "extras" or "model".
         name: of the thing, unique in its room.
         value: what was found.
         reason: why it is so, or what to do about it; "" where the value says it all.
@@ -45,7 +54,8 @@ def examine() -> list[Finding]:
         *_versions(),
         *_cpu(),
         *_gpu(),
-        *(finding for device in _devices() for finding in (*_ops(device), _bfloat16(device))),
+        *(finding for device in _devices() for finding in _ops(device)),
+        *(finding for device in _devices() for finding in _precisions(device)),
         *_extras(),
         _embedded_model(),
     ]
@@ -127,31 +137,40 @@ def _ops(device: torch.device) -> list[Finding]:
     return [*findings, Finding("ops", f"attention on {device.type}", "sdpa", attention)]
 
 
-def _bfloat16(device: torch.device) -> Finding:
-    """Whether bfloat16 pays: what the hardware says, and a short race of the product that costs most."""
-    ratio = _seconds_per_product(device, torch.bfloat16) / _seconds_per_product(device, torch.float32)
-    able = supports_bfloat16(device)
-    return Finding(
-        "ops",
-        f"bfloat16 on {device.type}",
-        "fast" if able else "slow",
-        f"the hardware {'multiplies it' if able else 'has no instruction for it'}; "
-        f"measured now, a matrix product takes {ratio:.2f} times as long as in float32",
-    )
+def _precisions(device: torch.device) -> list[Finding]:
+    """For each precision its speed in a short race against fp32, or False; and what "auto" takes."""
+    fp32 = _wide_layer(device, "fp32")
+    seconds = _seconds_per_call(fp32, device)
+    findings = [Finding("precision", f"fp32 on {device.type}", 1.0, _RACE)]
+    for precision, how in _HOW.items():
+        reason = why_not(precision, device)
+        speed: float | bool = False
+        if reason is None:
+            speed = round(seconds / _seconds_per_call(_wide_layer(device, precision), device), 2)
+            slow = why_slow(precision, device)
+            reason = f"runs, but slower: {slow}" if slow else how
+        findings.append(Finding("precision", f"{precision} on {device.type}", speed, reason))
+    name, why = automatic(device, torch.float32)
+    return [*findings, Finding("precision", f"auto on {device.type}", name, why)]
 
 
-def _seconds_per_product(device: torch.device, dtype: torch.dtype) -> float:
+def _wide_layer(device: torch.device, precision: str) -> nn.Module:
+    """The layer that costs most in a model of base size."""
+    layer = Linear(768, 3072)
+    return Int8Linear(layer) if precision == "int8" else layer.to(device, DTYPES[precision])
+
+
+@torch.inference_mode()
+def _seconds_per_call(layer: nn.Module, device: torch.device) -> float:
     """The best of several, so that a busy machine does not decide."""
-    left, right = (torch.ones(shape, device=device, dtype=dtype) for shape in ((1024, 256), (256, 1024)))
-    _timed_product(left, right)
-    return min(_timed_product(left, right) for _ in range(9))
-
-
-def _timed_product(left: Tensor, right: Tensor) -> float:
-    started = time.perf_counter()
-    product = left @ right
-    product[0, 0].item()  # waits for the device
-    return time.perf_counter() - started
+    dtype = next((x.dtype for x in layer.parameters()), torch.float32)
+    states = torch.ones(256, 768, device=device, dtype=dtype)
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) < 9 and sum(seconds) < _RACE_SECONDS):
+        started = time.perf_counter()
+        layer(states)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
 
 
 def _extras() -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", whichever room notices it."""
+"""What a caller is told, whichever room notices it."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+class SlowerWarning(UserWarning):
+    """What the caller asked for runs, but the default would be faster on this machine."""

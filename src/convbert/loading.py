@@ -1,40 +1,165 @@
-"""Say in one sentence what is wrong with a model folder that cannot be read."""
+"""`convbert.load`: a model folder, a name on the Hub or the embedded model to a model that is ready to run."""
 
 from __future__ import annotations
 
-import json
-import pickle
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+import torch
 from transformers.utils import logging
 
+from convbert import embedded
 from convbert.errors import InputError
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.heads.multiple_choice import ConvBertForMultipleChoice
+from convbert.heads.question_answering import ConvBertForQuestionAnswering
+from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.heads.token_classification import ConvBertForTokenClassification
+from convbert.model import ConvBertModel, ConvBertPreTrainedModel
+from convbert.precision import Precision, check_precision, set_precision
+
+Device = str | int | torch.device | None
+PathLike = str | os.PathLike[str]
 
 
-@contextmanager
-def naming_damage(source: object) -> Iterator[None]:
-    """Turn what transformers, safetensors and torch say about a damaged folder into an `InputError` that names it.
+class Task(NamedTuple):
+    """The model of a task, and whether the embedded model, which was only pre-trained, can do it."""
 
-    Weights of other shapes than the configuration says keep transformers' own RuntimeError, which names the tensors.
+    model: type[ConvBertPreTrainedModel]
+    embedded_model_serves: bool = False
+
+
+TASKS = {
+    "fill-mask": Task(ConvBertForMaskedLM, embedded_model_serves=True),
+    "text-classification": Task(ConvBertForSequenceClassification),
+    "token-classification": Task(ConvBertForTokenClassification),
+    "question-answering": Task(ConvBertForQuestionAnswering),
+    "feature-extraction": Task(ConvBertModel, embedded_model_serves=True),
+    "multiple-choice": Task(ConvBertForMultipleChoice),
+    "replaced-token-detection": Task(ConvBertForPreTraining),
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+
+
+def load(
+    source: PathLike | None = None,
+    task: str = "fill-mask",
+    *,
+    precision: Precision = "auto",
+    device: Device = None,
+) -> ConvBertPreTrainedModel:
+    """Load a model, ready to run: in evaluation mode, on its device, in the numbers it shall compute in.
+
+    Args:
+        source: a folder or a name on the Hub. None: the embedded English model, which can do fill-mask and
+            feature-extraction.
+        task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
+            "question-answering", "multiple-choice", "replaced-token-detection", or "feature-extraction" for the
+            encoder alone. It decides the class of the model.
+        precision: "fp32"; "bf16"; "int8", 8-bit weights and activations in the encoder's wide linear layers, on a CPU
+            and for inference alone; or "auto", bf16 where the hardware multiplies it, else fp32 (on a GPU, half
+            precision stays as stored). `convbert doctor` says what this machine gains.
+        device: None takes the GPU where there is one.
+
+    Returns:
+        A `ConvBertFor...` of the task, or a `ConvBertModel`.
+
+    Raises:
+        InputError: an unknown task; a source that is missing, damaged or was not trained for the task; a precision or a
+            device that cannot be used here, with the reason.
     """
+    name = find_task(task)
+    place = find_device(device)
+    check_precision(precision, place)
+    model = _read(_embedded_folder(name) if source is None else os.fspath(source), name)
+    set_precision(model, precision, place)
+    return model.to(place).eval()
+
+
+def find_task(task: str) -> str:
+    """The key of `TASKS`.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = ALIASES.get(task, task)
+    if name not in TASKS:
+        raise InputError(f"there is no task {task!r}; there are {', '.join([*TASKS, *ALIASES])}")
+    return name
+
+
+def find_device(device: Device) -> torch.device:
+    """The device, or the GPU where there is one for None.
+
+    Raises:
+        InputError: PyTorch cannot use it here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(device, int) and device < 0:
+        return torch.device("cpu")
     try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        problem = _problem(error)
-        if problem is None:
-            raise
-        raise InputError(f"{source}: {problem}") from error
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _embedded_folder(task: str) -> str:
+    if not TASKS[task].embedded_model_serves:
+        raise InputError(
+            f"{task} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
+        )
+    return str(embedded.folder())
+
+
+def _read(source: str, task: str) -> ConvBertPreTrainedModel:
+    """The model as it is stored, on the CPU."""
+    _check_source(source)
+    options = {"dtype": "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with quiet_loading():
+            model, report = TASKS[task].model.from_pretrained(source, **options)
+    except InputError as error:
+        # A contradiction within the configuration does not say which folder it is from.
+        raise error if source in str(error) else InputError(f"{source}: {error}") from error
+    _check_report(source, task, report)
+    return model
+
+
+def _check_source(source: str) -> None:
+    """Refuse what can only be a folder and is none; a name on the Hub has at most one slash, and not in front."""
+    if os.path.isfile(source):
+        raise InputError(f"{source}: is a file; give the folder that holds it")
+    is_path = (
+        source.startswith((".", "~", os.sep)) or source.count("/") > 1 or (os.sep != "/" and os.sep in source)
+    )
+    if is_path and not os.path.isdir(source):
+        raise InputError(f"{source}: there is no such folder")
+    if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
+        raise InputError(f"{source}: holds no model: there is no config.json")
+
+
+def _check_report(source: str, task: str, report: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the model: what is missing would be random."""
+    for key, stored, wanted in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{source}: config.json and the weights do not belong together: {key} is {tuple(stored)}, "
+            f"and the configuration says {tuple(wanted)}"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{source}: was not trained for {task}: a {TASKS[task].model.__name__} needs {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}, which are not among its weights"
+        )
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars and its table of weights: left-over ones are normal here, missing ones an
-    error that the caller raises."""
+    """Without transformers' table of weights: left-over ones are normal here, missing ones an error."""
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -44,17 +169,3 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shows_bars:
             logging.enable_progress_bar()
-
-
-def _problem(error: Exception) -> str | None:
-    """What the error says about the folder; None where it is about something else."""
-    is_cut_zip = isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
-    if isinstance(error, SafetensorError) or is_cut_zip:
-        return f"the weights are damaged ({error})"
-    if isinstance(error, pickle.UnpicklingError | EOFError):
-        return "the weights are a pickle with more than tensors in it, or damaged; it was not run. Ask for safetensors"
-    if isinstance(error, json.JSONDecodeError | KeyError):
-        return f"a JSON file is damaged ({error})"
-    if isinstance(error, StrictDataclassError):
-        return f"config.json: {' '.join(str(error).split())}"
-    return str(error) if isinstance(error, OSError) else None

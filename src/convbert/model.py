@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,11 @@ from transformers.utils import can_return_tuple
 
 from convbert.batch import Batch, is_traced, packed_bounds, read_batch
 from convbert.configuration import ConvBertConfig
+from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.layers import Block, Embeddings, GlorotLinear, GroupedLinear, Layout, MixedAttention
-from convbert.loading import naming_damage
 from convbert.ops import Backend
+from convbert.quantization import is_quantized
 from convbert.saving import save_model
 
 
@@ -70,11 +71,21 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         with naming_damage(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def train(self, mode: bool = True) -> Self:
+        """As torch's.
+
+        Raises:
+            InputError: the model is in int8, which has no gradients.
+        """
+        if mode and is_quantized(self):
+            raise InputError("an int8 model cannot be trained: load it in fp32 or bf16")
+        return super().train(mode)
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', but a full disk leaves the folder as it was.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or the model is in int8.
         """
         save_model(super().save_pretrained, save_directory, *args, **kwargs)
 

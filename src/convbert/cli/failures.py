@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from convbert.errors import InputError
+from convbert.errors import InputError, SlowerWarning
 
 WRONG_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -53,10 +53,15 @@ def _system_error(error: OSError) -> str:
 
 
 def quiet_libraries(debug: bool = False) -> None:
-    """Keep the libraries' warnings, logs and progress bars quiet; call before they are imported."""
+    """Keep the libraries' warnings, logs and progress bars quiet; call before they are imported.
+
+    Our own warnings become one line.
+    """
     if debug:
         return
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", SlowerWarning)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

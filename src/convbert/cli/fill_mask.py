@@ -37,6 +37,10 @@ def run(
         typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
     ] = None,
     device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help='"auto", "fp32", "bf16" or "int8"; "convbert doctor" says what each gains here.'),
+    ] = "auto",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over lines that cannot be used, and say how many.")
     ] = False,
@@ -52,6 +56,7 @@ def run(
       convbert fill-mask "Plants create [MASK] through a process known as photosynthesis."
       convbert fill-mask "The [MASK] of France is [MASK]." --top-k 3 --json
       convbert fill-mask --file sentences.txt --json > answers.jsonl
+      convbert fill-mask --file sentences.txt --model YituTech/conv-bert-base --precision int8 > answers.tsv
       zcat sentences.gz | convbert fill-mask - --model runs/small/model --skip-bad > answers.tsv
     """
     source = _source(texts or [], file)
@@ -59,7 +64,7 @@ def run(
     with _open(source) as (blocks, advance):
         import convbert
 
-        fill = convbert.pipeline("fill-mask", model=model, device=device, top_k=top_k)
+        fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
         skipped = _Skipped(skip_bad)
         for lines in blocks:
             for line, masks in answer(fill, lines):

@@ -11,12 +11,13 @@ import torch
 
 from convbert import embedded
 from convbert.configuration import ConvBertConfig
+from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.finetuning.data import Kind
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.loading import naming_damage, quiet_loading
+from convbert.loading import quiet_loading
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from convbert import ops
+from convbert.errors import InputError
 
 
 class PackedLinear(nn.Module):
     """One or several linear layers of the same input as one product, on a packed weight.
 
     Args:
-        weight: (out, in), as `ops.pack` accepts it.
+        packed: the weights (out, in), from `ops.pack`.
         bias: (out,) or None.
     """
 
@@ -21,5 +24,16 @@ class PackedLinear(nn.Module):
         self.packed, self.bias = packed, bias
 
     def forward(self, states: Tensor, gelu: bool = False) -> Tensor:
-        """(..., in) to (..., out)."""
+        """(..., in) to (..., out).
+
+        Raises:
+            InputError: on another device than a CPU, or where a gradient is asked for.
+        """
+        if states.device.type != "cpu":
+            raise InputError(f"a model with packed weights runs on a CPU, not on {states.device.type}")
+        if states.requires_grad:
+            raise InputError("a model with packed weights has no gradients: load it with from_pretrained")
         return ops.packed_linear(states, self.packed, self.bias, gelu=gelu)
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise InputError("a model with packed weights cannot be saved: keep the one it was loaded from")

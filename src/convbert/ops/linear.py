@@ -36,6 +36,7 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = 
 
 def packed_linear(states: Tensor, packed: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """As `linear`, on a weight from `pack`; no gradients."""
+    states = states.to(packed.dtype)  # autocast does not know this product
     fuses = gelu and torch.backends.cpu.get_cpu_capability() == "AVX512"
     projected = torch.ops.mkldnn._linear_pointwise(
         states, packed, bias, "gelu" if fuses else "none", [], "none" if fuses else ""

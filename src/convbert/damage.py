@@ -1,0 +1,44 @@
+"""Say in one sentence what is wrong with a model folder that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from convbert.errors import InputError
+
+
+@contextmanager
+def naming_damage(source: object) -> Iterator[None]:
+    """Turn what transformers, safetensors and torch say about a damaged folder into an `InputError` that names it.
+
+    Weights of other shapes than the configuration says keep transformers' own RuntimeError, which names the tensors.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        problem = _problem(error)
+        if problem is None:
+            raise
+        raise InputError(f"{source}: {problem}") from error
+
+
+def _problem(error: Exception) -> str | None:
+    """What the error says about the folder; None where it is about something else."""
+    is_cut_zip = isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
+    if isinstance(error, SafetensorError) or is_cut_zip:
+        return f"the weights are damaged ({error})"
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        return "the weights are a pickle with more than tensors in it, or damaged; it was not run. Ask for safetensors"
+    if isinstance(error, json.JSONDecodeError | KeyError):
+        return f"a JSON file is damaged ({error})"
+    if isinstance(error, StrictDataclassError):
+        return f"config.json: {' '.join(str(error).split())}"
+    return str(error) if isinstance(error, OSError) else None
