@@ -44,7 +44,7 @@ def run_snippet(language, text, folder):
 
 
 def test_the_readme_has_its_snippets():
-    assert [language for language, _ in SNIPPETS] == ["bash", "python", "python", "bash", "python"]
+    assert [language for language, _ in SNIPPETS] == ["bash", "python", "python", "python", "bash", "python"]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
