@@ -30,7 +30,7 @@ def pipeline(task: str, folder: Path, precision: str, device: Any) -> Any:
 
 
 def load(folder: Path, precision: str) -> Any:
-    """`convbert.load` of a folder.
+    """`convbert.load` of an encoder's folder.
 
     Raises:
         UnavailableError: with the reason.
@@ -38,6 +38,6 @@ def load(folder: Path, precision: str) -> Any:
     if not hasattr(convbert, "load"):
         raise UnavailableError("there is no convbert.load")
     try:
-        return convbert.load(folder, precision=PRECISIONS[precision])
+        return convbert.load(folder, "feature-extraction", precision=PRECISIONS[precision])
     except (convbert.InputError, ImportError) as error:
         raise UnavailableError(str(error)) from error

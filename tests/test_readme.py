@@ -48,7 +48,8 @@ def run_snippet(language, text, folder):
 
 
 def test_the_readme_has_its_snippets():
-    assert [language for language, _ in SNIPPETS] == ["bash", "python", "bash", "python", "bash", "python"]
+    languages = ["bash", "python", "python", "bash", "python", "bash", "python"]
+    assert [language for language, _ in SNIPPETS] == languages
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
