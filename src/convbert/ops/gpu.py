@@ -5,8 +5,8 @@ beyond. A rectangle is B sequences of T tokens lying end to end.
 
 The tiles of an unpadded batch are counted without reading `cu_seqlens`, which would wait for the device: sequence b
 gets the tiles from cu_seqlens[b] // BLOCK + b on, up to those of sequence b + 1. That is always enough, at most one too
-many, and `num_tokens // BLOCK + B` in all. A program finds its sequence by bisection, which costs a few cached loads and
-no launch of its own; a tile too many masks everything.
+many, and `num_tokens // BLOCK + B` in all. A program finds its sequence by bisection, which costs a few cached loads
+and no launch of its own; a tile too many masks everything.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A program takes a tile of BLOCK tokens and one head. The kernels of these tokens are the diagonals of a matrix of BLOCK
 rows and SPAN columns, the tokens within reach, and mixing is one product of that band with the values there, as on the
-CPU. The band is loaded as one, so that the softmax over the taps is a softmax over its rows. Each value is read once and
-each result is written once, but for the K // 2 neighbours on either side of a tile.
+CPU. The band is loaded as one, so that the softmax over the taps is a softmax over its rows. Each value is read once
+and each result is written once, but for the K // 2 neighbours on either side of a tile.
 """
 
 from __future__ import annotations
