@@ -114,7 +114,7 @@ def read_batch(
             f"attention_mask must have the shape of the input {shape}, got {tuple(attention_mask.shape)}"
         )
     longest = shape[1] if bounds is None else bounds.max_length
-    if longest > config.max_position_embeddings:
+    if longest is not None and longest > config.max_position_embeddings:
         raise InputError(
             f"a text of {longest} tokens is longer than max_position_embeddings ({config.max_position_embeddings}): "
             "truncate it (truncation=True, max_length=...) or split it with a stride"
@@ -124,7 +124,8 @@ def read_batch(
     _check_ids("token_type_ids", token_type_ids, "type_vocab_size", config.type_vocab_size)
     inputs = _complete(words, position_ids, token_type_ids, bounds)
     if bounds is not None:
-        layout = Layout(cu_seqlens=bounds.cu_seqlens, conv_backend=conv_backend)
+        at_most = min(shape[1], config.max_position_embeddings) if longest is None else longest
+        layout = Layout(bounds.cu_seqlens, at_most, conv_backend=conv_backend)
         return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout)
     mask = None if attention_mask is None else attention_mask.bool()
     # A traced program cannot depend on where the padding is.
@@ -135,10 +136,12 @@ def read_batch(
     # Where padding stands between tokens, dropping it would make distant tokens neighbours.
     if tracing or eager or leaks or not is_contiguous(mask):
         conv_mask = None if leaks else mask
-        return Batch(inputs, Layout(None, mask, conv_mask, eager=eager, conv_backend=conv_backend))
+        layout = Layout(attention_mask=mask, conv_mask=conv_mask, eager=eager, conv_backend=conv_backend)
+        return Batch(inputs, layout)
     packing = pack_mask(mask)
     unpadded = Inputs(*(packing.pack(x.expand(*shape, *x.shape[2:])) for x in inputs))
-    return Batch(unpadded, Layout(cu_seqlens=packing.cu_seqlens, conv_backend=conv_backend), packing)
+    layout = Layout(packing.cu_seqlens, packing.max_length, conv_backend=conv_backend)
+    return Batch(unpadded, layout, packing)
 
 
 def packed_bounds(
@@ -167,18 +170,30 @@ def packed_bounds(
         cu_seqlens = None if restarts is None else _bounds_at(restarts)
     if cu_seqlens is None:
         return None
-    if not torch.compiler.is_compiling():
-        _check_bounds(cu_seqlens, words.shape[1])
+    bounds = Bounds(cu_seqlens.to(torch.int32), max_length)
+    # A traced program cannot depend on where the sequences end.
+    return bounds if torch.compiler.is_compiling() else _check_bounds(bounds, words.shape[1])
+
+
+def _check_bounds(bounds: Bounds, num_tokens: int) -> Bounds:
+    """Refuse bounds that do not cover the tokens, and fill in the longest length."""
+    cu_seqlens, max_length = bounds.cu_seqlens, bounds.max_length
+    lengths = cu_seqlens.diff()
     if max_length is None:
-        max_length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
-    return Bounds(cu_seqlens.to(torch.int32), int(max_length))
-
-
-def _check_bounds(cu_seqlens: Tensor, num_tokens: int) -> None:
-    if cu_seqlens[0] != 0 or cu_seqlens[-1] != num_tokens or (cu_seqlens.diff() < 0).any():
-        raise InputError(
-            f"cu_seq_lens_q must run from 0 to {num_tokens} tokens without going back, got {cu_seqlens.tolist()}"
-        )
+        max_length = int(lengths.max()) if len(lengths) else 0
+    fits = (
+        (cu_seqlens[0] == 0)
+        & (cu_seqlens[-1] == num_tokens)
+        & ((lengths >= 0) & (lengths <= max_length)).all()
+    )
+    wanted = (
+        f"cu_seq_lens_q must run from 0 to {num_tokens} without going back, in steps of max_length_q at most"
+    )
+    if cu_seqlens.device.type == "cuda":
+        torch._assert_async(fits, wanted)  # the error comes later, but nothing waits for the device
+    elif not fits:
+        raise InputError(f"{wanted} ({max_length}), got {cu_seqlens.tolist()}")
+    return Bounds(cu_seqlens, max_length)
 
 
 def _restarts(position_ids: Tensor) -> Tensor | None:

@@ -1,11 +1,15 @@
 """Attention: plain steps, PyTorch's kernels and each sequence alone agree, gradients included."""
 
+import sys
+from itertools import pairwise
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from convbert.ops import attention
-from convbert.ops.attention import attention_with_weights
-from helpers import assert_close, bounds
+from convbert.ops.attention import attention_with_weights, packed, packed_form
+from helpers import TOLERANCE, assert_close, bounds
 
 
 def heads(*shape):
@@ -56,3 +60,139 @@ def test_dropout_acts():
     assert not torch.equal(attention(*inputs, dropout=0.5), attention(*inputs))
     weights = attention_with_weights(*inputs, dropout=0.5)[1]
     assert 0.2 < (weights == 0).float().mean() < 0.8
+
+
+class TestForms:
+    """What an unpadded batch takes on which device; CUDA's two kernels are stood in for by a loop."""
+
+    CUDA = torch.device("cuda")
+
+    @pytest.mark.parametrize(
+        ("device", "dtype", "head_size", "dropout", "flash", "expected"),
+        [
+            ("cpu", torch.float32, 5, 0.1, True, "sequences"),
+            ("xpu", torch.bfloat16, 64, 0.0, True, "padded"),
+            ("cuda", torch.float32, 64, 0.0, True, "padded"),
+            ("cuda", torch.bfloat16, 60, 0.0, True, "padded"),
+            ("cuda", torch.bfloat16, 264, 0.0, True, "padded"),
+            ("cuda", torch.bfloat16, 64, 0.0, False, "varlen"),
+            ("cuda", torch.float16, 64, 0.1, False, "padded"),
+            ("cuda", torch.float16, 64, 0.1, True, "flash_attn"),
+        ],
+    )
+    def test_choice(self, monkeypatch, device, dtype, head_size, dropout, flash, expected):
+        monkeypatch.setattr(packed, "HAS_FLASH_ATTN", flash)
+        monkeypatch.setattr(packed, "is_older_gpu", lambda device: False)
+        form = packed_form(torch.device(device), dtype, head_size, dropout)
+        assert form.name == expected
+        assert form.reason
+
+    def test_an_older_gpu_pads(self, monkeypatch):
+        monkeypatch.setattr(packed, "is_older_gpu", lambda device: True)
+        assert packed_form(self.CUDA, torch.float16, 64, 0.0).name == "padded"
+
+    @pytest.mark.parametrize("lengths", [[5], [1, 7, 3], [3, 0, 2], [0, 4]], ids=str)
+    @pytest.mark.parametrize("max_length", [None, "longest", 9], ids=str)
+    @pytest.mark.parametrize("form", ["padded", "varlen", "flash_attn"])
+    def test_equals_each_alone(self, monkeypatch, form, max_length, lengths):
+        stand_in(monkeypatch)
+        monkeypatch.setattr(packed, "packed_form", lambda *_: packed.Form(form, ""))
+        longest = max(lengths) if max_length == "longest" else max_length
+        inputs = heads(sum(lengths))
+        mixed = attention(*inputs, cu_seqlens=bounds(lengths), max_length=longest)
+        parts = zip(*(x.split(lengths) for x in inputs), strict=True)
+        alone = torch.cat([attention_with_weights(*(x[None] for x in part))[0][0] for part in parts])
+        assert_close(mixed, alone, torch.float32)
+        for actual, expected in zip(gradients(mixed, inputs), gradients(alone, inputs), strict=True):
+            assert_close(actual, expected, torch.float32)
+
+    @pytest.mark.parametrize("form", ["padded", "varlen", "flash_attn"])
+    def test_no_tokens(self, monkeypatch, form):
+        monkeypatch.setattr(packed, "packed_form", lambda *_: packed.Form(form, ""))
+        inputs = heads(0)
+        assert gradients(attention(*inputs, cu_seqlens=bounds([0])), inputs)[1].shape == (0, 2, 4)
+
+    @pytest.mark.parametrize("form", ["padded", "flash_attn"])
+    def test_dropout_is_passed_on(self, monkeypatch, form):
+        stand_in(monkeypatch)
+        monkeypatch.setattr(packed, "packed_form", lambda *_: packed.Form(form, ""))
+        inputs = heads(9)
+        rows = [attention(*inputs, cu_seqlens=bounds([9]), max_length=9, dropout=p) for p in (0.0, 0.5)]
+        assert not torch.equal(*rows)
+
+
+def stand_in(monkeypatch):
+    """Both CUDA kernels' functions, as PyTorch and flash-attn declare them, computing in a loop."""
+
+    def loop(query, key, value, cu_seqlens, cu_seqlens_k, max_length, max_length_k, dropout_p=0.0):
+        assert cu_seqlens is cu_seqlens_k
+        assert max_length == max_length_k >= cu_seqlens.diff().max()
+        pieces = [
+            attention_with_weights(*(x[None, a:b] for x in (query, key, value)), dropout=dropout_p)[0][0]
+            for a, b in pairwise(cu_seqlens.tolist())
+        ]
+        return torch.cat(pieces)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", loop)
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=loop))
+
+
+class TestSequences:
+    """The op of the CPU, `convbert::packed_attention`."""
+
+    op = torch.ops.convbert.packed_attention
+    seed = torch.tensor(7)
+
+    @pytest.mark.usefixtures("poisoned_memory")
+    @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+    @pytest.mark.parametrize("plain", [False, True], ids=["flash", "plain steps"])
+    def test_equals_plain_steps(self, dtype, plain):
+        lengths, nothing = [1, 37, 0, 12], 1e-30  # so little dropout that no weight is dropped
+        inputs = [x.detach().to(dtype).requires_grad_() for x in heads(50)]
+        wide = [x.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_() for x in inputs]
+        mixed = self.op(*inputs, bounds(lengths), nothing * plain, self.seed if plain else None)[0]
+        parts = zip(*(x.split(lengths) for x in wide), strict=True)
+        alone = torch.cat([attention_with_weights(*(x[None] for x in part))[0][0] for part in parts])
+        assert mixed.dtype == dtype
+        assert_close(mixed.detach(), alone.detach(), dtype)
+        for actual, expected in zip(gradients(mixed, inputs), gradients(alone, wide), strict=True):
+            assert_close(actual, expected, dtype)
+
+    def test_dropout_drops_weights_and_makes_up_for_them(self):
+        query, key, _ = (torch.randn(60, 2, 60) for _ in range(3))
+        unit = torch.eye(60)[:, None].expand(60, 2, 60)  # what comes out are the weights
+        weights = self.op(query, key, unit, bounds([60]), 0.0, None)[0]
+        dropped = self.op(query, key, unit, bounds([60]), 0.25, self.seed)[0]
+        kept = dropped != 0
+        assert 0.72 < kept.float().mean() < 0.78
+        assert_close(dropped[kept], weights[kept] / 0.75, torch.float32)
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.4])
+    def test_gradcheck(self, dropout):
+        inputs = [torch.randn(7, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+        seed = self.seed if dropout else None
+        assert torch.autograd.gradcheck(lambda *x: self.op(*x, bounds([2, 5]), dropout, seed)[0], inputs)
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.4])
+    def test_opcheck(self, dropout):
+        torch.library.opcheck(self.op, (*heads(7), bounds([2, 5]), dropout, self.seed if dropout else None))
+
+    def test_dropout_follows_the_seed_of_the_program(self):
+        inputs, rows = heads(30), []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            rows.append(attention(*inputs, cu_seqlens=bounds([30]), dropout=0.3))
+        assert torch.equal(rows[0], rows[1])
+        assert not torch.equal(rows[0], rows[2])
+
+    def test_follows_autocast(self):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert attention(*heads(5), cu_seqlens=bounds([5])).dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("dropout", [0.0, 0.1])
+    def test_extreme_scores_stay_finite(self, dtype, dropout):
+        inputs = [x.detach().mul(1e4).to(dtype).requires_grad_() for x in heads(20)]
+        mixed = attention(*inputs, cu_seqlens=bounds([3, 17]), dropout=dropout)
+        assert torch.isfinite(mixed).all()
+        assert all(torch.isfinite(x).all() for x in gradients(mixed, inputs)[2:])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convbert.ops import add_norm, attention, compiled, dropout, gelu
+from convbert.ops import add_norm, attention, compiled, depthwise_conv, dropout, gelu, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
 from helpers import assert_close, bounds, each_alone, slice_of_larger
 
@@ -164,6 +164,18 @@ def test_attention_drops_weights_and_differentiates_the_same_ones():
         torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
     ):
         assert_close(actual, wanted, torch.float32)
+
+
+@pytest.mark.parametrize("wrong", [[0, 3], [1, 4], [0, 3, 2, 4], [0, 9]], ids=str)
+def test_bounds_that_leave_memory_are_refused(wrong):
+    tokens, cu_seqlens = torch.randn(4, 2, 8), torch.tensor(wrong, dtype=torch.int32)
+    for call in (
+        lambda: attention(tokens, tokens, tokens, cu_seqlens=cu_seqlens),
+        lambda: span_dynamic_conv(tokens, torch.randn(4, 2, 3), cu_seqlens, backend="fast"),
+        lambda: depthwise_conv(tokens.flatten(1), torch.randn(16, 1, 3), cu_seqlens, backend="fast"),
+    ):
+        with pytest.raises(ValueError, match="must run from 0 to 4"):
+            call()
 
 
 def test_extreme_scores_stay_finite():

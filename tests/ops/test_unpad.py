@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbert.ops import pack_mask
-from convbert.ops.unpad import is_contiguous, position_in_sequence
+from convbert.ops.unpad import is_contiguous, pack_bounds, position_in_sequence
 
 
 def test_by_eye():
@@ -26,6 +26,12 @@ def test_position_in_sequence():
     before, after = position_in_sequence(torch.tensor([0, 2, 2, 5], dtype=torch.int32), 5)
     assert before.tolist() == [0, 1, 0, 1, 2]
     assert after.tolist() == [1, 0, 2, 1, 0]
+
+
+def test_pack_bounds():
+    packing = pack_bounds(torch.tensor([0, 2, 2, 5], dtype=torch.int32), 4, 5)
+    assert packing.indices.tolist() == [0, 1, 8, 9, 10]
+    assert packing.unpack(torch.arange(1, 6)).tolist() == [[1, 2, 0, 0], [0, 0, 0, 0], [3, 4, 5, 0]]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ class Layout:
 
     Attributes:
         cu_seqlens: (B + 1,) int32 bounds of an unpadded batch, whose states are (N, C). None: a rectangle (B, T, C).
+        max_length: tokens in the longest of these sequences, or more; with bounds only.
         attention_mask: (B, T) bool, True at tokens; a rectangle with padding only.
         conv_mask: (B, T) bool, True where the convolution may read; None: everywhere.
         eager: attention in plain steps, so that its weights can be returned; rectangles only.
@@ -22,6 +23,7 @@ class Layout:
     """
 
     cu_seqlens: Tensor | None = None
+    max_length: int | None = None
     attention_mask: Tensor | None = None
     conv_mask: Tensor | None = None
     eager: bool = False

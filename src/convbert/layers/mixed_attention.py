@@ -96,5 +96,11 @@ class MixedAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if layout.eager:
             return attention_with_weights(*heads, mask=layout.attention_mask, dropout=dropout)
-        mixed = attention(*heads, mask=layout.attention_mask, cu_seqlens=layout.cu_seqlens, dropout=dropout)
+        mixed = attention(
+            *heads,
+            mask=layout.attention_mask,
+            cu_seqlens=layout.cu_seqlens,
+            max_length=layout.max_length,
+            dropout=dropout,
+        )
         return mixed, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -9,18 +11,50 @@ import torch
 Backend = Literal["auto", "fast", "reference"]
 
 # Devices for which each op folder holds a fast form.
-FAST_DEVICES = ("cpu",)
+FAST_DEVICES = ("cpu", "cuda")
+
+# What the Triton kernels take. More taps would not fit their tiles; the published models have 9.
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+GPU_TAPS = 31
+GPU_CAPABILITY = (8, 0)  # the oldest NVIDIA generation that Triton supports: Ampere
+
+HAS_TRITON = find_spec("triton") is not None
 
 
-def why_not_fast(device: torch.device) -> str | None:
-    """The reason no fast form can run on `device`, or None where one can."""
-    if device.type in (*FAST_DEVICES, "meta"):
-        return None
-    return f"the fast convolutions exist for {', '.join(FAST_DEVICES)}, not for {device.type}"
+def why_not_fast(
+    device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32,), taps: int = 1
+) -> str | None:
+    """The reason no fast form can run on `device` for tensors of these types and so many taps; None where one can."""
+    if device.type not in (*FAST_DEVICES, "meta"):
+        return f"the fast convolutions exist for {', '.join(FAST_DEVICES)}, not for {device.type}"
+    return _why_not_triton(device, dtypes, taps) if device.type == "cuda" else None
 
 
-def use_fast(backend: Backend, device: torch.device) -> bool:
-    """Resolve the caller's word for this device.
+def _why_not_triton(device: torch.device, dtypes: Sequence[torch.dtype], taps: int) -> str | None:
+    if not HAS_TRITON:
+        return "the fast convolutions on a GPU need Triton: pip install triton"
+    if is_older_gpu(device):
+        return "the fast convolutions on a GPU need compute capability {}.{} or newer".format(*GPU_CAPABILITY)
+    if unknown := [dtype for dtype in dtypes if dtype not in GPU_DTYPES]:
+        known = ", ".join(map(str, GPU_DTYPES))
+        return f"the fast convolutions on a GPU compute in {known}, not in {unknown[0]}"
+    if taps > GPU_TAPS:
+        return f"the fast convolutions on a GPU take at most {GPU_TAPS} taps, not {taps}"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def is_older_gpu(device: torch.device) -> bool:
+    """Whether `device` is an NVIDIA GPU older than `GPU_CAPABILITY`."""
+    if torch.version.hip or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) < GPU_CAPABILITY
+
+
+def use_fast(
+    backend: Backend, device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32,), taps: int = 1
+) -> bool:
+    """Resolve the caller's word for tensors of these types on this device, and a kernel of so many taps.
 
     Args:
         backend: "auto" takes the fast form where one can run, "fast" insists, "reference" is plain PyTorch.
@@ -33,7 +67,7 @@ def use_fast(backend: Backend, device: torch.device) -> bool:
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if backend == "reference":
         return False
-    reason = why_not_fast(device)
+    reason = why_not_fast(device, dtypes, taps)
     if backend == "fast" and reason:
         raise RuntimeError(reason)
     return reason is None

@@ -14,11 +14,11 @@ class Bounds:
 
     Attributes:
         cu_seqlens: (B + 1,) int32, first entry 0, last entry N: sequence b is tokens cu_seqlens[b]:cu_seqlens[b+1].
-        max_length: tokens T in the longest sequence.
+        max_length: tokens T in the longest sequence; None where nobody said and a program is traced.
     """
 
     cu_seqlens: Tensor
-    max_length: int
+    max_length: int | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,18 @@ def pack_mask(mask: Tensor) -> Packing:
     indices = mask.flatten().nonzero().squeeze(1)
     longest = int(lengths.max()) if len(lengths) else 0
     return Packing(cu_seqlens, longest, indices, (mask.shape[0], mask.shape[1]))
+
+
+def pack_bounds(cu_seqlens: Tensor, max_length: int, num_tokens: int) -> Packing:
+    """The packing of N tokens into a rectangle of `max_length` columns, each sequence at the left edge of a row.
+
+    Nothing waits for the device. No sequence may be longer than `max_length`.
+    """
+    lengths = cu_seqlens.long().diff()
+    rows = torch.arange(len(lengths), device=cu_seqlens.device)
+    row = torch.repeat_interleave(rows, lengths, output_size=num_tokens)
+    before, _ = position_in_sequence(cu_seqlens, num_tokens)
+    return Packing(cu_seqlens, max_length, row * max_length + before, (len(lengths), max_length))
 
 
 def is_contiguous(mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -129,10 +130,18 @@ def call(function: str, *arguments: Tensor | int | float | None) -> None:
 
 
 def bounds_arguments(first: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor | None, int, int]:
-    """`cu_seqlens`, the number of sequences, their length: of (B, T, ...), or of (N, ...) with bounds."""
+    """`cu_seqlens`, the number of sequences, the longest length: of (B, T, ...), or of (N, ...) with bounds.
+
+    Raises:
+        ValueError: the bounds do not cover the tokens; a kernel would read memory that is not its own.
+    """
     if cu_seqlens is None:
         return None, first.shape[0], first.shape[1]
-    return cu_seqlens.to(torch.int32).contiguous(), len(cu_seqlens) - 1, 0
+    bounds = cu_seqlens.to("cpu", torch.int32).contiguous()
+    numbers = bounds.tolist()
+    if numbers[0] != 0 or numbers[-1] != first.shape[0] or numbers != sorted(numbers):
+        raise ValueError(f"cu_seqlens must run from 0 to {first.shape[0]} without going back, got {numbers}")
+    return bounds, len(numbers) - 1, max((b - a for a, b in pairwise(numbers)), default=0)
 
 
 def draw_seed() -> int:

@@ -26,11 +26,10 @@ def attention(
     key: Tensor,
     value: Tensor,
     cu_seqlens: Tensor | None,
-    max_length: int,
     dropout: float,
 ) -> Tensor:
     """(B, T, H, D), or (N, H, D) with bounds; see `ops.attention`. `compiled.takes` must hold of the inputs."""
-    bounds, num_sequences, _ = compiled.bounds_arguments(query, cu_seqlens)
+    bounds, num_sequences, max_length = compiled.bounds_arguments(query, cu_seqlens)
     seed = compiled.draw_seed() if dropout else 0
     settings = Settings(bounds, num_sequences, max_length, dropout, seed)
     query, key, value = (evenly_spaced(x) for x in (query, key, value))

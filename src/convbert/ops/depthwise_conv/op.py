@@ -35,13 +35,14 @@ def depthwise_conv(
 
     Raises:
         ValueError: shapes that do not belong together, or an even K.
+        RuntimeError: "fast" where no fast form can run, with the reason.
     """
     _check(hidden, weight, cu_seqlens)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    if not use_fast(backend, hidden.device):
+    if not use_fast(backend, hidden.device, (hidden.dtype, weight.dtype), weight.shape[-1]):
         return reference(hidden, weight, cu_seqlens)
     if hidden.device.type == "cpu" and is_direct(hidden, weight):
         return cpu.forward(hidden, weight, cu_seqlens)
@@ -59,4 +60,10 @@ def _check(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> None:
         raise ValueError(f"the filter must have an odd number of taps, got {weight.shape[-1]}")
 
 
-register("depthwise_conv", ("hidden", "weight"), cpu_forward=cpu.forward, cpu_backward=cpu.backward)
+register(
+    "depthwise_conv",
+    ("hidden", "weight"),
+    cpu_forward=cpu.forward,
+    cpu_backward=cpu.backward,
+    gpu_module="convbert.ops.depthwise_conv.gpu",
+)

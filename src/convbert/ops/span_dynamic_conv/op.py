@@ -36,9 +36,10 @@ def span_dynamic_conv(
 
     Raises:
         ValueError: shapes that do not belong together, or an even K.
+        RuntimeError: "fast" where no fast form can run, with the reason.
     """
     _check(value, kernel_logits, cu_seqlens)
-    if not use_fast(backend, value.device):
+    if not use_fast(backend, value.device, (value.dtype, kernel_logits.dtype), kernel_logits.shape[-1]):
         return reference(value, kernel_logits, cu_seqlens)
     if value.device.type == "cpu" and is_direct(value, kernel_logits):
         return cpu.forward(value, kernel_logits, cu_seqlens)
@@ -56,4 +57,10 @@ def _check(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> N
         raise ValueError(f"the kernel must have an odd number of taps, got {kernel_logits.shape[-1]}")
 
 
-register("span_dynamic_conv", ("value", "kernel_logits"), cpu_forward=cpu.forward, cpu_backward=cpu.backward)
+register(
+    "span_dynamic_conv",
+    ("value", "kernel_logits"),
+    cpu_forward=cpu.forward,
+    cpu_backward=cpu.backward,
+    gpu_module="convbert.ops.span_dynamic_conv.gpu",
+)

@@ -1,0 +1,98 @@
+"""The Triton kernels under Triton's interpreter, against the definition. Run by test_gpu_interpreted.py."""
+
+import pytest
+import torch
+
+from convbert.ops.depthwise_conv import gpu as depthwise_gpu
+from convbert.ops.depthwise_conv.reference import depthwise_conv
+from convbert.ops.span_dynamic_conv import gpu as span_gpu
+from convbert.ops.span_dynamic_conv.reference import span_dynamic_conv
+from helpers import assert_close, assert_fast_equals_reference, bounds, slice_of_larger
+from ops.interpreter import as_op, mend
+
+mend()
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+OPS = {"span": as_op(span_gpu, span_dynamic_conv), "depthwise": as_op(depthwise_gpu, depthwise_conv)}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# Shorter than the kernel, around the tiles of 16, 32 and 64 tokens, prime, empty, nothing.
+LENGTHS = [[1], [9], [1, 9, 2], [15, 16, 17], [31, 32, 33], [0, 3, 0], [64, 0, 65], []]
+
+
+def case(name, shape, taps, dtype=torch.float32, heads=2, width=5):
+    """Inputs of the op of this name, slices of larger tensors; `shape` is that of the tokens."""
+    if name == "depthwise":
+        return slice_of_larger(*shape, heads * width, dtype=dtype), torch.randn(heads * width, 1, taps).to(
+            dtype
+        )
+    value, logits = slice_of_larger(*shape, heads, width, dtype=dtype), torch.randn(*shape, 2 * heads, taps)
+    return value, logits.to(dtype)[..., ::2, :]
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("taps", [1, 3, 9, 31])
+def test_unpadded(name, lengths, taps):
+    assert_fast_equals_reference(OPS[name], case(name, [sum(lengths)], taps), bounds(lengths))
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 33), (2, 67), (0, 5), (2, 0)], ids=str)
+def test_rectangle(name, shape):
+    assert_fast_equals_reference(OPS[name], case(name, shape, 9), None)
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("taps", [3, 9, 31])
+@pytest.mark.parametrize("lengths", [[17, 33], None], ids=["unpadded", "rectangle"])
+def test_low_precision(name, dtype, taps, lengths):
+    inputs = case(name, [50] if lengths else (2, 25), taps, dtype)
+    assert_fast_equals_reference(OPS[name], inputs, lengths and bounds(lengths))
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize(("heads", "width"), [(1, 1), (3, 16), (1, 40), (2, 70), (1, 129)], ids=str)
+def test_widths(name, dtype, heads, width):
+    assert_fast_equals_reference(OPS[name], case(name, [11], 3, dtype, heads, width), bounds([4, 7]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_extreme_logits_stay_finite(dtype):
+    value = torch.randn(40, 2, 4).to(dtype).requires_grad_()
+    logits = (torch.randint(-1, 2, (40, 2, 9)) * 1e4).to(dtype).requires_grad_()
+    out = OPS["span"](value, logits, bounds([3, 37]), backend="fast")
+    expected = span_dynamic_conv(value.float(), logits.float(), bounds([3, 37]))
+    assert_close(out.detach(), expected.detach(), dtype)
+    out.sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in (value, logits))
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("rectangle", [True, False])
+def test_a_damaged_text_stays_alone(name, rectangle):
+    """Not a number in one text, forward and backward, leaves its neighbours as they were."""
+    states, other = (x.contiguous() for x in case(name, [60], 9))
+    damaged = states.clone()
+    damaged[20:40] = torch.nan
+    results = []
+    for first in (states, damaged):
+        shaped = [x.unflatten(0, (3, 20)) if rectangle and len(x) == 60 else x for x in (first, other)]
+        inputs = [x.detach().requires_grad_() for x in shaped]
+        out = OPS[name](*inputs, None if rectangle else bounds([20, 20, 20]), backend="fast")
+        grad = torch.autograd.grad(out, inputs[0], out.detach())[0]
+        results.append([x.detach().view(states.shape) for x in (out, grad)])
+    for healthy, beside in zip(*results, strict=True):
+        assert torch.equal(beside[:20], healthy[:20])
+        assert torch.equal(beside[40:], healthy[40:])
+        assert torch.isnan(beside[20:40]).all()
+
+
+def test_filter_gradient_does_not_depend_on_the_run():
+    inputs = [x.requires_grad_() for x in case("depthwise", [300], 9)]
+    grads = [
+        torch.autograd.grad(OPS["depthwise"](*inputs, bounds([150, 150]), backend="fast").sum(), inputs)[1]
+        for _ in range(2)
+    ]
+    assert torch.equal(*grads)
