@@ -34,7 +34,7 @@ bench: $(READY)
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard src/convbert/ops/compiled/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convbert needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	@$(PIP) $(TORCH)+cpu 2>/dev/null || $(PIP) --index-url $(CPU_BUILDS) $(TORCH)+cpu 2>/dev/null || $(PIP) $(TORCH)

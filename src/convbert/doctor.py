@@ -16,6 +16,8 @@ import convbert
 from convbert import embedded
 from convbert.errors import InputError
 from convbert.layers import Linear
+from convbert.ops import compiled
+from convbert.ops.attention import packed_form
 from convbert.ops.backends import why_not_fast
 from convbert.optional import EXTRAS, install_hint, missing_packages
 from convbert.precision import DTYPES, automatic, why_not, why_slow
@@ -94,7 +96,15 @@ def _cpu() -> list[Finding]:
         Finding("cpu", "threads", torch.get_num_threads(), "OMP_NUM_THREADS sets how many PyTorch starts"),
         Finding("cpu", "instructions", torch.backends.cpu.get_cpu_capability()),
         Finding("cpu", "onednn", torch.backends.mkldnn.is_available()),
+        _compiled_kernels(),
     ]
+
+
+def _compiled_kernels() -> Finding:
+    hint = f"{compiled.why_missing()}; slower without: with a C compiler at hand, install the package again"
+    return Finding(
+        "cpu", "compiled kernels", compiled.build() or "none", hint if compiled.why_missing() else ""
+    )
 
 
 def _cpu_name() -> str:
@@ -132,9 +142,19 @@ def _ops(device: torch.device) -> list[Finding]:
     reason = why_not_fast(device)
     form = "reference" if reason else "fast"
     why = reason or f"a fast form for {device.type} is part of the package"
+    if device.type == "cpu":
+        why = "in fp32 compiled, see cpu" if compiled.build() else "through PyTorch alone, see cpu"
     findings = [Finding("ops", f"{op} on {device.type}", form, why) for op in _CONVOLUTIONS]
-    attention = "PyTorch's scaled_dot_product_attention; one call per text where a batch was unpadded"
-    return [*findings, Finding("ops", f"attention on {device.type}", "sdpa", attention)]
+    if device.type == "cpu" and compiled.build():
+        return [
+            *findings,
+            Finding("ops", "attention on cpu", "compiled", "in fp32; else PyTorch's, text by text"),
+        ]
+    packed = packed_form(device, torch.bfloat16, 64, 0.0)
+    why = (
+        f"PyTorch's scaled_dot_product_attention; where a batch was unpadded, {packed.name}: {packed.reason}"
+    )
+    return [*findings, Finding("ops", f"attention on {device.type}", "sdpa", why)]
 
 
 def _precisions(device: torch.device) -> list[Finding]:
