@@ -7,7 +7,15 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.layers.linear import GroupedLinear, Linear, add_and_norm, build_linear, project_and_gelu
+from convbert.layers.linear import (
+    GroupedLinear,
+    Linear,
+    add_and_norm,
+    build_linear,
+    is_plain,
+    project_and_gelu,
+)
+from convbert.layers.packed_linear import PackedLinear
 
 
 class Intermediate(nn.Module):
@@ -38,4 +46,7 @@ class ResidualOutput(nn.Module):
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """(..., I) and (..., C) to (..., C)."""
-        return add_and_norm(self.dropout, self.LayerNorm, self.dense(states), residual)
+        # Whoever listens to `dense` may have kept what it gave.
+        is_ours = is_plain(self.dense, Linear) or is_plain(self.dense, PackedLinear)
+        projected = self.dense(states)
+        return add_and_norm(self.dropout, self.LayerNorm, projected, residual, may_overwrite=is_ours)

@@ -53,11 +53,17 @@ def project_and_gelu(dense: nn.Module, states: Tensor) -> Tensor:
     return ops.gelu(dense(states))
 
 
-def add_and_norm(dropout: nn.Dropout, norm: nn.LayerNorm, states: Tensor, residual: Tensor) -> Tensor:
-    """`norm(dropout(states) + residual)`, in one step where that is the same thing."""
+def add_and_norm(
+    dropout: nn.Dropout, norm: nn.LayerNorm, states: Tensor, residual: Tensor, *, may_overwrite: bool = False
+) -> Tensor:
+    """`norm(dropout(states) + residual)`, in one step where that is the same thing. `may_overwrite`: nobody needs
+    `states` any more."""
     if is_plain(dropout, nn.Dropout) and is_plain(norm, nn.LayerNorm):
         drop = dropout.p if dropout.training else 0.0
-        return ops.add_norm(states, residual, norm.weight, norm.bias, eps=norm.eps, dropout=drop)
+        weights = {"weight": norm.weight, "bias": norm.bias}
+        return ops.add_norm(
+            states, residual, **weights, eps=norm.eps, dropout=drop, may_overwrite=may_overwrite
+        )
     return norm(dropout(states) + residual)
 
 

@@ -13,7 +13,14 @@ from convbert.ops import compiled
 
 
 def add_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, *, eps: float, dropout: float = 0.0
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float,
+    dropout: float = 0.0,
+    may_overwrite: bool = False,
 ) -> Tensor:
     """LayerNorm(dropout(x) + residual) over the last axis.
 
@@ -25,6 +32,7 @@ def add_norm(
         weight, bias: (C,), of the norm.
         eps: added to the variance.
         dropout: probability of dropping an element of `x`; 0 where nobody trains.
+        may_overwrite: the caller needs `x` no more, so that the result may take its place.
 
     Returns:
         (..., C).
@@ -34,7 +42,8 @@ def add_norm(
     seed = compiled.draw_seed() if dropout else 0
     inputs = (x.contiguous(), residual.contiguous(), weight, bias)
     if compiled.without_gradient(*inputs):
-        return _forward(*inputs, eps, dropout, seed, None, None, None)
+        out = inputs[0] if may_overwrite else torch.empty_like(inputs[0])
+        return _forward(*inputs, eps, dropout, seed, out)
     return _CompiledAddNorm.apply(*inputs, eps, dropout, seed)
 
 
@@ -46,11 +55,11 @@ def _forward(
     eps: float,
     dropout: float,
     seed: int,
-    sums: Tensor | None,
-    mean: Tensor | None,
-    inverse_std: Tensor | None,
+    out: Tensor,
+    sums: Tensor | None = None,
+    mean: Tensor | None = None,
+    inverse_std: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty_like(x)
     columns = x.shape[-1]
     rows = x.numel() // columns
     threads = compiled.threads_for(x.numel())
@@ -77,7 +86,8 @@ class _CompiledAddNorm(torch.autograd.Function):
         mean, inverse_std = torch.empty(2, *x.shape[:-1]).unbind()
         ctx.save_for_backward(sums, mean, inverse_std, weight)
         ctx.dropout, ctx.seed = dropout, seed
-        return _forward(x, residual, weight, bias, eps, dropout, seed, sums, mean, inverse_std)
+        out = torch.empty_like(x)
+        return _forward(x, residual, weight, bias, eps, dropout, seed, out, sums, mean, inverse_std)
 
     @staticmethod
     @once_differentiable
