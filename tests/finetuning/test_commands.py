@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import sentence, write_objects, write_sentences
 from convbert.cli import main
+from labelled import sentence, write_objects, write_sentences
 
 TRAIN = [{"review": "the cat sat", "stars": 1}, {"review": "a dog ran", "stars": 2}]
 OWN = ("--task", "text-classification", "--text-column", "review", "--label-column", "stars")

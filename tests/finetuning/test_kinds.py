@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import tiny
-from conftest import write_objects
 from convbert import ConvBertTokenizerFast, InputError
 from convbert.finetuning.data import Example
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tagging import share_words
 from convbert.finetuning.tasks import TASKS, find_task
+from labelled import write_objects
 
 PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import tiny
-from conftest import sentence, write_objects, write_sentences
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli import main
 from convbert.finetuning.data import Example, Feature
@@ -19,6 +18,7 @@ from convbert.finetuning.explain import explain_html
 from convbert.finetuning.page import tokens
 from convbert.finetuning.report import _answered, _tagged
 from convbert.finetuning.saliency import token_influence
+from labelled import sentence, write_objects, write_sentences
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -15,7 +15,6 @@ import transformers
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import convbert
-from conftest import sentence, write_objects, write_sentences
 from convbert import ConvBertForSequenceClassification
 from convbert.cli import main
 from convbert.finetuning.evaluation import FinetunedModel
@@ -23,6 +22,7 @@ from convbert.finetuning.inference import run_features
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS, find_task
+from labelled import sentence, write_objects, write_sentences
 
 FAST = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "max_length": 32, "dropout": 0.0, "bf16": False}
 

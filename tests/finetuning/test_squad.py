@@ -2,9 +2,9 @@
 
 import random
 
-import official_squad as official
 import pytest
 
+import official_squad as official
 from convbert.finetuning import squad
 
 HAND_MADE = [  # gold answers, prediction, exact, F1 by hand (version 2.0)
