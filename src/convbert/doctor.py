@@ -142,7 +142,7 @@ def _ops(device: torch.device) -> list[Finding]:
     reason = why_not_fast(device)
     form = "reference" if reason else "fast"
     why = reason or f"a fast form for {device.type} is part of the package"
-    if device.type == "cpu":
+    if device.type == "cpu" and not reason:
         why = "in fp32 compiled, see cpu" if compiled.build() else "through PyTorch alone, see cpu"
     findings = [Finding("ops", f"{op} on {device.type}", form, why) for op in _CONVOLUTIONS]
     if device.type == "cpu" and compiled.build():

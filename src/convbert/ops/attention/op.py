@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,12 +34,16 @@ def attention(
     Returns:
         Same shape as `query`.
     """
-    if mask is None and query.numel() > 0 and compiled.takes(query, key, value):
+    if mask is None and query.numel() > 0 and _is_compiled(query, key, value):
         return compiled_attention(query, key, value, cu_seqlens, dropout)
     if cu_seqlens is not None:
         return packed_attention(query, key, value, cu_seqlens, max_length, dropout)
     bias = None if mask is None else additive_mask(mask, query.dtype)
     return rectangle(query, key, value, bias, dropout)
+
+
+def _is_compiled(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return compiled.takes(query, key, value) and not torch.is_autocast_enabled("cpu")
 
 
 def attention_with_weights(

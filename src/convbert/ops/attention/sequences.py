@@ -26,6 +26,8 @@ def _forward(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The result (N, H, D), and the logarithm of each softmax's denominator (N, H)."""
+    # The flash kernel takes the channels of a head to lie side by side, and does not look.
+    query, key, value = (x.contiguous() for x in (query, key, value))
     out, log_total = _empty_results(query)
     generator = _generator(seed)
     for q, k, v, mixed, log_sum in _sequences(cu_seqlens, query, key, value, out, log_total[..., None]):
@@ -57,6 +59,7 @@ def _backward(
     With weights w = softmax(scores), of which `kept` are kept and scaled: the gradient of the scores is
     w * (kept * (grad value^T) - sum of grad * out).
     """
+    grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
     grads = _empty_gradients(query, key, value)
     generator = _generator(seed)
     per_token = (grad, query, key, value, out, log_total[..., None], *grads)
