@@ -230,6 +230,7 @@ class RunFolder:
         Raises:
             InputError: the folder holds a run with another plan or something else, or cannot be written.
         """
+        self._remove_drafts()
         stored = _read_json(self.plan)
         is_new = stored is None
         if is_new and any(self.root.iterdir()):
@@ -266,6 +267,12 @@ class RunFolder:
         """What the run in this folder gave, if it came to its end."""
         metrics = _read_json(self.metrics)
         return None if metrics is None else PretrainingResult(None, self.model, metrics)
+
+    def _remove_drafts(self) -> None:
+        """What a kill left half-written has a hidden name."""
+        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
+            if path.is_dir():
+                shutil.rmtree(path)
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         try:
