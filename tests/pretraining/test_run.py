@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining import data
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import smoke
-from convbert.pretraining.run import RunFolder, pretrain
+from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.training import callbacks
 from convbert.training.callbacks import HistoryFile

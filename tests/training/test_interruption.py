@@ -156,7 +156,7 @@ def test_steps_without_numbers_end_the_run_when_they_go_on(tmp_path):
     with pytest.raises(InputError, match=r"step 7: .* not been finite for 3 steps in a row"):
         trainer.train()
     assert all(torch.isfinite(weight).all() for weight in weights_of(tmp_path).values())
-    skipped = json.loads((last_checkpoint(tmp_path) / "window.json").read_text())["skipped_steps"]
+    skipped = json.loads((last_checkpoint(tmp_path) / "progress.json").read_text())[0]["skipped_steps"]
     assert (last_checkpoint(tmp_path).name, skipped) == ("checkpoint-6", 2)
 
 

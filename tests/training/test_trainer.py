@@ -140,7 +140,7 @@ def test_checkpoints_are_kept_to_the_limit_and_hold_no_pickled_weights(tmp_path)
     (folder,) = tmp_path.glob("checkpoint-*")
     assert folder.name == "checkpoint-6"
     assert {path.name for path in folder.iterdir()} == {
-        *("model.safetensors", "optimizer.pt", "scheduler.pt", "window.json", "trainer_state.json")
+        *("model.safetensors", "optimizer.pt", "scheduler.pt", "progress.json", "trainer_state.json")
     }
 
 

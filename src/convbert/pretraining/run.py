@@ -9,8 +9,8 @@ import platform
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from convbert.pretraining.data import (
     tokenizer_fingerprint,
     write_atomically,
 )
+from convbert.pretraining.folder import RunFolder, read_json
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import MaskedLanguageModel
@@ -42,33 +43,12 @@ from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
-from convbert.training.checkpoints import last_checkpoint
+from convbert.training.checkpointing import load_weights
+from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import ObjectiveTrainer
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 Report = Callable[[str], None]
-
-# What may change when a run goes on; a change of anything else would make it another run. Batch size and accumulation
-# steps may, as long as a step takes equally many sequences: see `Run.data_record`.
-_MAY_CHANGE = frozenset(
-    (
-        *("name", "max_steps", "max_minutes", "bf16", "batch_size", "gradient_accumulation_steps"),
-        *(
-            "log_every",
-            "evaluate_every",
-            "save_every",
-            "keep_checkpoints",
-            "best_figure",
-            "max_skipped_steps",
-        ),
-        *("gradient_checkpointing", "compile", "fsdp", "dataloader_workers", "report_to"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -131,9 +111,9 @@ def pretrain(
     with folder.locked() if processes.is_main_process else nullcontext():
         is_new = folder.claim(plan) if processes.is_main_process else False
         processes.wait_for_everyone()
-        if (finished := folder.finished_result()) is not None:
+        if (metrics := read_json(folder.metrics)) is not None:
             report(f"{folder.root}: this run has finished")
-            return finished
+            return PretrainingResult(None, folder.model, metrics)
         cache = folder.data if data_dir is None else Path(data_dir)
 
         def prepare(source: Source, name: str) -> SequenceDataset:
@@ -153,137 +133,6 @@ def pretrain(
                 folder.clear()  # so that the same command works once the input is mended
             raise
         return run.execute()
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies."""
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        """The tokenised corpus."""
-        return self.root / "data"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The vocabulary that this run learned."""
-        return self.root / "tokenizer"
-
-    @property
-    def model(self) -> Path:
-        """The trained model."""
-        return self.root / "model"
-
-    @property
-    def plan(self) -> Path:
-        """What is being run."""
-        return self.root / "plan.json"
-
-    @property
-    def data_record(self) -> Path:
-        """What it is run on."""
-        return self.root / "run_data.json"
-
-    @property
-    def history(self) -> Path:
-        """One JSON object a line for every log entry."""
-        return self.root / "log.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """The figures of a finished run; written last."""
-        return self.root / "metrics.json"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from running in this folder; a process that dies lets go of it.
-
-        Raises:
-            InputError: a run is going on in it, or it cannot be made.
-        """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file; the output must be a folder")
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
-        if fcntl is None:
-            yield
-            return
-        descriptor = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.root}: another process is training in this folder") from None
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            os.close(descriptor)
-
-    def claim(self, plan: PretrainingPlan) -> bool:
-        """Note the plan; whether the run is a new one.
-
-        Raises:
-            InputError: the folder holds a run with another plan or something else, or cannot be written.
-        """
-        self._remove_drafts()
-        stored = _read_json(self.plan)
-        is_new = stored is None
-        if is_new and any(self.root.iterdir()):
-            raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
-        wanted = json.loads(json.dumps(plan.to_dict()))
-        if stored is not None:
-            changes = _differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
-            if changes:
-                raise InputError(f"{self.root}: this run was started with another plan: {changes}")
-        self._write(self.plan, wanted)
-        return is_new
-
-    def bind(self, record: dict[str, Any]) -> None:
-        """Note what the run is trained on, or check that it is still that.
-
-        Raises:
-            InputError: it is something else.
-        """
-        stored = _read_json(self.data_record)
-        if stored is None:
-            self._write(self.data_record, record)
-        elif changes := _differences(stored, record):
-            raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
-
-    def clear(self) -> None:
-        """Remove what was written since a `claim` of a new run."""
-        for path in self.root.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-    def finished_result(self) -> PretrainingResult | None:
-        """What the run in this folder gave, if it came to its end."""
-        metrics = _read_json(self.metrics)
-        return None if metrics is None else PretrainingResult(None, self.model, metrics)
-
-    def _remove_drafts(self) -> None:
-        """What a kill left half-written has a hidden name."""
-        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
-            if path.is_dir():
-                shutil.rmtree(path)
-
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
-        try:
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
-
-
-def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    changed = [name for name, value in wanted.items() if stored.get(name) != value]
-    return "; ".join(f"{name} was {stored.get(name)}, now {wanted[name]}" for name in changed)
 
 
 @dataclass(frozen=True)
@@ -329,6 +178,11 @@ class Run:
             self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
             return PretrainingResult(stop.received, model_dir=None, metrics={})
         metrics = self._final_metrics(trainer, clock)
+        if (
+            trainer.is_fsdp_enabled
+        ):  # no process has all of its weights; the checkpoint that ends every run does
+            objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+            load_weights(objective, checkpoint_folder(self.folder.root, step))
         if trainer.is_world_process_zero():
             self._write_model(objective, metrics, trainer.state.log_history)
             self.report(f"model written to {self.folder.model}")
@@ -507,10 +361,3 @@ def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     if not found or found[-1]["step"] != trainer.state.global_step:
         return {}
     return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

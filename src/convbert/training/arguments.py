@@ -79,6 +79,7 @@ def training_arguments(
         save_strategy="steps",
         save_steps=save_every,
         save_total_limit=keep_checkpoints,
+        ignore_data_skip=True,  # the stream of batches starts where it should
         seed=seed,
         use_cpu=use_cpu,
         load_best_model_at_end=best_metric is not None and load_best_at_end,

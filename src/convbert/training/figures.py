@@ -36,9 +36,11 @@ class FigureMeter:
         """What `load` takes: numbers, which JSON keeps to the last bit."""
         return {name: figure.tolist() for name, figure in self.totals.items()}
 
-    def load(self, state: Mapping[str, list]) -> None:
-        """Go on from a `state`."""
-        self.totals = {name: torch.tensor(figure, dtype=torch.float64) for name, figure in state.items()}
+    def load(self, *states: Mapping[str, list]) -> None:
+        """Go on from a `state`, or from the sum of several."""
+        self.totals = {}
+        for state in states:
+            self.add({name: torch.tensor(figure, dtype=torch.float64) for name, figure in state.items()})
 
 
 def _mean_or_area(figure: Tensor) -> float:

@@ -10,7 +10,6 @@ mean of its batches' losses.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 from collections.abc import Callable, Iterator
@@ -19,40 +18,27 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
+from transformers.trainer_callback import TrainerControl, TrainerState
 
 from convbert.errors import InputError
 from convbert.training.batching import BatchStream
-from convbert.training.callbacks import STATE_FILE, Clock
-from convbert.training.checkpoints import (
-    checkpoint_folder,
-    draft_folder,
-    keep_newest,
-    remove_leftovers,
-    whole_checkpoint,
-)
+from convbert.training.callbacks import Clock
+from convbert.training.checkpointing import CheckpointingTrainer
 from convbert.training.figures import FigureMeter
 from convbert.training.pace import Pace
 from convbert.training.randomness import seed_all
 
-_WEIGHTS_FILE = "model.safetensors"
-_WINDOW_FILE = "window.json"
-"""What has been counted since the last log entry, so that a resumed run logs what an unbroken one would."""
 
-
-class ObjectiveTrainer(Trainer):
+class ObjectiveTrainer(CheckpointingTrainer):
     """transformers' Trainer for an objective.
 
     Random numbers are seeded anew before every batch (see `seed_all`), and data comes as a `BatchStream`: a run that
@@ -195,7 +181,7 @@ class ObjectiveTrainer(Trainer):
         """As Trainer's; a step that is not finite is left out of weights, optimizer and figures."""
         norm = super()._clip_grad_norm(model)
         loss = torch.stack(self._losses_of_step).sum()
-        if self._everyone(bool(torch.isfinite(norm) & torch.isfinite(loss))):
+        if self.everyone(bool(torch.isfinite(norm) & torch.isfinite(loss))):
             self._figures.add(self._of_step.totals | {"loss": torch.stack((loss, torch.ones_like(loss)))})
             self._skipped_in_a_row = 0
         else:
@@ -211,13 +197,6 @@ class ObjectiveTrainer(Trainer):
                 "A lower learning rate, a longer warm-up or full precision may help"
             )
         return norm
-
-    def _everyone(self, yes: bool) -> bool:
-        """Whether all processes say yes; they take the same way from here on."""
-        if self.args.world_size == 1:
-            return yes
-        votes = torch.tensor(float(yes), device=self.args.device)
-        return int(self.accelerator.reduce(votes, "sum")) == self.args.world_size
 
     # ----------------------------------------------------------------------------------- figures and logs
 
@@ -248,8 +227,12 @@ class ObjectiveTrainer(Trainer):
         step = self.state.global_step
         self.state.epoch = step * self.args.gradient_accumulation_steps / self._stream.batches_per_epoch
         if "loss" in logs:
-            del logs["loss"]  # since the last restart alone
-            logs |= self._figures.means(self._add_up)
+            figures = self._figures.means(self._add_up)
+            if "loss" in figures:  # that of the Trainer is since the last restart alone
+                logs["loss"] = figures.pop("loss")
+            else:
+                del logs["loss"]
+            logs |= figures
             if not math.isfinite(logs.get("grad_norm", 0.0)):
                 del logs["grad_norm"]
             logs["skipped_steps"] = self._skipped_steps
@@ -281,105 +264,29 @@ class ObjectiveTrainer(Trainer):
         for number, batch in enumerate(loader):
             yield number < len(own), batch
 
-    # --------------------------------------------------------------------------------------- checkpoints
+    # --------------------------------------------------------------------------------------- resumption
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train to the end of the clock, from the start or from a checkpoint folder."""
-        if self.is_world_process_zero():
-            remove_leftovers(Path(self.args.output_dir))
-        step = 0 if resume_from_checkpoint is None else self._take_up(Path(resume_from_checkpoint))
+        step = 0 if resume_from_checkpoint is None else self.take_up(Path(resume_from_checkpoint))
         self._stream = self._batches_from(step)
-        return super().train(
-            None if resume_from_checkpoint is None else str(resume_from_checkpoint), **kwargs
-        )
+        return super().train(resume_from_checkpoint, **kwargs)
 
-    def _take_up(self, checkpoint: Path) -> int:
-        """Restore what the Trainer does not; the step of the checkpoint."""
-        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        for callback in self.callback_handler.callbacks:
-            stored = state.stateful_callbacks.get(type(callback).__name__)
-            if isinstance(callback, ExportableState) and isinstance(stored, dict):
-                vars(callback).update(stored["attributes"])
-        window = json.loads((checkpoint / _WINDOW_FILE).read_text(encoding="utf-8"))
-        self._skipped_steps = window["skipped_steps"]
-        self._skipped_in_a_row = window["skipped_in_a_row"]
-        figures = window["figures"]
-        if len(figures) == self.args.world_size:
-            self._figures.load(figures[self.args.process_index])
-        return state.global_step
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint whole or not at all, and remove those that are too many."""
-        root, step = Path(self.args.output_dir), self.state.global_step
-        folder = checkpoint_folder(root, step)
-        if self.state.best_global_step == step:
-            self.state.best_model_checkpoint = str(folder)
-        figures = self._figures_of_all()
-        failure: Exception | None = None
-        try:
-            if self.is_world_process_zero():
-                with whole_checkpoint(root, step) as draft:
-                    self._write_weights(draft)
-                    self._write_state(draft, figures)
-                keep_newest(root, self.args.save_total_limit or 1, self.state.best_global_step)
-            elif self.is_fsdp_enabled:  # every process has its part of the weights
-                self._write_weights(draft_folder(root))
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of the three
-            failure = error
-        if not self._everyone(failure is None):
-            raise InputError(f"{folder}: the checkpoint cannot be written: {failure}") from failure
-
-    def _figures_of_all(self) -> list[dict[str, list[float]]]:
-        from accelerate.utils import gather_object
-
-        return gather_object([self._figures.state()])
-
-    def _write_weights(self, draft: Path) -> None:
-        self.save_model(str(draft), _internal_call=True)
-        self._save_optimizer_and_scheduler(str(draft))
-
-    def _write_state(self, draft: Path, figures: list[dict[str, list[float]]]) -> None:
-        window = {
-            "figures": figures,
+    def progress(self) -> dict[str, Any]:
+        return {
+            "figures": self._figures.state(),
             "skipped_steps": self._skipped_steps,
             "skipped_in_a_row": self._skipped_in_a_row,
         }
-        (draft / _WINDOW_FILE).write_text(json.dumps(window) + "\n", encoding="utf-8")
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-        self.state.save_to_json(str(draft / STATE_FILE))
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As Trainer's, for a figure of any name; a better one than before is saved at once."""
-        name, state = self.args.metric_for_best_model, self.state
-        if name is None:
-            return False
-        if name not in metrics:
-            raise InputError(f"no figure named {name}; there are {', '.join(sorted(metrics))}")
-        sign = 1 if self.args.greater_is_better else -1
-        better = state.best_metric is None or sign * metrics[name] > sign * state.best_metric
-        if better:
-            state.best_metric, state.best_global_step = metrics[name], state.global_step
-            self.control.should_save = True
-        return better
-
-    # Checkpoints hold the whole objective; safetensors keeps tied tables once and restores the tie.
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.is_world_process_zero():
-            return
-        file = str(Path(output_dir or self.args.output_dir, _WEIGHTS_FILE))
-        if state_dict is None:
-            safetensors.torch.save_model(self.model, file)
-        else:  # gathered from all processes
-            safetensors.torch.save_file(state_dict, file)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        target = self.model if model is None else model
-        safetensors.torch.load_model(target, str(Path(resume_from_checkpoint, _WEIGHTS_FILE)))
+    def load_progress(self, progress: list[dict[str, Any]]) -> None:
+        self._skipped_steps = progress[0]["skipped_steps"]
+        self._skipped_in_a_row = progress[0]["skipped_in_a_row"]
+        figures, rank = [part["figures"] for part in progress], self.args.process_index
+        if len(figures) == self.args.world_size:
+            self._figures.load(figures[rank])
+        elif rank == 0:
+            self._figures.load(*figures)
 
 
 class _OwnIntervals(TrainerCallback):
