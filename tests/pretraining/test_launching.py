@@ -84,18 +84,18 @@ def test_the_same_command_goes_on_after_any_kill(corpus, heldout_text, tmp_path)
     settings = {"hidden_dropout_prob": 0.1, "max_steps": 16, "save_every": 1}
     whole = words(corpus, heldout_text, tmp_path / "whole", **settings)
     parts = words(corpus, heldout_text, tmp_path / "parts", **settings)
+    began = time.monotonic()
     process = start(whole)
     process.join(60)
     assert process.exitcode == 0
-    delays, kills = random.Random(0), 0
-    for _ in range(40):
+    source, duration = random.Random(0), time.monotonic() - began
+    for kills in range(40):
         process = start(parts)
-        process.join(delays.uniform(0.1, 1.5))
+        process.join(duration * source.uniform(0.1, 0.6) * (1 + kills / 10))
         if process.exitcode is not None:
             break
         process.kill()
         process.join()
-        kills += 1
     assert process.exitcode == 0
     assert kills >= 3
     assert entries(tmp_path / "parts") == entries(tmp_path / "whole")
