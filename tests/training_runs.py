@@ -164,7 +164,7 @@ def run(
         with stop.listening():
             trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     except InputError as error:
-        (folder / "error.txt").write_text(str(error)[:90])
+        (folder / "error.txt").write_text(str(error))
         raise SystemExit(REFUSED) from None
     raise SystemExit(0 if stop.received is None else STOPPED)
 
@@ -175,7 +175,7 @@ def allow_no_growth() -> None:
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
 
 def start(folder: Path, processes: int = 1, **options: Any) -> list[multiprocessing.Process]:

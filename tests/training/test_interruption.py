@@ -119,7 +119,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(whole, tmp_path):
 
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path):
     trainer, _ = build(tmp_path, keep_checkpoints=1, best_metric="heldout_size", load_best_at_end=False)
-    trainer.train()  # the size of states is lowest at first
+    trainer.train()
     scores = {e["step"]: e["heldout_size"] for e in log_of(tmp_path) if "heldout_size" in e}
     best = max(scores, key=scores.__getitem__)
     assert list(checkpoints_in(tmp_path)) == sorted({best, 24})

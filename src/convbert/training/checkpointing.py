@@ -34,6 +34,11 @@ class CheckpointingTrainer(Trainer):
     be exported, and `progress` of every process. There are no states of random numbers: see `randomness`.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Taken out of the Trainer's sight, which at the end of a run would remove the newest for the best.
+        self.keep_checkpoints, self.args.save_total_limit = self.args.save_total_limit or 1, None
+
     def progress(self) -> dict[str, Any]:
         """What else this process needs to go on as if nothing had happened, as JSON has it."""
         raise NotImplementedError
@@ -83,7 +88,7 @@ class CheckpointingTrainer(Trainer):
                 with whole_checkpoint(root, step) as draft:
                     self._write_weights(draft)
                     self._write_state(draft, progress)
-                keep_newest(root, self.args.save_total_limit or 1, self.state.best_global_step)
+                keep_newest(root, self.keep_checkpoints, self.state.best_global_step)
             elif self.is_fsdp_enabled:  # every process has its part of the weights
                 self._write_weights(draft_folder(root))
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of the three
