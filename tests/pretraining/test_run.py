@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining import data
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import smoke
@@ -17,6 +18,7 @@ from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.training import callbacks
 from convbert.training.callbacks import HistoryFile
+from convbert.training.trainer import ObjectiveTrainer
 
 
 def plan(**changes):
@@ -87,15 +89,17 @@ def test_model_card_says_recipe_and_figures(finished):
     assert "| baseline bigram accuracy |" in card
 
 
-def test_a_finished_run_is_not_trained_again(finished, corpus):
+def test_a_finished_run_is_not_trained_again(finished, corpus, heldout_text):
     folder, result, _ = finished
-    again = pretrain(plan(), corpus, folder, resume=True, report=lambda message: None)
+    again = pretrain(plan(), corpus, folder, heldout=heldout_text, report=lambda message: None)
     assert again == result
 
 
-def test_a_used_folder_is_refused(finished, corpus):
-    with pytest.raises(InputError, match="not empty"):
-        pretrain(plan(), corpus, finished[0])
+def test_a_folder_with_something_else_is_refused(corpus, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty, and holds no run"):
+        pretrain(plan(), corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -112,12 +116,12 @@ def test_a_stopped_and_resumed_run_is_the_unbroken_run(
 
         patch.setattr(HistoryFile, "on_log", interrupt)
         stopped = pretrain(plan(), corpus, tmp_path / "out", **quiet)
-    assert not stopped.finished
+    assert stopped.stopped_by == number
     assert not (tmp_path / "out" / "model").exists()
 
     # Logged in step 5, so noticed at the end of step 6.
     assert (tmp_path / "out" / "checkpoint-6").exists()
-    resumed = pretrain(plan(), corpus, tmp_path / "out", resume=True, **quiet)
+    resumed = pretrain(plan(), corpus, tmp_path / "out", **quiet)
     assert resumed.finished
     assert losses(tmp_path / "out") == losses(unbroken)
     ours, theirs = (
@@ -128,10 +132,35 @@ def test_a_stopped_and_resumed_run_is_the_unbroken_run(
     assert resumed.metrics["heldout_masked_loss"] == result.metrics["heldout_masked_loss"]
 
 
-def test_resume_with_another_plan_is_refused(finished, corpus, tmp_path):
-    (tmp_path / "plan.json").write_text((finished[0] / "plan.json").read_text())
-    with pytest.raises(InputError, match=r"learning_rate was 0.001, now 0.5"):
-        pretrain(plan(learning_rate=0.5), corpus, tmp_path, resume=True)
+def begin(folder, corpus, monkeypatch, **options):
+    """A run that ends before its first step."""
+
+    def give_up(self, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectiveTrainer, "train", give_up)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(plan(), corpus, folder, device="cpu", report=lambda message: None, **options)
+
+
+def test_another_plan_or_corpus_is_refused_with_what_differs(corpus, heldout_text, tmp_path, monkeypatch):
+    begin(tmp_path, corpus, monkeypatch)
+    quiet = {"device": "cpu", "report": lambda message: None}
+    with pytest.raises(InputError, match=r"another plan: learning_rate was 0.001, now 0.5"):
+        pretrain(plan(learning_rate=0.5), corpus, tmp_path, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: train was \d+ sequences.*, now \d+ sequences"):
+        pretrain(plan(), heldout_text, tmp_path, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: heldout was None, now"):
+        pretrain(plan(), corpus, tmp_path, heldout=heldout_text, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: sequences a step was 8, now 4"):
+        pretrain(plan(batch_size=4), corpus, tmp_path, **quiet)
+    assert pretrain(plan(batch_size=4, gradient_accumulation_steps=2), corpus, tmp_path, **quiet).finished
+
+
+def test_a_folder_in_use_is_refused(corpus, tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(InputError, match="another process is training"):
+        pretrain(plan(), corpus, tmp_path)
 
 
 def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypatch):
@@ -153,7 +182,7 @@ def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypa
         # The logged rate is that of the step before, a few looks at the clock earlier.
         elapsed = entry["minutes"] / 0.8
         assert entry["learning_rate"] / 1e-3 == pytest.approx(1 - elapsed, abs=0.3)
-    assert entries[-2]["minutes"] >= 0.8 - 2 / 60
+    assert entries[-1]["minutes"] >= 0.8 - 2 / 60
 
 
 def test_training_lowers_the_loss(corpus, finished, tmp_path):

@@ -24,10 +24,19 @@ class MaskedLanguageModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss_counts(self, labels: Tensor, **_: Tensor) -> Tensor:
+        """(1,): the labelled positions of a batch."""
+        return (labels != IGNORED).sum()[None]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, loss_counts: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss and figures of one batch, each input (B, T); see `MaskingCollator`.
 
         Figures: `masked_loss` in nats and `masked_accuracy`, over labelled positions.
+
+        Args:
+            loss_counts: what the sum of the losses is divided by, if not by those of this batch.
         """
         predicted = labels != IGNORED
         targets = labels[predicted]
@@ -36,7 +45,7 @@ class MaskedLanguageModel(nn.Module):
         count = torch.tensor(len(targets), device=losses.device)
         correct = (logits.detach().argmax(-1) == targets).sum()
         return {
-            "loss": losses / count.clamp(min=1),
+            "loss": losses / (count.clamp(min=1) if loss_counts is None else loss_counts[0]),
             "masked_loss": torch.stack((losses.detach(), count.to(losses.dtype))),
             "masked_accuracy": torch.stack((correct, count)).to(losses.dtype),
         }
