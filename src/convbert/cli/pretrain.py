@@ -21,11 +21,20 @@ if TYPE_CHECKING:
 
 def run(
     corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
-    output: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its model/.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),
+    ],
     recipe: Annotated[
         str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
     ] = "small",
-    objective: Annotated[str, typer.Option(help="What is learned: mlm, masked language modelling.")] = "mlm",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is learned: rtd, replaced token detection, or mlm, masked language modelling. "
+            "By default the recipe's."
+        ),
+    ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option(help="Text that is only evaluated on; may be repeated.")
     ] = None,
@@ -85,6 +94,7 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
+    say(f"recipe: {json.dumps(plan.to_dict())}")
     result = train_from_scratch(
         plan,
         corpus,

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.ops.backends import supports_bfloat16
 from convbert.optional import require
 from convbert.pretraining import baselines
@@ -38,7 +37,7 @@ from convbert.pretraining.data import (
 from convbert.pretraining.folder import RunFolder, read_json
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
-from convbert.pretraining.objective import MaskedLanguageModel
+from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.training.arguments import training_arguments
@@ -58,7 +57,7 @@ class PretrainingResult:
     Args:
         stopped_by: the signal that ended it early, or None for a run that came to its end; the same call goes on from
             there.
-        model_dir: the trained model and its tokenizer, or None.
+        model_dir: the trained model and its tokenizer, or None. Beside it lies `generator/`, if there was one.
         metrics: what `metrics.json` holds.
     """
 
@@ -87,7 +86,8 @@ def pretrain(
 
     Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
     `checkpoint-*/`, `log.jsonl`, and at the end `model/` (weights, configuration, tokenizer, model card, loss
-    curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
+    curve), with replaced token detection `generator/` as well, and `metrics.json`. SIGTERM and Ctrl-C save a
+    checkpoint and end the run in good order.
 
     However a run ended, the same call goes on with it, from the last checkpoint, to the very result of a run that never
     stopped. Under torchrun or accelerate launch, all processes train one model; see `docs/pretraining.md`.
@@ -164,7 +164,7 @@ class Run:
         """
         set_seed(self.plan.seed)
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
-        objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+        objective = build_objective(self.plan, config)
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
         trainer = self._build_trainer(objective, clock, stop)
         checkpoint = last_checkpoint(self.folder.root)
@@ -178,20 +178,17 @@ class Run:
             self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
             return PretrainingResult(stop.received, model_dir=None, metrics={})
         metrics = self._final_metrics(trainer, clock)
-        if (
-            trainer.is_fsdp_enabled
-        ):  # no process has all of its weights; the checkpoint that ends every run does
-            objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+        if trainer.is_fsdp_enabled:
+            # No process has all of its weights; the checkpoint that ends every run does.
+            objective = build_objective(self.plan, config)
             load_weights(objective, checkpoint_folder(self.folder.root, step))
         if trainer.is_world_process_zero():
-            self._write_model(objective, metrics, trainer.state.log_history)
+            self._write_models(objective, metrics, trainer.state.log_history)
             self.report(f"model written to {self.folder.model}")
         trainer.accelerator.wait_for_everyone()
         return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
 
-    def _build_trainer(
-        self, objective: MaskedLanguageModel, clock: Clock, stop: StopOnSignal
-    ) -> ObjectiveTrainer:
+    def _build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
         plan = self.plan
         arguments = training_arguments(
             self.folder.root,
@@ -224,6 +221,7 @@ class Run:
             weight_decay=plan.weight_decay,
             betas=(plan.adam_beta1, plan.adam_beta2),
             epsilon=plan.adam_epsilon,
+            bias_correction=plan.bias_correction,
         )
         return ObjectiveTrainer(
             objective,
@@ -232,16 +230,19 @@ class Run:
             train_dataset=self.train,
             eval_dataset=self.heldout,
             sampler=EpochSampler(len(self.train), plan.seed),
-            data_collator=MaskingCollator(self.tokenizer, plan.masking, plan.seed),
-            heldout_collator=self._heldout_collator(),
+            data_collator=self._collator(plan.seed),
+            heldout_collator=self._collator(plan.heldout_seed),
             optimizer=optimizer,
-            scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
+            # The original's rate in a step is that of its schedule after the step, warm-up and decay alike.
+            scheduler=warmup_then_decay(
+                optimizer, plan.warmup_steps, lambda taken: clock.fraction_done(taken + 1)
+            ),
             callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock)],
             max_skipped_steps=plan.max_skipped_steps,
         )
 
-    def _heldout_collator(self) -> MaskingCollator:
-        return MaskingCollator(self.tokenizer, self.plan.masking, self.plan.heldout_seed)
+    def _collator(self, seed: int) -> MaskingCollator:
+        return MaskingCollator(self.tokenizer, self.plan.masking, seed, sampling=self.plan.objective == "rtd")
 
     def _use_bfloat16(self) -> bool:
         if self.plan.bf16 != "auto":
@@ -249,7 +250,7 @@ class Run:
         on_gpu = torch.cuda.is_available() and self.device != "cpu"
         return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
 
-    def _summary(self, objective: MaskedLanguageModel, trainer: ObjectiveTrainer) -> str:
+    def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
@@ -279,29 +280,38 @@ class Run:
             metrics |= _last_evaluation(trainer) or trainer.evaluate()
             if trainer.is_world_process_zero():
                 self.report("measuring the baselines")
-                metrics |= baselines.measure(self.train, self.heldout, self._heldout_collator())
+                metrics |= baselines.measure(self.train, self.heldout, self._collator(self.plan.heldout_seed))
         return metrics
 
-    def _write_model(
-        self, objective: MaskedLanguageModel, metrics: dict[str, Any], history: list[dict[str, Any]]
+    def _write_models(
+        self, objective: Objective, metrics: dict[str, Any], history: list[dict[str, Any]]
     ) -> None:
-        """Write the model folder beside its final place and move it there; `metrics.json` comes last."""
-        folder = self.folder
-        draft = folder.root / f".model-{os.getpid()}"
+        """Write all model folders beside their final places and move them there; `metrics.json` comes last."""
+        root, models = self.folder.root, objective.models()
+        drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
         try:
-            objective.save_models(draft)
-            self.tokenizer.model_max_length = objective.model.config.max_position_embeddings
-            self.tokenizer.save_pretrained(draft)
-            self.tokenizer.save_vocabulary(str(draft))
-            draw_curve(history, draft / "loss.png")
-            (draft / "README.md").write_text(model_card(self.plan, metrics), encoding="utf-8")
-            shutil.rmtree(folder.model, ignore_errors=True)  # left by an end that did not get to the metrics
-            os.replace(draft, folder.model)
-            write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+            for name, model in models.items():
+                self._write_draft(model, drafts[name])
+                draw_curve(history, drafts[name] / "loss.png")
+                card = model_card(self.plan, metrics, type(model).__name__)
+                (drafts[name] / "README.md").write_text(card, encoding="utf-8")
+            for name, draft in drafts.items():
+                shutil.rmtree(
+                    root / name, ignore_errors=True
+                )  # left by an end that did not get to the metrics
+                os.replace(draft, root / name)
+            write_atomically(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder.model}: cannot be written: {error}") from error
+            raise InputError(f"{root}: the models cannot be written: {error}") from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            for draft in drafts.values():
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def _write_draft(self, model: PreTrainedModel, draft: Path) -> None:
+        model.save_pretrained(draft)
+        self.tokenizer.model_max_length = model.config.max_position_embeddings
+        self.tokenizer.save_pretrained(draft)
+        self.tokenizer.save_vocabulary(str(draft))
 
 
 def _resolve_tokenizer(
@@ -357,7 +367,9 @@ def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
 
 def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     """The held-out figures of the final weights, if training ended on an evaluation."""
-    found = [entry for entry in trainer.state.log_history if "heldout_masked_loss" in entry]
+    found = [
+        entry for entry in trainer.state.log_history if any(name.startswith("heldout_") for name in entry)
+    ]
     if not found or found[-1]["step"] != trainer.state.global_step:
         return {}
     return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}
