@@ -132,9 +132,9 @@ class ObjectiveTrainer(CheckpointingTrainer):
             return batches, None
         if self._loss_counts is None:
             return batches, None
-        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).double().to(device)
+        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).to(device)
         # The gradients of the processes will be averaged, not added.
-        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1) / self.args.world_size
+        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
 
     def _batches_from(self, step: int) -> BatchStream:
         args, clock = self.args, self.clock
