@@ -96,7 +96,8 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self.model_accepts_loss_kwargs = self._loss_counts is not None
         self._sampler = sampler
         self._stream = self._batches_from(0)
-        self._figures, self._of_step, self._losses_of_step = FigureMeter(), FigureMeter(), []
+        self._figures, self._of_step = FigureMeter(), FigureMeter()
+        self._losses_of_step: list[Tensor] = []
         self._pace = Pace()
         self._skipped_steps = self._skipped_in_a_row = 0
         self._batches_of_step = 0
@@ -259,7 +260,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         filled = own + [0] * (rounds - len(own))
         loader = DataLoader(
             dataset,
-            batch_sampler=[range(start, min(start + size, items)) for start in filled],  # type: ignore[arg-type]
+            batch_sampler=[list(range(start, min(start + size, items))) for start in filled],
             collate_fn=self.heldout_collator,
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=_ignore_signals,
