@@ -7,7 +7,6 @@ being a sum and a count, or a pair of histograms; see `FigureMeter`.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -261,28 +260,32 @@ class FigureMeter:
             self._totals[name] = self._totals[name] + figure if name in self._totals else figure
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda figure: figure) -> dict[str, float]:
-        """Mean or area by name, not a number where nothing was counted; `reduce` adds up the processes of a
-        distributed run."""
-        return {name: _mean_or_area(reduce(figure)) for name, figure in self._totals.items()}
+        """Mean or area by name; `reduce` adds up the processes of a distributed run. Where nothing was counted there is
+        nothing to say: the figure is left out."""
+        figures = {name: _mean_or_area(reduce(figure)) for name, figure in self._totals.items()}
+        return {name: value for name, value in figures.items() if value is not None}
 
 
-def _mean_or_area(figure: Tensor) -> float:
+def _mean_or_area(figure: Tensor) -> float | None:
     if figure.dim() == 2:
         return area_under_curve(figure)
     total, count = figure.tolist()
-    return total / count if count else math.nan
+    return total / count if count else None
 
 
-def area_under_curve(histograms: Tensor) -> float:
+def area_under_curve(histograms: Tensor) -> float | None:
     """Area under the ROC curve: how often a positive scores above a negative, a shared bin counting half.
 
     Args:
         histograms: (2, bins), negatives and positives by rising score.
+
+    Returns:
+        In [0, 1]; None where either histogram is empty.
     """
     negatives, positives = histograms.double()
     below = negatives.cumsum(0) - negatives / 2
     pairs = negatives.sum() * positives.sum()
-    return ((positives * below).sum() / pairs).item() if pairs else math.nan
+    return ((positives * below).sum() / pairs).item() if pairs else None
 
 
 class _Pace:
