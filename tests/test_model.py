@@ -260,6 +260,32 @@ class TestForms:
     def test_no_sequences(self, model):
         assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 48)
 
+    def test_packed_row_of_no_sequences(self, model):
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        bounds = torch.zeros(1, dtype=torch.int32)
+        states = model.train()(nothing, cu_seq_lens_q=bounds, max_length_q=0).last_hidden_state
+        assert states.shape == (1, 0, 48)
+        states.sum().backward()
+        assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("masked", [True, False], ids=["rectangle with a mask", "unpadded"])
+    def test_low_precision_trains_on_extreme_inputs(self, model, dtype, masked):
+        """Vectors of +-1e4, a row of padding, a text shorter than the kernel: states and gradients are numbers."""
+        lengths = torch.tensor([[24], [0], [2]])
+        vectors = (torch.randint(-1, 2, (3, 24, 16)) * 1e4).to(dtype).requires_grad_()
+        states = (
+            model.to(dtype)
+            .train()(
+                inputs_embeds=vectors, attention_mask=torch.arange(24) < lengths, output_attentions=masked
+            )
+            .last_hidden_state
+        )
+        states.float().square().mean().backward()
+        assert not states[1].any()
+        for x in (states, vectors.grad, *(p.grad for p in model.parameters() if p.grad is not None)):
+            assert torch.isfinite(x).all()
+
     def test_training_gradients_do_not_depend_on_padding(self, model, inputs):
         """Train mode (dropout off by value, not by mode): padded batch against the sum over texts alone."""
         for module in model.modules():
@@ -472,6 +498,10 @@ def test_refuses_by_name():
         ({"input_ids": ids[0]}, r"\(batch, length\), got \(10,\)"),
         ({"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 9])}, "must run from 0 to 10"),
         ({"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 7, 3, 10])}, "without going back"),
+        (
+            {"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 7, 10]), "max_length_q": 6},
+            r"in steps of max_length_q at most \(6\), got \[0, 7, 10\]",
+        ),
         ({"input_ids": ids, "cu_seq_lens_q": torch.tensor([0, 20])}, "packed batch is one row"),
     ]:
         with pytest.raises(InputError, match=message):

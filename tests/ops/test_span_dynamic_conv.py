@@ -72,10 +72,12 @@ def test_opcheck(lengths):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_extreme_logits_stay_finite(dtype):
-    value = torch.randn(2, 40, 2, 4).to(dtype).requires_grad_()
-    logits = (torch.randint(-1, 2, (2, 40, 2, 9)) * 1e4).to(dtype).requires_grad_()
-    out = span_dynamic_conv(value, logits)
+@pytest.mark.parametrize("lengths", [None, [3, 37]], ids=["rectangle", "unpadded"])
+def test_extreme_logits_stay_finite(dtype, lengths):
+    tokens = (2, 40) if lengths is None else (40,)
+    value = torch.randn(*tokens, 2, 4).to(dtype).requires_grad_()
+    logits = (torch.randint(-1, 2, (*tokens, 2, 9)) * 1e4).to(dtype).requires_grad_()
+    out = span_dynamic_conv(value, logits, lengths and bounds(lengths))
     out.sum().backward()
     assert all(torch.isfinite(x).all() for x in (out, value.grad, logits.grad))
 
