@@ -46,6 +46,22 @@ def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
         assert without[f"{op} on cpu"] == {"value": "reference", "reason": "it is Sunday"}
 
 
+@pytest.mark.parametrize(
+    ("flash", "form", "says"),
+    [
+        (False, "varlen", "while training with dropout, padded: "),
+        (True, "flash_attn", "flash-attn is installed"),
+    ],
+)
+def test_attention_on_a_gpu_says_its_forms(monkeypatch, flash, form, says):
+    monkeypatch.setattr("convbert.ops.attention.packed.HAS_FLASH_ATTN", flash)
+    monkeypatch.setattr("convbert.ops.attention.packed.is_older_gpu", lambda device: False)
+    found = doctor.as_dict(doctor._ops(torch.device("cuda")))["ops"]
+    assert found["attention on cuda"]["value"] == "sdpa"
+    assert found["packed attention on cuda"]["value"] == form
+    assert says in found["packed attention on cuda"]["reason"]
+
+
 def test_precision_is_what_loading_does(report):
     found = report["precision"]
     assert found["fp32 on cpu"]["value"] == 1.0

@@ -27,6 +27,7 @@ HEADS = [
     "ConvBertForQuestionAnswering",
 ]
 LENGTHS = [24, 17, 9, 5, 1]
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def settings(size: str, **extra):
@@ -207,11 +208,22 @@ class TestForms:
         padded = model(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
         assert_close(model(**flat)[0][0], padded, torch.float32)
 
-    @torch.no_grad()
-    def test_reference_backend(self, model, inputs):
-        fast = model(**inputs)[0]
-        model.conv_backend = "reference"
-        assert_close(model(**inputs)[0], fast, torch.float32)
+    @pytest.mark.usefixtures("poisoned_memory")
+    @pytest.mark.parametrize("kind", ["rectangle", "unpadded", "rectangle with a mask"])
+    def test_reference_backend(self, inputs, kind):
+        """The fast convolutions against the definition, in training mode, with the gradient of every parameter."""
+        model = twins("ConvBertModel", "small-like", **NO_DROPOUT)[1].train()
+        if kind == "rectangle":
+            del inputs["attention_mask"]
+        results = []
+        for model.conv_backend in ("reference", "fast"):
+            model.zero_grad()
+            states = model(**inputs, output_attentions=kind == "rectangle with a mask").last_hidden_state
+            states.square().sum().backward()
+            results.append([states.detach(), *(p.grad for p in model.parameters())])
+        assert_close(results[1][0], results[0][0], torch.float32)
+        for expected, actual in zip(*(grads for _, *grads in results), strict=True):
+            assert (actual - expected).norm() <= 1e-4 * expected.norm() + 1e-5
 
     @pytest.mark.parametrize("side", ["left", "right", "hole"])
     @torch.no_grad()

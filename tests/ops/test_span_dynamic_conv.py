@@ -62,15 +62,6 @@ def test_gradcheck(backend):
     assert torch.autograd.gradcheck(lambda *x: span_dynamic_conv(*x, cu_seqlens, backend=backend), inputs)
 
 
-@pytest.mark.parametrize("lengths", [None, [2, 5]], ids=["rectangle", "unpadded"])
-def test_opcheck(lengths):
-    value, logits = (x.contiguous().requires_grad_() for x in ragged([7], 3))
-    if lengths is None:
-        torch.library.opcheck(torch.ops.convbert.span_dynamic_conv, (value[None], logits[None], None))
-    else:
-        torch.library.opcheck(torch.ops.convbert.span_dynamic_conv, (value, logits, bounds(lengths)))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("lengths", [None, [3, 37]], ids=["rectangle", "unpadded"])
 def test_extreme_logits_stay_finite(dtype, lengths):
