@@ -15,6 +15,7 @@ import convbert
 from convbert import doctor, embedded, optional
 from convbert.cli import main
 from convbert.errors import InputError
+from convbert.ops.attention import packed
 
 ROOMS = {"versions", "cpu", "gpu", "ops", "precision", "extras", "model"}
 
@@ -54,8 +55,8 @@ def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
     ],
 )
 def test_attention_on_a_gpu_says_its_forms(monkeypatch, flash, form, says):
-    monkeypatch.setattr("convbert.ops.attention.packed.HAS_FLASH_ATTN", flash)
-    monkeypatch.setattr("convbert.ops.attention.packed.is_older_gpu", lambda device: False)
+    monkeypatch.setattr(packed, "HAS_FLASH_ATTN", flash)
+    monkeypatch.setattr(packed, "is_older_gpu", lambda device: False)
     found = doctor.as_dict(doctor._ops(torch.device("cuda")))["ops"]
     assert found["attention on cuda"]["value"] == "sdpa"
     assert found["packed attention on cuda"]["value"] == form
