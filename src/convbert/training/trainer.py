@@ -214,7 +214,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
                 outputs = dict(self.model(**self._prepare_inputs(batch)))
                 outputs.pop("loss")
                 meter.add(outputs if is_own else {name: torch.zeros_like(f) for name, f in outputs.items()})
-        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in self._means(meter).items()}
+        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in meter.means(self._add_up).items()}
         self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -227,7 +227,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         step = self.state.global_step
         self.state.epoch = step * self.args.gradient_accumulation_steps / self._stream.batches_per_epoch
         if "loss" in logs:
-            figures = self._means(self._figures)
+            figures = self._figures.means(self._add_up)
             if "loss" in figures:  # that of the Trainer is since the last restart alone
                 logs["loss"] = figures.pop("loss")
             else:
@@ -242,10 +242,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
             logs |= self.more_figures(logs)
             self._figures = FigureMeter()
         super().log(logs)
-
-    def _means(self, meter: FigureMeter) -> dict[str, float]:
-        """Over all processes, without figures for which nothing was counted: JSON has no word for them."""
-        return {name: mean for name, mean in meter.means(self._add_up).items() if not math.isnan(mean)}
 
     def _add_up(self, numbers: Tensor) -> Tensor:
         return self.accelerator.reduce(numbers.to(self.args.device), "sum")
