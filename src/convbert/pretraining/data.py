@@ -150,8 +150,12 @@ class EpochSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
+        return self.starting_at(0)
+
+    def starting_at(self, place: int) -> Iterator[int]:
+        """The order from `place` on."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        yield from (self.epoch * self.length + order).tolist()
+        yield from (self.epoch * self.length + order[place:]).tolist()
 
 
 def prepare_sequences(

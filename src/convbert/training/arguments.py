@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -94,7 +95,7 @@ def training_arguments(
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[] if report_to is None else [report_to],
-        **(_FSDP if fsdp else {}),
+        **(_fsdp() if fsdp else {}),
     )
     _ = arguments.device  # sets the devices up
     arguments._n_gpu = min(
@@ -103,15 +104,11 @@ def training_arguments(
     return arguments
 
 
-# Whole weights in checkpoints: their sharded form is read by unpickling.
-_FSDP = {
-    "fsdp": "full_shard auto_wrap",
-    "fsdp_config": {
-        "version": 2,
-        "transformer_layer_cls_to_wrap": ["ConvBertLayer"],
-        "state_dict_type": "FULL_STATE_DICT",
-    },
-}
+def _fsdp() -> dict[str, Any]:
+    # Whole weights in checkpoints: their sharded form is read by unpickling.
+    layers, kind = ["ConvBertLayer"], "FULL_STATE_DICT"
+    config = {"version": 2, "transformer_layer_cls_to_wrap": layers, "state_dict_type": kind}
+    return {"fsdp": "full_shard auto_wrap", "fsdp_config": config}
 
 
 def _check_fsdp(use_cpu: bool) -> None:

@@ -94,8 +94,9 @@ class BatchStream(Sampler[list[int]]):
     accumulation steps it is worked off, and going on from a step reads nothing of what lies before it.
 
     Args:
-        sampler: the order of an epoch, after `set_epoch`. One that gives whole batches (`BalancedBatches`) gives those
-            of this process; from one that gives items, `batch_size` consecutive ones are taken, process by process.
+        sampler: the order of an epoch, after `set_epoch`; from a place on, by `starting_at`, where it has this method.
+            One that gives whole batches (`BalancedBatches`) gives those of this process; from one that gives items,
+            `batch_size` consecutive ones are taken, process by process.
         first, end: numbers of the first batch and of the one after the last, counted per process since the start of
             the run; None goes on for ever.
 
@@ -135,7 +136,10 @@ class BatchStream(Sampler[list[int]]):
         epoch, done = divmod(number, len(self.sampler))  # type: ignore[arg-type]
         while True:
             self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            yield from islice(self.sampler, done, None)
+            if done and hasattr(self.sampler, "starting_at"):
+                yield from self.sampler.starting_at(done)
+            else:
+                yield from islice(self.sampler, done, None)
             epoch, done = epoch + 1, 0
 
     def _cut(self, number: int) -> Iterator[list[int]]:
