@@ -327,7 +327,7 @@ class TestFiles:
 
 def test_starts_as_the_original():
     """Both encoders and both heads: the initialisers in the original's modeling.py and run_pretraining.py."""
-    plan = smoke(hidden_size=64, generator_hidden_size=0.25, conv_kernel_size=9)
+    plan = smoke(embedding_size=48, hidden_size=64, generator_hidden_size=0.5, conv_kernel_size=9)
     objective = build_objective(plan, plan.model_config(3000))
     glorot = ("embeddings_project.weight", "dense_prediction.weight")
     truncated = 0.8796  # standard deviation of a normal cut at two of its own

@@ -39,7 +39,9 @@ def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> Objective:
         )
     if plan.gradient_checkpointing:
         for model in objective.models().values():
-            # transformers is renaming it.
-            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-            enable()
+            new, old = (
+                "activation_checkpointing_enable",
+                "gradient_checkpointing_enable",
+            )  # transformers' names
+            getattr(model, new if hasattr(model, new) else old)()
     return objective
