@@ -5,6 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convbert.pretraining.corpus.prepare import Progress
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 Advance = Callable[[int, int], None]
 """Told how many texts and how many bytes have been done since the last call."""
@@ -37,3 +45,42 @@ def progress_line(total_bytes: int | None = None, *, to_file: bool = False) -> I
             bar.update(task, advance=size, texts=done, rate=done / elapsed if elapsed else 0.0)
 
         yield advance
+
+
+@contextmanager
+def prepare_line(say: Callable[[str], None]) -> Iterator[Callable[[Progress], None]]:
+    """Show how far the preparation of a corpus is: a line that moves where stderr is a terminal, else one
+    twice a minute."""
+    if not sys.stderr.isatty():
+        last = monotonic()
+
+        def tell(progress: Progress) -> None:
+            nonlocal last
+            if monotonic() - last >= _SECONDS_BETWEEN_LINES:
+                last = monotonic()
+                say(_told(progress))
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as ProgressBar
+
+    with ProgressBar(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading", total=None)
+        yield lambda progress: bar.update(
+            task,
+            completed=progress.bytes_done,
+            total=progress.bytes_total or None,
+            description=_told(progress),
+        )
+
+
+def _told(progress: Progress) -> str:
+    left = (
+        "" if progress.seconds_left is None else f", {timedelta(seconds=round(progress.seconds_left))} left"
+    )
+    return (
+        f"{progress.documents:,} documents, {progress.tokens:,} tokens, "
+        f"{progress.tokens_per_second:,.0f} tokens/s{left}"
+    )

@@ -28,13 +28,14 @@ from convbert.pretraining.data import (
     SequenceDataset,
     Source,
     prepare_sequences,
-    write_atomically,
+    prepared_folder,
 )
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
+from convbert.saving import write_atomically
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import (
@@ -88,7 +89,7 @@ def pretrain(
     curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
 
     Args:
-        corpus: text files, globs or folders; see `find_text_files`.
+        corpus: files, globs, folders or data sets, see `find_sources`; or a folder that `prepare` made.
         tokenizer: a tokenizer or its folder; by default a vocabulary is learned from the corpus.
         heldout: text that is only evaluated on. Without it nothing is evaluated.
         data_dir: folder of the tokenised corpus, if not `output_dir/data`, so that runs can share it.
@@ -359,6 +360,8 @@ def _resolve_tokenizer(
         return load_tokenizer(tokenizer)
     if (folder.tokenizer / "tokenizer.json").exists():
         return load_tokenizer(folder.tokenizer)
+    if (prepared := prepared_folder(corpus)) is not None:
+        return load_tokenizer(prepared / "tokenizer")
     report(f"learning a vocabulary of {plan.vocab_size}")
     return train_wordpiece(
         corpus,
