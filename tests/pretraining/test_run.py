@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.pretraining import data
+from convbert.pretraining.data import open_corpus
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import smoke
@@ -70,7 +70,7 @@ def test_a_run_leaves_a_model_folder_and_its_figures(finished):
 def test_reported_figures_are_those_of_the_saved_model(finished, heldout_text):
     folder, result, _ = finished
     tokenizer = load_tokenizer(result.model_dir)
-    heldout = data.SequenceDataset(data._open_table(folder / "data" / "heldout.arrow"))
+    heldout = open_corpus(folder / "data" / "heldout")
     collator = MaskingCollator(tokenizer, plan().masking, plan().heldout_seed)
     objective = MaskedLanguageModel(ConvBertForMaskedLM.from_pretrained(result.model_dir)).eval()
     outputs = objective(**collator(heldout.__getitems__(list(range(len(heldout))))))

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,8 +202,12 @@ class Preparation:
                     yield block
 
         keys: dict[int, str] = {}
-        with open(self.folder / JOURNAL, "a", encoding="utf-8") as journal:
-            for block, encoded in encode_in_order(missing(), encoder, self.workers, self.engine):
+        with ExitStack() as stack:
+            journal = stack.enter_context(open(self.folder / JOURNAL, "a", encoding="utf-8"))
+            made = stack.enter_context(
+                closing(encode_in_order(missing(), encoder, self.workers, self.engine))
+            )
+            for block, encoded in made:
                 shard = self._write_shard(block, encoded, keys.pop(block.index))
                 journal.write(_journal_line(shard))
                 journal.flush()
