@@ -58,7 +58,7 @@ def test_a_large_vocabulary_takes_wider_integers(tmp_path):
 def test_two_segments_say_where_the_second_begins(corpus, tokenizer, tmp_path):
     dataset = prepare_sequences(corpus, tokenizer, tmp_path, Packing(48, 5, "two"))
     with_two = [item for item in dataset.__getitems__(list(range(len(dataset)))) if "second_segment" in item]
-    assert 0.5 < len(with_two) / len(dataset) < 1
+    assert 0.3 < len(with_two) / len(dataset) < 1
     for item in with_two:
         start, ids = item["second_segment"], item["input_ids"]
         assert (ids == tokenizer.sep_token_id).nonzero()[0].tolist() == [start - 1, len(ids) - 1]
@@ -157,7 +157,7 @@ def test_the_order_is_as_good_as_numpys():
         expected = trials / length
         assert ((counts - expected) ** 2 / expected).sum() < 60  # chi-square, 23 degrees: 60 is 1 in 25,000
     steps = np.bincount((places[:, 1:] - places[:, :-1]).ravel() % length, minlength=length)[1:]
-    assert steps.std() / steps.mean() < 0.02
+    assert abs(steps / trials - 1).max() < 0.07  # 4.5 standard deviations
     large = shuffled(np.arange(100_000), 100_000, 5, 2)
     assert abs(np.corrcoef(large, np.arange(100_000))[0, 1]) < 0.02
     assert abs(np.corrcoef(large[1:], large[:-1])[0, 1]) < 0.02

@@ -52,11 +52,12 @@ def prepare(
     folder = preparation.folder
     loaded = None if isinstance(tokenizer, NewVocabulary) else load_tokenizer(tokenizer)
     with locked(folder):
+        preparation.check_folder()
         learned = vars(tokenizer).copy() if isinstance(tokenizer, NewVocabulary) else None
         if loaded is None:
             loaded = _learn(preparation, learned or {}, report)
         vocabulary = vocabulary_of(loaded, learned)
-        preparation.check_folder(vocabulary)
+        preparation.check_same(vocabulary)
         if not (folder / "tokenizer").exists():
             _save_tokenizer(loaded, folder / "tokenizer")
         if preparation.is_done(vocabulary):

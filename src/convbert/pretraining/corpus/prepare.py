@@ -132,17 +132,25 @@ class Preparation:
             self._leave_nothing_useless()
         return manifest
 
-    def check_folder(self, vocabulary: Vocabulary) -> None:
+    def check_folder(self) -> None:
+        """Refuse to write among other files.
+
+        Raises:
+            InputError: naming one of them.
+        """
+        if Manifest.read(self.folder) is None:
+            for file in self.folder.iterdir():
+                if file.name not in _OWN_FILES:
+                    raise InputError(f"{self.folder}: not empty ({file.name}), and holds no prepared corpus")
+
+    def check_same(self, vocabulary: Vocabulary) -> None:
         """Refuse to replace what is not an earlier run of the same.
 
         Raises:
-            InputError: the folder holds other files, or a corpus of another vocabulary or packing.
+            InputError: the folder holds a corpus of another vocabulary or packing.
         """
         stored = Manifest.read(self.folder)
         if stored is None:
-            strange = [file.name for file in self.folder.iterdir() if file.name not in _OWN_FILES]
-            if strange:
-                raise InputError(f"{self.folder}: not empty ({strange[0]}), and holds no prepared corpus")
             return
         wanted = self._manifest(vocabulary, [])
         changes = [
