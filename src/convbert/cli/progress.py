@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convbert.pretraining.corpus.prepare import Progress
-
-_SECONDS_BETWEEN_LINES = 30.0
 
 Advance = Callable[[int, int], None]
 """Told how many texts and how many bytes have been done since the last call."""
@@ -50,17 +46,11 @@ def progress_line(total_bytes: int | None = None, *, to_file: bool = False) -> I
 @contextmanager
 def prepare_line(say: Callable[[str], None]) -> Iterator[Callable[[Progress], None]]:
     """Show how far the preparation of a corpus is: a line that moves where stderr is a terminal, else one
-    twice a minute."""
+    now and then."""
     if not sys.stderr.isatty():
-        last = monotonic()
+        from convbert.pretraining.corpus.prepare import tell_now_and_then
 
-        def tell(progress: Progress) -> None:
-            nonlocal last
-            if monotonic() - last >= _SECONDS_BETWEEN_LINES:
-                last = monotonic()
-                say(_told(progress))
-
-        yield tell
+        yield tell_now_and_then(say)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -72,15 +62,5 @@ def prepare_line(say: Callable[[str], None]) -> Iterator[Callable[[Progress], No
             task,
             completed=progress.bytes_done,
             total=progress.bytes_total or None,
-            description=_told(progress),
+            description=str(progress),
         )
-
-
-def _told(progress: Progress) -> str:
-    left = (
-        "" if progress.seconds_left is None else f", {timedelta(seconds=round(progress.seconds_left))} left"
-    )
-    return (
-        f"{progress.documents:,} documents, {progress.tokens:,} tokens, "
-        f"{progress.tokens_per_second:,.0f} tokens/s{left}"
-    )

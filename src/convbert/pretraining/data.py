@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, Watch, locked
+from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, locked, tell_now_and_then
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest
 from convbert.pretraining.corpus.sources import PathLike, Source
 from convbert.pretraining.masking import uniform
@@ -181,7 +181,6 @@ def prepare_sequences(
     *,
     name: str = "train",
     report: Callable[[str], None] = lambda message: None,
-    watch: Watch = lambda progress: None,
 ) -> SequenceDataset:
     """The sequences of a corpus: a folder that `convbert prepare` made, or text that is tokenised into
     `cache_dir/name` unless an earlier call did so with the same files, tokenizer and packing.
@@ -189,8 +188,7 @@ def prepare_sequences(
     Processes that ask for the same at once wait for the first of them.
 
     Args:
-        report: told what is being done, for a reader.
-        watch: told how far it is.
+        report: told what is being done, and how far it is, for a reader.
 
     Raises:
         InputError: the corpus cannot be read, gives no sequence, is damaged, or was prepared with another
@@ -204,7 +202,7 @@ def prepare_sequences(
     with locked(folder, wait=True):
         if not preparation.is_done(vocabulary):
             report(f"tokenising {name}")
-            preparation.run(vocabulary, watch)
+            preparation.run(vocabulary, tell_now_and_then(report))
     return open_corpus(folder, tokenizer, packing.sequence_length)
 
 

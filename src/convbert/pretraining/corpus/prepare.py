@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,25 @@ class Progress:
     tokens_per_second: float
     seconds_left: float | None
 
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {timedelta(seconds=round(self.seconds_left))} left"
+        return f"{self.documents:,} documents, {self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s{left}"
+
 
 Watch = Callable[[Progress], None]
+
+
+def tell_now_and_then(report: Callable[[str], None], seconds: float = 20.0) -> Watch:
+    """A watch that reports as a line of words, so often at most, and not at once."""
+    last = time.monotonic()
+
+    def watch(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            report(str(progress))
+
+    return watch
 
 
 @dataclass(frozen=True)
