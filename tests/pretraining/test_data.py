@@ -144,7 +144,8 @@ def test_sampler_draws_each_sequence_once_an_epoch_in_an_order_of_its_own():
 def test_every_length_is_shuffled_one_to_one(length):
     order = list(EpochSampler(length, seed=1))
     assert sorted(order) == list(range(length))
-    # Piece by piece or at once, forwards or from anywhere.
+    assert list(EpochSampler(length, seed=1).starting_at(length // 3)) == order[length // 3 :]
+    # Piece by piece or at once, forwards or backwards.
     assert shuffled(np.arange(length)[::-1], length, 1, 0).tolist() == order[::-1]
 
 

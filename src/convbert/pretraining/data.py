@@ -141,7 +141,11 @@ class EpochSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        for start in range(0, self.length, 1 << 14):
+        return self.starting_at(0)
+
+    def starting_at(self, place: int) -> Iterator[int]:
+        """The draws of this epoch from the `place`-th on; costs nothing for those before."""
+        for start in range(place, self.length, 1 << 14):
             places = np.arange(start, min(start + (1 << 14), self.length))
             order = shuffled(places, self.length, self.seed, self.epoch)
             yield from (self.epoch * self.length + order).tolist()
