@@ -138,6 +138,8 @@ def test_a_killed_command_goes_on_and_its_workers_end(corpus, own_tokenizer, tmp
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    workers = children(process.pid)
+    assert len(workers) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = journal.read_text().splitlines()
@@ -148,18 +150,35 @@ def test_a_killed_command_goes_on_and_its_workers_end(corpus, own_tokenizer, tmp
     assert all(times(tmp_path / "out")[name] == kept[name] for name in names)
     counts = json.loads(done.stdout)
     assert counts["documents"] == 60 * 60
-    assert not any(str(script) in line for line in running_programs())
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
-def running_programs() -> list[str]:
-    """Command lines of all processes, workers of a pool among them, which are named after their parent's."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return lines
+def stat(pid: int) -> list[str]:
+    """State, parent and more, as the system has them; nothing where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def children(pid: int) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [child for child in pids if stat(child)[1:2] == [str(pid)]]
+
+
+def is_running(pid: int) -> bool:
+    return stat(pid)[:1] not in ([], ["Z"])
+
+
+def test_workers_start_without_the_heavy_libraries():
+    program = (
+        "import sys, convbert.pretraining.corpus.workers\n"
+        "assert not {'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_at_once_on_one_folder_are_refused(corpus, own_tokenizer, tmp_path, capsys):
