@@ -240,6 +240,14 @@ class TestDamage:
         with pytest.raises(InputError, match=rf"{name}: damaged shard: sequence 0"):
             dataset[first]
 
+    def test_a_shard_that_is_cut_short_under_a_reader_is_named(self, prepared):
+        dataset = open_corpus(prepared)
+        assert len(dataset[0]["input_ids"])
+        with open(prepared / "shards" / "000000.bin", "r+b") as file:
+            file.truncate(10)
+        with pytest.raises(InputError, match=r"000000.bin: damaged shard: it ends too early"):
+            dataset[0]
+
     def test_a_damaged_shard_is_replaced_by_preparing_again(self, prepared, corpus, tokenizer):
         before = contents(prepared)
         self.damage(prepared, lambda data: data[::-1])
@@ -391,4 +399,4 @@ print(peak - before)
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 90e6
+    assert int(done.stdout) < 20e6

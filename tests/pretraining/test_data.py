@@ -64,9 +64,9 @@ def test_two_segments_say_where_the_second_begins(corpus, tokenizer, tmp_path):
         assert (ids == tokenizer.sep_token_id).nonzero()[0].tolist() == [start - 1, len(ids) - 1]
 
 
-def test_items_outlive_their_mapping_and_workers_see_the_same(sequences, monkeypatch):
+def test_few_open_files_are_enough_and_workers_see_the_same(sequences, monkeypatch):
     expected = rows(sequences)
-    monkeypatch.setattr(data, "_READS_PER_MAPPING", 3)
+    monkeypatch.setattr(data, "_OPEN_AT_ONCE", 1)
     assert rows(sequences) == expected
     assert rows(pickle.loads(pickle.dumps(sequences))) == expected
     loader = DataLoader(sequences, batch_size=7, num_workers=2, collate_fn=list)
