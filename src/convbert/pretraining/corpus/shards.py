@@ -193,7 +193,8 @@ class Manifest:
         """The content of `manifest.json`, with totals for a reader."""
         totals = {what: self.count(what) for what in ("documents", "sequences", "tokens")}
         head = {"format": self.format, "fingerprint": self.fingerprint, **totals}
-        return json.dumps(head | dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        content = head | dataclasses.asdict(self)
+        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -222,8 +223,8 @@ class Manifest:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: damaged: {error}") from error
-        if stored.get("fingerprint") != manifest.fingerprint:
-            raise InputError(f"{path}: damaged: its parts do not belong together")
+        if stored.pop("checksum", None) != _checksum(stored):
+            raise InputError(f"{path}: damaged: its checksum is not that of its content")
         return manifest
 
     def check_shards(
@@ -242,6 +243,10 @@ class Manifest:
             if problem := shard.problem(folder, thorough):
                 raise InputError(f"{problem}; prepare the corpus again to replace it")
             checked(shard.size)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
