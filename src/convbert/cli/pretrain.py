@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -96,7 +97,9 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
-    say(f"recipe: {json.dumps(plan.to_dict())}")
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher
+    if is_first:
+        say(f"recipe: {json.dumps(plan.to_dict())}")
     result = train_from_scratch(
         plan,
         corpus,
@@ -109,7 +112,8 @@ def run(
     if not result.finished:
         # A scheduler that ends a job by SIGTERM has got what it asked for.
         return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
-    print(json.dumps(result.metrics) if as_json else result.model_dir)
+    if is_first:
+        print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
 
 

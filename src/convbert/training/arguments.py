@@ -34,7 +34,7 @@ def training_arguments(
     greater_is_better: bool = True,
     load_best_at_end: bool = True,
     dataloader_workers: int | None = None,
-    compile: bool = False,
+    compile: bool | str = False,
     fsdp: bool = False,
     report_to: str | None = None,
 ) -> TrainingArguments:
@@ -50,7 +50,7 @@ def training_arguments(
         device: "cpu" keeps a GPU unused; None takes what is there.
         dataloader_workers: processes that prepare batches; None takes none on a CPU, where they would take cores
             from the model, and up to four beside a GPU.
-        compile: run the objective through `torch.compile`.
+        compile: run the objective through `torch.compile`; True for its default backend, or the name of another.
         fsdp: shard parameters, gradients and optimizer over the processes (FSDP2); needs GPUs.
         report_to: one of the Trainer's own integrations, as "tensorboard".
 
@@ -89,7 +89,8 @@ def training_arguments(
         if dataloader_workers is None
         else dataloader_workers,
         dataloader_pin_memory=not use_cpu,
-        torch_compile=compile,
+        torch_compile=bool(compile),
+        torch_compile_backend=compile if isinstance(compile, str) else None,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[] if report_to is None else [report_to],

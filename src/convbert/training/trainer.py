@@ -96,7 +96,8 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self.model_accepts_loss_kwargs = self._loss_counts is not None
         self._sampler = sampler
         self._stream = self._batches_from(0)
-        self._figures, self._of_step, self._losses_of_step = FigureMeter(), FigureMeter(), []
+        self._figures, self._of_step = FigureMeter(), FigureMeter()
+        self._losses_of_step: list[Tensor] = []
         self._pace = Pace()
         self._skipped_steps = self._skipped_in_a_row = 0
         self._batches_of_step = 0
@@ -132,9 +133,9 @@ class ObjectiveTrainer(CheckpointingTrainer):
             return batches, None
         if self._loss_counts is None:
             return batches, None
-        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).double().to(device)
+        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).to(device)
         # The gradients of the processes will be averaged, not added.
-        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1) / self.args.world_size
+        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
 
     def _batches_from(self, step: int) -> BatchStream:
         args, clock = self.args, self.clock
@@ -213,8 +214,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
                 outputs = dict(self.model(**self._prepare_inputs(batch)))
                 outputs.pop("loss")
                 meter.add(outputs if is_own else {name: torch.zeros_like(f) for name, f in outputs.items()})
-        means = meter.means(self._add_up)
-        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in means.items()}
+        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in meter.means(self._add_up).items()}
         self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -256,7 +256,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         filled = own + [0] * (rounds - len(own))
         loader = DataLoader(
             dataset,
-            batch_sampler=[range(start, min(start + size, items)) for start in filled],  # type: ignore[arg-type]
+            batch_sampler=[list(range(start, min(start + size, items))) for start in filled],
             collate_fn=self.heldout_collator,
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=_ignore_signals,
