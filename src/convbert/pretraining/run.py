@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -31,8 +29,8 @@ from convbert.pretraining.data import (
     SequenceDataset,
     Source,
     prepare_sequences,
+    prepared_folder,
     tokenizer_fingerprint,
-    write_atomically,
 )
 from convbert.pretraining.folder import RunFolder, read_json
 from convbert.pretraining.masking import MaskingCollator
@@ -40,6 +38,7 @@ from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
+from convbert.saving import write_atomically
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights
@@ -93,7 +92,7 @@ def pretrain(
     stopped. Under torchrun or accelerate launch, all processes train one model; see `docs/pretraining.md`.
 
     Args:
-        corpus: text files, globs or folders; see `find_text_files`.
+        corpus: files, globs, folders or data sets, see `find_sources`; or a folder that `prepare` made.
         tokenizer: a tokenizer or its folder; by default a vocabulary is learned from the corpus.
         heldout: text that is only evaluated on. Without it nothing is evaluated.
         data_dir: folder of the tokenised corpus, if not `output_dir/data`, so that runs can share it.
@@ -328,6 +327,8 @@ def _resolve_tokenizer(
         return load_tokenizer(tokenizer)
     if (folder.tokenizer / "tokenizer.json").exists():
         return load_tokenizer(folder.tokenizer)
+    if (prepared := prepared_folder(corpus)) is not None:
+        return load_tokenizer(prepared / "tokenizer")
     report(f"learning a vocabulary of {plan.vocab_size}")
     return train_wordpiece(
         corpus,
@@ -340,12 +341,8 @@ def _resolve_tokenizer(
 
 
 def _identity(dataset: SequenceDataset) -> str:
-    """Counts and a hash of sequences from all over a corpus: another corpus has another."""
-    step = max(1, len(dataset) // 256)
-    digest = hashlib.sha256()
-    for index in range(0, len(dataset), step):
-        digest.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())
-    return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {digest.hexdigest()[:16]}"
+    """Another corpus has another."""
+    return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {dataset.fingerprint[:16]}"
 
 
 def _processes(device: str | None) -> Any:
