@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def run(
     corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
-    output: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its model/.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the model ends up in its model/.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
     ] = "small",
@@ -52,19 +54,26 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what the run would take: memory, arithmetic, hours."),
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
+        bool,
+        typer.Option("--json", help="Write the final figures, or those of --dry-run, as JSON to stdout."),
     ] = False,
 ) -> int:
     """Train a model from scratch on text: one paragraph a line, an empty line between documents.
 
-    Progress goes to stderr. Ctrl-C and SIGTERM save a checkpoint, from which --resume goes on.
+    Progress goes to stderr, and to report.html in the output folder. Ctrl-C and SIGTERM save a checkpoint, from which
+    --resume goes on.
 
     \b
     Examples:
       convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
       convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
       convbert pretrain --recipe small --corpus corpus/ --output runs/small --resume
+      convbert pretrain --recipe base --corpus corpus/ --dry-run
       convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
     """
     require("train", "convbert pretrain")
@@ -86,6 +95,13 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
+    if dry_run:
+        from convbert.cli.estimate import show_estimate
+
+        show_estimate(plan, corpus, tokenizer, device, as_json=as_json)
+        return 0
+    if output is None:
+        raise InputError("--output is missing: name a folder for the run, or say --dry-run")
     result = train_from_scratch(
         plan,
         corpus,

@@ -35,6 +35,7 @@ from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
+from convbert.pretraining.watching import ReportPage, watch
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import (
@@ -84,8 +85,8 @@ def pretrain(
     """Train a model from scratch on text files.
 
     Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
-    `checkpoint-*/`, `log.jsonl`, and at the end `model/` (weights, configuration, tokenizer, model card, loss
-    curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
+    `checkpoint-*/`, `log.jsonl`, `report.html`, and at the end `model/` (weights, configuration, tokenizer, model
+    card, loss curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
 
     Args:
         corpus: text files, globs or folders; see `find_text_files`.
@@ -111,7 +112,7 @@ def pretrain(
         return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
 
     try:
-        resolved = _resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+        resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
         train = prepare(corpus, "train")
         held = None if heldout is None else prepare(heldout, "heldout")
         _check_enough(plan, train)
@@ -152,6 +153,11 @@ class RunFolder:
     def history(self) -> Path:
         """One JSON object a line for every log entry."""
         return self.root / "log.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """How the run goes, for people."""
+        return self.root / "report.html"
 
     @property
     def metrics(self) -> Path:
@@ -225,7 +231,7 @@ class Run:
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
         objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
-        trainer = self._build_trainer(objective, clock, stop)
+        trainer = self.build_trainer(objective, clock, stop)
         checkpoint = last_complete_checkpoint(self.folder.root) if resume else None
         if checkpoint is not None:
             clock.resume_from(checkpoint)
@@ -238,11 +244,12 @@ class Run:
             self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
             return PretrainingResult(finished=False, model_dir=None, metrics={})
         metrics = self._final_metrics(trainer, clock)
+        trainer.pop_callback(ReportPage).write(trainer.state, metrics)
         self._write_model(objective, metrics, trainer.state.log_history)
         self.report(f"model written to {self.folder.model}")
         return PretrainingResult(finished=True, model_dir=self.folder.model, metrics=metrics)
 
-    def _build_trainer(
+    def build_trainer(
         self, objective: MaskedLanguageModel, clock: Clock, stop: StopOnSignal
     ) -> ObjectiveTrainer:
         plan = self.plan
@@ -262,6 +269,17 @@ class Run:
         )
         if plan.max_minutes is not None and arguments.world_size > 1:
             raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
+        page, utilisation = watch(
+            self.folder.page,
+            plan,
+            objective,
+            clock,
+            self.train,
+            self.heldout,
+            self.tokenizer,
+            arguments,
+            self.report,
+        )
         optimizer = build_optimizer(
             objective.to(arguments.device),
             learning_rate=plan.learning_rate,
@@ -280,7 +298,8 @@ class Run:
             heldout_collator=self._heldout_collator(),
             optimizer=optimizer,
             scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
-            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock)],
+            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
+            more_figures=utilisation,
         )
 
     def _heldout_collator(self) -> MaskingCollator:
@@ -346,13 +365,14 @@ class Run:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _resolve_tokenizer(
+def resolve_tokenizer(
     plan: PretrainingPlan,
     corpus: Source,
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Report,
 ) -> PreTrainedTokenizerBase:
+    """The given tokenizer; or that of the run in `folder`, learned from the corpus the first time."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return check_tokenizer(tokenizer, "the given tokenizer")
     if tokenizer is not None:

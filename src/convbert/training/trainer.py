@@ -50,6 +50,7 @@ class ObjectiveTrainer(Trainer):
             (`BalancedBatches`) decides their sizes, too, and takes its own share in a distributed run.
         heldout_collator: as `data_collator`, for `eval_dataset`.
         optimizer, scheduler: as Trainer's `optimizers`.
+        more_figures: given a training entry of the log, figures to add to it.
     """
 
     control: TrainerControl
@@ -69,6 +70,7 @@ class ObjectiveTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         heldout_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        more_figures: Callable[[dict[str, float]], dict[str, float]] | None = None,
     ) -> None:
         super().__init__(
             objective,
@@ -82,6 +84,7 @@ class ObjectiveTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.clock = clock
+        self.more_figures = more_figures or (lambda logs: {})
         self._sampler = sampler
         self.heldout_collator = heldout_collator or data_collator
         self._figures = FigureMeter()
@@ -129,6 +132,7 @@ class ObjectiveTrainer(Trainer):
             logs["minutes_left"] = (
                 self.clock.seconds_left(self.state.global_step, logs["seconds_per_step"]) / 60
             )
+            logs |= self.more_figures(logs)
             self._figures = FigureMeter()
         super().log(logs)
 
