@@ -124,7 +124,9 @@ def encoder_of(contender: str) -> Iterator[None]:
 
 def plan_of(contender: str, settings: Settings, tokenizer: Any, length: float) -> PretrainingPlan:
     """The contender's plan on as many tokens as the settings say; the length is all that budgets change."""
-    plan = recipe("small", name=contender, objective=CONTENDERS[contender][0], **SCALES[settings.scale])
+    plan = recipe("small").override(
+        name=contender, objective=CONTENDERS[contender][0], **SCALES[settings.scale]
+    )
     steps = max(10, round(settings.tokens / (plan.batch_size * length)))
     return with_steps(replace(plan, vocab_size=len(tokenizer)), steps)
 
@@ -165,7 +167,7 @@ def cell(runs: Path, contender: str, budget: str, seed: int, device: str = "") -
     """Pre-train and fine-tune one contender; what is finished already is left alone."""
     settings, this = read_settings(runs), Cell(contender, budget, seed)
     folder, tokenizer = this.folder(runs), load_tokenizer(runs / "tokenizer")
-    plan = recipe("small", **SCALES[settings.scale])
+    plan = recipe("small").override(**SCALES[settings.scale])
     train = prepare_sequences(settings.corpus, tokenizer, runs / "data", plan.packing)
     plan = plan_of_cell(this, settings, tokenizer, train.count_tokens() / len(train))
     where = device or None
@@ -252,7 +254,7 @@ def prepare(
     device: str,
 ) -> None:
     """Learn the vocabulary, tokenise the text, find the number of tokens, and keep the settings."""
-    plan = recipe("small", objective="rtd", **SCALES[scale])
+    plan = recipe("small").override(objective="rtd", **SCALES[scale])
     runs.mkdir(parents=True, exist_ok=True)
     if not (runs / "tokenizer" / "tokenizer.json").exists():
         say(f"learning a vocabulary of {plan.vocab_size}")

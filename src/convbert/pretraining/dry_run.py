@@ -21,7 +21,7 @@ from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining.data import PathLike, Source, find_text_files, prepare_sequences
 from convbert.pretraining.flops import parameter_counts, step_cost
-from convbert.pretraining.objective import MaskedLanguageModel
+from convbert.pretraining.objective import MaskedLanguageModel, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.run import Run, RunFolder, resolve_tokenizer
 from convbert.pretraining.watching import ReportPage
@@ -113,7 +113,7 @@ def dry_run(
 
 def _measure(plan: PretrainingPlan, run: Run, vocab_size: int, share: float) -> Estimate:
     config = plan.model_config(vocab_size, pad_token_id=run.tokenizer.pad_token_id)
-    objective = run.build_objective(config)
+    objective = build_objective(plan, config)
     length = run.train.count_tokens() / len(run.train)
     per_step = plan.batch_size * plan.gradient_accumulation_steps
     cost = step_cost(objective, sequences=per_step, length=length, mask_prob=plan.mask_prob)

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convbert.configuration import ConvBertConfig
 from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining.masking import IGNORED
+from convbert.pretraining.recipes import PretrainingPlan
 
 
 class MaskedLanguageModel(nn.Module):
@@ -44,3 +46,8 @@ class MaskedLanguageModel(nn.Module):
     def save_models(self, folder: str | os.PathLike[str]) -> None:
         """Write the model as a folder that `ConvBertForMaskedLM.from_pretrained` loads."""
         self.model.save_pretrained(folder)
+
+
+def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> MaskedLanguageModel:
+    """The plan's objective around a new model of configuration `config`."""
+    return MaskedLanguageModel(ConvBertForMaskedLM(config))

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.ops.backends import supports_bfloat16
 from convbert.optional import require
 from convbert.pretraining import baselines
@@ -32,7 +31,7 @@ from convbert.pretraining.data import (
 )
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
-from convbert.pretraining.objective import MaskedLanguageModel
+from convbert.pretraining.objective import MaskedLanguageModel, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
@@ -229,7 +228,7 @@ class Run:
         """
         set_seed(self.plan.seed)
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
-        objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+        objective = build_objective(self.plan, config)
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
         trainer = self.build_trainer(objective, clock, stop)
         checkpoint = last_complete_checkpoint(self.folder.root) if resume else None
@@ -252,6 +251,7 @@ class Run:
     def build_trainer(
         self, objective: MaskedLanguageModel, clock: Clock, stop: StopOnSignal
     ) -> ObjectiveTrainer:
+        """Everything but the objective: the optimizer, the engine, and what watches it."""
         plan = self.plan
         arguments = training_arguments(
             self.folder.root,
@@ -259,7 +259,7 @@ class Run:
             batch_size=plan.batch_size,
             gradient_accumulation_steps=plan.gradient_accumulation_steps,
             max_grad_norm=plan.max_grad_norm,
-            bf16=self._use_bfloat16(),
+            bf16=self.use_bfloat16(),
             log_every=plan.log_every,
             evaluate_every=None if self.heldout is None else plan.evaluate_every,
             save_every=plan.save_every,
@@ -294,18 +294,20 @@ class Run:
             train_dataset=self.train,
             eval_dataset=self.heldout,
             sampler=EpochSampler(len(self.train), plan.seed),
-            data_collator=MaskingCollator(self.tokenizer, plan.masking, plan.seed),
-            heldout_collator=self._heldout_collator(),
+            data_collator=self.collator(plan.seed),
+            heldout_collator=self.collator(plan.heldout_seed),
             optimizer=optimizer,
             scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
             callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
             more_figures=utilisation,
         )
 
-    def _heldout_collator(self) -> MaskingCollator:
-        return MaskingCollator(self.tokenizer, self.plan.masking, self.plan.heldout_seed)
+    def collator(self, seed: int) -> MaskingCollator:
+        """What makes batches of sequences; the seed decides the masks."""
+        return MaskingCollator(self.tokenizer, self.plan.masking, seed)
 
-    def _use_bfloat16(self) -> bool:
+    def use_bfloat16(self) -> bool:
+        """Whether the model runs under bfloat16 autocast."""
         if self.plan.bf16 != "auto":
             return bool(self.plan.bf16)
         on_gpu = torch.cuda.is_available() and self.device != "cpu"
@@ -340,7 +342,7 @@ class Run:
         if self.heldout is not None:
             metrics |= _last_evaluation(trainer) or trainer.evaluate()
             self.report("measuring the baselines")
-            metrics |= baselines.measure(self.train, self.heldout, self._heldout_collator())
+            metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
         return metrics
 
     def _write_model(

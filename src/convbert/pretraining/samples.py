@@ -122,7 +122,7 @@ class Probe:
         if filler is not None:
             masked = np.where(self.masked, self.tokenizer.mask_token_id, self.ids)
             logits = filler(
-                **self._batch(masked, filler), logits_to_keep=torch.from_numpy(self.masked)
+                **self._batch(masked, filler), logits_to_keep=torch.from_numpy(self.masked).to(filler.device)
             ).logits
             probabilities = logits.float().softmax(-1).cpu().numpy()
             filled = self._filled(probabilities)
