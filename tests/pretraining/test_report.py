@@ -99,8 +99,8 @@ def test_an_empty_log_is_a_page_too():
 
 
 def test_long_curves_are_thinned_to_means():
-    history = [{"step": step, "loss": float(step)} for step in range(10_000)]
+    history = [{"step": step, "loss": float(step)} for step in range(9_000)]
     steps, values = points(history, "loss")
     assert len(steps) == 300
     np.testing.assert_allclose(steps, values)
-    np.testing.assert_allclose(np.average(values), 4999.5, rtol=1e-3)
+    np.testing.assert_allclose(values.mean(), 4499.5)

@@ -87,6 +87,29 @@ def test_model_card_says_recipe_and_figures(finished):
     assert "| baseline bigram accuracy |" in card
 
 
+def test_the_page_and_the_log_say_how_well_the_device_is_used(finished):
+    folder, result, _ = finished
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "finished" in page
+    assert "model-FLOPs utilisation" in page
+    assert page.count("<div class='card'>") == 6  # sentences with masks
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    shares = [entry["mfu"] / entry["tokens_per_second"] for entry in entries if "mfu" in entry]
+    assert len(shares) == result.metrics["steps"]
+    assert shares == pytest.approx([shares[0]] * len(shares))
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_run(corpus, finished, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").mkdir()  # in its place, so that nothing can be moved there
+    messages: list[str] = []
+    (tmp_path / "out" / "plan.json").write_text((finished[0] / "plan.json").read_text())
+    tokenizer = load_tokenizer(finished[0] / "tokenizer")
+    quiet = {"tokenizer": tokenizer, "device": "cpu", "resume": True, "report": messages.append}
+    assert pretrain(plan(), corpus, tmp_path / "out", **quiet).finished
+    assert any("report.html" in message for message in messages)
+
+
 def test_a_finished_run_is_not_trained_again(finished, corpus):
     folder, result, _ = finished
     again = pretrain(plan(), corpus, folder, resume=True, report=lambda message: None)
