@@ -1,6 +1,7 @@
 """The trainer with a linear regression as its objective: it must know nothing of language."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import (
     FigureMeter,
     ObjectiveTrainer,
+    area_under_curve,
     last_complete_checkpoint,
     training_arguments,
 )
@@ -179,3 +181,19 @@ def test_figures_are_means_over_things_and_not_over_batches():
     means = meter.means()
     assert means["a"] == pytest.approx(0.3)
     assert means["b"] != means["b"]  # nothing counted: not a number
+
+
+def test_histograms_become_the_area_under_the_curve_of_all_batches():
+    """By its definition: how often a positive scores above a negative; equal scores count half."""
+    negatives = torch.randint(0, 8, (2, 30))
+    positives = torch.randint(2, 10, (2, 20))
+    meter = FigureMeter()
+    for batch in zip(negatives, positives, strict=True):
+        histograms = torch.stack([scores.bincount(minlength=10) for scores in batch])
+        meter.add({"auc": histograms, "mean": torch.tensor([1.0, 4.0])})
+    below = (negatives.flatten()[:, None] < positives.flatten()).double()
+    ties = (negatives.flatten()[:, None] == positives.flatten()).double()
+    assert meter.means() == pytest.approx({"auc": (below + ties / 2).mean().item(), "mean": 0.25})
+    assert area_under_curve(torch.tensor([[3, 0], [0, 2]])) == 1.0
+    assert area_under_curve(torch.tensor([[0, 3], [2, 0]])) == 0.0
+    assert math.isnan(area_under_curve(torch.tensor([[1, 3], [0, 0]])))

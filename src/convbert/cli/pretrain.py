@@ -21,12 +21,19 @@ if TYPE_CHECKING:
 def run(
     corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the run; the model ends up in its model/.")
+        Path | None,
+        typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),
     ] = None,
     recipe: Annotated[
         str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
     ] = "small",
-    objective: Annotated[str, typer.Option(help="What is learned: mlm, masked language modelling.")] = "mlm",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is learned: rtd, replaced token detection, or mlm, masked language modelling. "
+            "By default the recipe's."
+        ),
+    ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option(help="Text that is only evaluated on; may be repeated.")
     ] = None,
@@ -95,6 +102,7 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
+    say(f"recipe: {json.dumps(plan.to_dict())}")
     if dry_run:
         from convbert.cli.estimate import show_estimate
 

@@ -21,7 +21,7 @@ from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining.data import PathLike, Source, find_text_files, prepare_sequences
 from convbert.pretraining.flops import parameter_counts, step_cost
-from convbert.pretraining.objective import MaskedLanguageModel, build_objective
+from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.run import Run, RunFolder, resolve_tokenizer
 from convbert.pretraining.watching import ReportPage
@@ -273,7 +273,7 @@ class _StopWatch(TrainerCallback):
         return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
 
 
-def _time_steps(objective: MaskedLanguageModel, run: Run) -> tuple[float, Any]:
+def _time_steps(objective: Objective, run: Run) -> tuple[float, Any]:
     """Seconds of an optimizer step of the trainer that the run would have, and its measure of utilisation."""
     trainer = run.build_trainer(objective, Clock(max_steps=_FOR_EVER), StopOnSignal())
     for shown in (ProgressLine, ReportPage):

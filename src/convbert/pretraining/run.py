@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
 from convbert.ops.backends import supports_bfloat16
@@ -31,7 +31,7 @@ from convbert.pretraining.data import (
 )
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
-from convbert.pretraining.objective import MaskedLanguageModel, build_objective
+from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
@@ -48,7 +48,7 @@ Report = Callable[[str], None]
 # What may change when a run goes on; a change of anything else would make it another run.
 _MAY_CHANGE = frozenset(
     (
-        *("name", "max_steps", "max_minutes", "bf16"),
+        *("name", "max_steps", "max_minutes", "bf16", "gradient_checkpointing"),
         *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
     )
 )
@@ -60,7 +60,7 @@ class PretrainingResult:
 
     Args:
         finished: False when a signal ended it early; the same call with `resume=True` goes on from there.
-        model_dir: the trained model and its tokenizer, or None.
+        model_dir: the trained model and its tokenizer, or None. Beside it lies `generator/`, if there was one.
         metrics: what `metrics.json` holds.
     """
 
@@ -84,8 +84,9 @@ def pretrain(
     """Train a model from scratch on text files.
 
     Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
-    `checkpoint-*/`, `log.jsonl`, `report.html`, and at the end `model/` (weights, configuration, tokenizer, model
-    card, loss curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
+    `checkpoint-*/`, `log.jsonl`, `report.html`, and at the end `model/` (weights, configuration, tokenizer, model card,
+    loss curve), with replaced token detection `generator/` as well, and `metrics.json`. SIGTERM and Ctrl-C save a
+    checkpoint and end the run in good order.
 
     Args:
         corpus: text files, globs or folders; see `find_text_files`.
@@ -244,13 +245,11 @@ class Run:
             return PretrainingResult(finished=False, model_dir=None, metrics={})
         metrics = self._final_metrics(trainer, clock)
         trainer.pop_callback(ReportPage).write(trainer.state, metrics)
-        self._write_model(objective, metrics, trainer.state.log_history)
+        self._write_models(objective, metrics, trainer.state.log_history)
         self.report(f"model written to {self.folder.model}")
         return PretrainingResult(finished=True, model_dir=self.folder.model, metrics=metrics)
 
-    def build_trainer(
-        self, objective: MaskedLanguageModel, clock: Clock, stop: StopOnSignal
-    ) -> ObjectiveTrainer:
+    def build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
         """Everything but the objective: the optimizer, the engine, and what watches it."""
         plan = self.plan
         arguments = training_arguments(
@@ -286,6 +285,7 @@ class Run:
             weight_decay=plan.weight_decay,
             betas=(plan.adam_beta1, plan.adam_beta2),
             epsilon=plan.adam_epsilon,
+            bias_correction=plan.bias_correction,
         )
         return ObjectiveTrainer(
             objective,
@@ -297,14 +297,17 @@ class Run:
             data_collator=self.collator(plan.seed),
             heldout_collator=self.collator(plan.heldout_seed),
             optimizer=optimizer,
-            scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
+            # The original's rate in a step is that of its schedule after the step, warm-up and decay alike.
+            scheduler=warmup_then_decay(
+                optimizer, plan.warmup_steps, lambda taken: clock.fraction_done(taken + 1)
+            ),
             callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
             more_figures=utilisation,
         )
 
     def collator(self, seed: int) -> MaskingCollator:
         """What makes batches of sequences; the seed decides the masks."""
-        return MaskingCollator(self.tokenizer, self.plan.masking, seed)
+        return MaskingCollator(self.tokenizer, self.plan.masking, seed, sampling=self.plan.objective == "rtd")
 
     def use_bfloat16(self) -> bool:
         """Whether the model runs under bfloat16 autocast."""
@@ -313,7 +316,7 @@ class Run:
         on_gpu = torch.cuda.is_available() and self.device != "cpu"
         return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
 
-    def _summary(self, objective: MaskedLanguageModel, trainer: ObjectiveTrainer) -> str:
+    def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
@@ -345,26 +348,35 @@ class Run:
             metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
         return metrics
 
-    def _write_model(
-        self, objective: MaskedLanguageModel, metrics: dict[str, Any], history: list[dict[str, Any]]
+    def _write_models(
+        self, objective: Objective, metrics: dict[str, Any], history: list[dict[str, Any]]
     ) -> None:
-        """Write the model folder beside its final place and move it there; `metrics.json` comes last."""
-        folder = self.folder
-        draft = folder.root / f".model-{os.getpid()}"
+        """Write all model folders beside their final places and move them there; `metrics.json` comes last."""
+        root, models = self.folder.root, objective.models()
+        drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
         try:
-            objective.save_models(draft)
-            self.tokenizer.model_max_length = objective.model.config.max_position_embeddings
-            self.tokenizer.save_pretrained(draft)
-            self.tokenizer.save_vocabulary(str(draft))
-            draw_curve(history, draft / "loss.png")
-            (draft / "README.md").write_text(model_card(self.plan, metrics), encoding="utf-8")
-            shutil.rmtree(folder.model, ignore_errors=True)  # left by an end that did not get to the metrics
-            os.replace(draft, folder.model)
-            write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+            for name, model in models.items():
+                self._write_draft(model, drafts[name])
+                draw_curve(history, drafts[name] / "loss.png")
+                card = model_card(self.plan, metrics, type(model).__name__)
+                (drafts[name] / "README.md").write_text(card, encoding="utf-8")
+            for name, draft in drafts.items():
+                shutil.rmtree(
+                    root / name, ignore_errors=True
+                )  # left by an end that did not get to the metrics
+                os.replace(draft, root / name)
+            write_atomically(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder.model}: cannot be written: {error}") from error
+            raise InputError(f"{root}: the models cannot be written: {error}") from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            for draft in drafts.values():
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def _write_draft(self, model: PreTrainedModel, draft: Path) -> None:
+        model.save_pretrained(draft)
+        self.tokenizer.model_max_length = model.config.max_position_embeddings
+        self.tokenizer.save_pretrained(draft)
+        self.tokenizer.save_vocabulary(str(draft))
 
 
 def resolve_tokenizer(
@@ -401,7 +413,9 @@ def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
 
 def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     """The held-out figures of the final weights, if training ended on an evaluation."""
-    found = [entry for entry in trainer.state.log_history if "heldout_masked_loss" in entry]
+    found = [
+        entry for entry in trainer.state.log_history if any(name.startswith("heldout_") for name in entry)
+    ]
     if not found or found[-1]["step"] != trainer.state.global_step:
         return {}
     return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}

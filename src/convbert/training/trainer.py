@@ -1,7 +1,7 @@
 """The engine: transformers' Trainer around an objective, with exact figures and a clock.
 
-An objective is a module whose forward takes a batch and returns `{"loss": scalar, figure: (2,), ...}`, each
-figure being a sum and a count.
+An objective is a module whose forward takes a batch and returns `{"loss": scalar, figure: ..., ...}`, each figure
+being a sum and a count, or a pair of histograms; see `FigureMeter`.
 """
 
 from __future__ import annotations
@@ -248,21 +248,45 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 class FigureMeter:
-    """Means of named figures over many batches, from their sums and counts (in float64, on the device)."""
+    """Named figures over many batches, exact whatever their sizes (in float64, on the device).
+
+    A figure is a tensor that adds up. One of (2,) is a sum and a count, and becomes a mean. One of (2, bins) holds the
+    histograms of a score over negatives and over positives, and becomes the area under the ROC curve, which no mean
+    over batches would give.
+    """
 
     def __init__(self) -> None:
         self._totals: dict[str, Tensor] = {}
 
     def add(self, figures: dict[str, Tensor]) -> None:
-        """Add one batch: name to (2,), sum and count."""
-        for name, pair in figures.items():
-            pair = pair.detach().double()
-            self._totals[name] = self._totals[name] + pair if name in self._totals else pair
+        """Add one batch: name to (2,) or (2, bins)."""
+        for name, figure in figures.items():
+            figure = figure.detach().double()
+            self._totals[name] = self._totals[name] + figure if name in self._totals else figure
 
-    def means(self, reduce: Callable[[Tensor], Tensor] = lambda pair: pair) -> dict[str, float]:
-        """Sum over count, by name; `reduce` adds up the processes of a distributed run."""
-        pairs = {name: reduce(pair).tolist() for name, pair in self._totals.items()}
-        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
+    def means(self, reduce: Callable[[Tensor], Tensor] = lambda figure: figure) -> dict[str, float]:
+        """Mean or area by name, not a number where nothing was counted; `reduce` adds up the processes of a
+        distributed run."""
+        return {name: _mean_or_area(reduce(figure)) for name, figure in self._totals.items()}
+
+
+def _mean_or_area(figure: Tensor) -> float:
+    if figure.dim() == 2:
+        return area_under_curve(figure)
+    total, count = figure.tolist()
+    return total / count if count else math.nan
+
+
+def area_under_curve(histograms: Tensor) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, a shared bin counting half.
+
+    Args:
+        histograms: (2, bins), negatives and positives by rising score.
+    """
+    negatives, positives = histograms.double()
+    below = negatives.cumsum(0) - negatives / 2
+    pairs = negatives.sum() * positives.sum()
+    return ((positives * below).sum() / pairs).item() if pairs else math.nan
 
 
 class _Pace:
