@@ -165,8 +165,12 @@ def _curves(run: Watched) -> str:
 
 
 def points(history: Sequence[Entry], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a figure, at most `_MOST_POINTS`: means of neighbouring ones where there are more."""
-    found = [(entry["step"], entry[name]) for entry in history if name in entry and "step" in entry]
+    """Steps and values of a figure where it is a number; where there are more than `_MOST_POINTS`, means of neighbours."""
+    found = [
+        (entry["step"], entry[name])
+        for entry in history
+        if "step" in entry and name in entry and math.isfinite(entry[name])
+    ]
     steps, values = np.array(found, dtype=float).reshape(-1, 2).T
     pieces = max(1, min(_MOST_POINTS, len(steps)))
     means = [[piece.mean() for piece in np.array_split(x, pieces)] for x in (steps, values) if len(steps)]
