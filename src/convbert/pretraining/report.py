@@ -165,7 +165,7 @@ def _curves(run: Watched) -> str:
 
 
 def points(history: Sequence[Entry], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a figure where it is a number; where there are more than `_MOST_POINTS`, means of neighbours."""
+    """Steps and values of a figure where it is a number; means of neighbours beyond `_MOST_POINTS`."""
     found = [
         (entry["step"], entry[name])
         for entry in history
