@@ -30,8 +30,7 @@ _SHARE = 0.01
 
 
 class ReportPage(TrainerCallback):
-    """Keeps `report.html` up to date: whenever something is logged, evaluated or saved, but in 1 % of the time at most;
-    and at the end.
+    """Keeps `report.html` up to date: at log entries and evaluations, but in 1 % of the time at most; and at the end.
 
     A page that cannot be written does not end the run.
 
@@ -63,16 +62,6 @@ class ReportPage(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if monotonic() >= self._next:
             self.write(state)
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.on_log(args, state, control)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.on_log(args, state, control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

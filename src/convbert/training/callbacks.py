@@ -200,8 +200,9 @@ _SHORT = {
 _NOT_SHOWN = {
     *("epoch", "grad_norm", "seconds_per_step", "minutes", "input_wait"),
     *("masked_loss", "sampled_accuracy", "replaced_loss", "replaced_precision"),
+    *("heldout_sampled_accuracy", "heldout_replaced_precision"),
 }
-"""Of training entries: the line has room for what a reader asks most."""
+"""The line has room for what a reader asks most."""
 
 
 def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
@@ -217,8 +218,9 @@ def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
             parts.append(f"{duration(60 * value)} left")
         elif name == "learning_rate":
             parts.append(f"lr {value:.2e}")
-        elif name not in _NOT_SHOWN:
-            parts.append(f"{_SHORT.get(name, name).replace('_', ' ')} {value:.4g}")
+        elif name not in _NOT_SHOWN and value == value:  # a figure of nothing is not a number
+            own = name.removeprefix("heldout_")
+            parts.append(f"{name.removesuffix(own)}{_SHORT.get(own, own)} {value:.4g}".replace("_", " "))
     return "  ".join(parts)
 
 

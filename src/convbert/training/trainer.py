@@ -134,7 +134,9 @@ class ObjectiveTrainer(Trainer):
             )
             logs |= self.more_figures(logs)
             self._figures = FigureMeter()
+        started = monotonic()
         super().log(logs)
+        self._pace.pause(monotonic() - started)  # of those who look at the run
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
