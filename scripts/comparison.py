@@ -179,7 +179,6 @@ def cell(runs: Path, contender: str, budget: str, seed: int, device: str = "") -
             tokenizer=runs / "tokenizer",
             heldout=settings.heldout,
             data_dir=runs / "data",
-            resume=folder.exists(),
             device=where,
         )
         if not done.finished:

@@ -13,6 +13,7 @@ from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.heads.replaced_token import ConvBertForPreTraining
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.pretraining import data
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.replaced_token import ReplacedTokenDetection
@@ -20,6 +21,7 @@ from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.training import callbacks
 from convbert.training.callbacks import HistoryFile
+from convbert.training.trainer import ObjectiveTrainer
 
 
 def plan(**changes):
@@ -152,7 +154,7 @@ def test_the_page_and_the_log_say_how_well_the_device_is_used(finished):
     assert "model-FLOPs utilisation" in page
     assert (
         page.count("<div class='card'>") == 12
-    )  # six sentences with masks, and as they come from the generator
+    )  # six sentences with masks, and as the generator filled them
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     shares = [entry["mfu"] / entry["tokens_per_second"] for entry in entries if "mfu" in entry]
     assert len(shares) == result.metrics["steps"]
@@ -162,23 +164,25 @@ def test_the_page_and_the_log_say_how_well_the_device_is_used(finished):
 def test_a_page_that_cannot_be_written_does_not_end_the_run(corpus, finished, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.html").mkdir()  # in its place, so that nothing can be moved there
-    messages: list[str] = []
     (tmp_path / "out" / "plan.json").write_text((finished[0] / "plan.json").read_text())
+    messages: list[str] = []
     tokenizer = load_tokenizer(finished[0] / "tokenizer")
-    quiet = {"tokenizer": tokenizer, "device": "cpu", "resume": True, "report": messages.append}
+    quiet = {"tokenizer": tokenizer, "device": "cpu", "report": messages.append}
     assert pretrain(plan(), corpus, tmp_path / "out", **quiet).finished
     assert any("report.html" in message for message in messages)
 
 
-def test_a_finished_run_is_not_trained_again(finished, corpus):
+def test_a_finished_run_is_not_trained_again(finished, corpus, heldout_text):
     folder, result, _ = finished
-    again = pretrain(plan(), corpus, folder, resume=True, report=lambda message: None)
+    again = pretrain(plan(), corpus, folder, heldout=heldout_text, report=lambda message: None)
     assert again == result
 
 
-def test_a_used_folder_is_refused(finished, corpus):
-    with pytest.raises(InputError, match="not empty"):
-        pretrain(plan(), corpus, finished[0])
+def test_a_folder_with_something_else_is_refused(corpus, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty, and holds no run"):
+        pretrain(plan(), corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -195,12 +199,12 @@ def test_a_stopped_and_resumed_run_is_the_unbroken_run(
 
         patch.setattr(HistoryFile, "on_log", interrupt)
         stopped = pretrain(plan(), corpus, tmp_path / "out", **quiet)
-    assert not stopped.finished
+    assert stopped.stopped_by == number
     assert not (tmp_path / "out" / "model").exists()
 
     # Logged in step 5, so noticed at the end of step 6.
     assert (tmp_path / "out" / "checkpoint-6").exists()
-    resumed = pretrain(plan(), corpus, tmp_path / "out", resume=True, **quiet)
+    resumed = pretrain(plan(), corpus, tmp_path / "out", **quiet)
     assert resumed.finished
     assert losses(tmp_path / "out") == losses(unbroken)
     for kind in ("model", "generator"):
@@ -213,10 +217,35 @@ def test_a_stopped_and_resumed_run_is_the_unbroken_run(
         assert resumed.metrics[f"heldout_{figure}"] == result.metrics[f"heldout_{figure}"]
 
 
-def test_resume_with_another_plan_is_refused(finished, corpus, tmp_path):
-    (tmp_path / "plan.json").write_text((finished[0] / "plan.json").read_text())
-    with pytest.raises(InputError, match=r"learning_rate was 0.001, now 0.5"):
-        pretrain(plan(learning_rate=0.5), corpus, tmp_path, resume=True)
+def begin(folder, corpus, monkeypatch, **options):
+    """A run that ends before its first step."""
+
+    def give_up(self, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectiveTrainer, "train", give_up)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(plan(), corpus, folder, device="cpu", report=lambda message: None, **options)
+
+
+def test_another_plan_or_corpus_is_refused_with_what_differs(corpus, heldout_text, tmp_path, monkeypatch):
+    begin(tmp_path, corpus, monkeypatch)
+    quiet = {"device": "cpu", "report": lambda message: None}
+    with pytest.raises(InputError, match=r"another plan: learning_rate was 0.001, now 0.5"):
+        pretrain(plan(learning_rate=0.5), corpus, tmp_path, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: train was \d+ sequences.*, now \d+ sequences"):
+        pretrain(plan(), heldout_text, tmp_path, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: heldout was None, now"):
+        pretrain(plan(), corpus, tmp_path, heldout=heldout_text, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: sequences a step was 8, now 4"):
+        pretrain(plan(batch_size=4), corpus, tmp_path, **quiet)
+    assert pretrain(plan(batch_size=4, gradient_accumulation_steps=2), corpus, tmp_path, **quiet).finished
+
+
+def test_a_folder_in_use_is_refused(corpus, tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(InputError, match="another process is training"):
+        pretrain(plan(), corpus, tmp_path)
 
 
 def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypatch):
@@ -238,7 +267,7 @@ def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypa
         # The logged rate is that of the step before, a few looks at the clock earlier.
         elapsed = entry["minutes"] / 0.8
         assert entry["learning_rate"] / 1e-3 == pytest.approx(1 - elapsed, abs=0.3)
-    assert entries[-2]["minutes"] >= 0.8 - 2 / 60
+    assert entries[-1]["minutes"] >= 0.8 - 2 / 60
 
 
 def test_training_lowers_the_loss(corpus, finished, tmp_path):

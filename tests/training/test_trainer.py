@@ -1,22 +1,16 @@
 """The trainer with a linear regression as its objective: it must know nothing of language."""
 
-import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from convbert.errors import InputError
+from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock
+from convbert.training.figures import FigureMeter, area_under_curve
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.trainer import (
-    FigureMeter,
-    ObjectiveTrainer,
-    area_under_curve,
-    last_complete_checkpoint,
-    training_arguments,
-)
+from convbert.training.trainer import ObjectiveTrainer
 
 
 class Regression(nn.Module):
@@ -148,30 +142,8 @@ def test_checkpoints_are_kept_to_the_limit_and_hold_no_pickled_weights(tmp_path)
     (folder,) = tmp_path.glob("checkpoint-*")
     assert folder.name == "checkpoint-6"
     assert {path.name for path in folder.iterdir()} == {
-        *("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+        *("model.safetensors", "optimizer.pt", "scheduler.pt", "progress.json", "trainer_state.json")
     }
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    assert last_complete_checkpoint(tmp_path) is None
-    for step, state in ((9, json.dumps({"global_step": 9})), (10, '{"global'), (11, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-
-
-def test_a_full_disk_is_named_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    trainer = build(tmp_path)
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(trainer, "_save_rng_state", fail)
-    with pytest.raises(InputError, match=r"checkpoint-2: .* cannot be written.*No space left"):
-        trainer.train()
-    assert list(tmp_path.glob("checkpoint-*")) == []
 
 
 def test_figures_are_means_over_things_and_not_over_batches():

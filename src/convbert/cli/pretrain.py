@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,9 +60,6 @@ def run(
             "--set", metavar="NAME=VALUE", help="Any other field of plan or model; may be repeated."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
-    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what the run would take: memory, arithmetic, hours."),
@@ -72,14 +71,14 @@ def run(
 ) -> int:
     """Train a model from scratch on text: one paragraph a line, an empty line between documents.
 
-    Progress goes to stderr, and to report.html in the output folder. Ctrl-C and SIGTERM save a checkpoint, from which
-    --resume goes on.
+    Progress goes to stderr, and to report.html in the output folder. Ctrl-C and SIGTERM save a checkpoint and end;
+    killed or not, the same command goes on from the last checkpoint.
 
     \b
     Examples:
       convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
       convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
-      convbert pretrain --recipe small --corpus corpus/ --output runs/small --resume
+      torchrun --nproc-per-node 8 -m convbert pretrain --recipe base --corpus corpus/ --output runs/base
       convbert pretrain --recipe base --corpus corpus/ --dry-run
       convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
     """
@@ -102,7 +101,9 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
-    say(f"recipe: {json.dumps(plan.to_dict())}")
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher
+    if is_first:
+        say(f"recipe: {json.dumps(plan.to_dict())}")
     if dry_run:
         from convbert.cli.estimate import show_estimate
 
@@ -116,13 +117,14 @@ def run(
         output,
         tokenizer=tokenizer,
         heldout=heldout or None,
-        resume=resume,
         device=device,
         report=say,
     )
     if not result.finished:
-        return INTERRUPTED
-    print(json.dumps(result.metrics) if as_json else result.model_dir)
+        # A scheduler that ends a job by SIGTERM has got what it asked for.
+        return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
+    if is_first:
+        print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
 
 

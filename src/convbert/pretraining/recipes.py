@@ -46,10 +46,16 @@ class PretrainingPlan:
         max_steps, max_minutes: length of the run in optimizer steps, or in minutes on the clock, evaluations
             included; exactly one is given. A run by minutes is not reproducible to the digit.
         bf16: autocast to bfloat16; "auto" where the hardware multiplies it.
+        compile: run the model through `torch.compile`.
+        fsdp: shard parameters, gradients and optimizer over the processes, which need GPUs.
+        dataloader_workers: processes that prepare batches; None chooses, see `training_arguments`.
+        max_skipped_steps: a step whose loss or gradient is not finite changes nothing; so many in a row end the run.
         gradient_checkpointing: keep only each layer's input and compute the rest again when it is needed: less
             memory, about a third more time.
         log_every, evaluate_every, save_every: intervals in optimizer steps.
-        keep_checkpoints: older ones are removed.
+        keep_checkpoints: so many, the newest, are kept.
+        best_figure: of the held-out text, as "masked_loss"; the checkpoint where it is best is kept, too.
+        report_to: "tensorboard", or another of transformers' integrations.
         seed: of initial weights, data order and training masks.
         heldout_seed: of the masks of held-out text, which are the same at every evaluation.
     """
@@ -89,11 +95,17 @@ class PretrainingPlan:
     max_steps: int | None = None
     max_minutes: float | None = None
     bf16: bool | str = "auto"
+    compile: bool = False
+    fsdp: bool = False
+    dataloader_workers: int | None = None
+    max_skipped_steps: int = 20
     gradient_checkpointing: bool = False
     log_every: int = 50
     evaluate_every: int = 1000
     save_every: int = 1000
     keep_checkpoints: int = 2
+    best_figure: str | None = None
+    report_to: str | None = None
     seed: int = 0
     heldout_seed: int = 1
 
@@ -171,7 +183,7 @@ class PretrainingPlan:
     def _check_ranges(self) -> None:
         for name in (
             *("vocab_size", "batch_size", "gradient_accumulation_steps"),
-            *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
+            *("log_every", "evaluate_every", "save_every", "keep_checkpoints", "max_skipped_steps"),
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

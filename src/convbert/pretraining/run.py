@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -27,31 +31,24 @@ from convbert.pretraining.data import (
     SequenceDataset,
     Source,
     prepare_sequences,
+    tokenizer_fingerprint,
     write_atomically,
 )
+from convbert.pretraining.folder import RunFolder, read_json
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
+from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
+from convbert.training.checkpointing import load_weights
+from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.trainer import (
-    ObjectiveTrainer,
-    last_complete_checkpoint,
-    training_arguments,
-)
+from convbert.training.trainer import ObjectiveTrainer
 
 Report = Callable[[str], None]
-
-# What may change when a run goes on; a change of anything else would make it another run.
-_MAY_CHANGE = frozenset(
-    (
-        *("name", "max_steps", "max_minutes", "bf16", "gradient_checkpointing"),
-        *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,20 @@ class PretrainingResult:
     """What a run gave.
 
     Args:
-        finished: False when a signal ended it early; the same call with `resume=True` goes on from there.
+        stopped_by: the signal that ended it early, or None for a run that came to its end; the same call goes on from
+            there.
         model_dir: the trained model and its tokenizer, or None. Beside it lies `generator/`, if there was one.
         metrics: what `metrics.json` holds.
     """
 
-    finished: bool
+    stopped_by: signal.Signals | None
     model_dir: Path | None
     metrics: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.stopped_by is None
 
 
 def pretrain(
@@ -77,7 +80,6 @@ def pretrain(
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
     heldout: Source | None = None,
     data_dir: PathLike | None = None,
-    resume: bool = False,
     device: str | None = None,
     report: Report = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> PretrainingResult:
@@ -88,125 +90,50 @@ def pretrain(
     loss curve), with replaced token detection `generator/` as well, and `metrics.json`. SIGTERM and Ctrl-C save a
     checkpoint and end the run in good order.
 
+    However a run ended, the same call goes on with it, from the last checkpoint, to the very result of a run that never
+    stopped. Under torchrun or accelerate launch, all processes train one model; see `docs/pretraining.md`.
+
     Args:
         corpus: text files, globs or folders; see `find_text_files`.
         tokenizer: a tokenizer or its folder; by default a vocabulary is learned from the corpus.
         heldout: text that is only evaluated on. Without it nothing is evaluated.
         data_dir: folder of the tokenised corpus, if not `output_dir/data`, so that runs can share it.
-        resume: go on from the last complete checkpoint in `output_dir`, or start there if it has none.
         device: "cpu" leaves a GPU unused.
         report: told what is being done, for a reader.
 
     Raises:
-        InputError: unusable input, or `output_dir` is in use and `resume` was not given.
+        InputError: unusable input, or `output_dir` holds something else, such as a run with another plan or corpus.
     """
     require("train", "pre-training")
     folder = RunFolder(Path(output_dir))
-    if resume and (finished := folder.finished_result()) is not None:
-        report(f"{folder.root}: this run has finished; nothing to resume")
-        return finished
-    folder.claim(plan, resume)
-    cache = folder.data if data_dir is None else Path(data_dir)
+    processes = _processes(device)
+    if not processes.is_main_process:
+        report = _say_nothing
+    with folder.locked() if processes.is_main_process else nullcontext():
+        is_new = folder.claim(plan) if processes.is_main_process else False
+        processes.wait_for_everyone()
+        if (metrics := read_json(folder.metrics)) is not None:
+            report(f"{folder.root}: this run has finished")
+            return PretrainingResult(None, folder.model, metrics)
+        cache = folder.data if data_dir is None else Path(data_dir)
 
-    def prepare(source: Source, name: str) -> SequenceDataset:
-        return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
+        def prepare(source: Source, name: str) -> SequenceDataset:
+            return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
 
-    try:
-        resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
-        train = prepare(corpus, "train")
-        held = None if heldout is None else prepare(heldout, "heldout")
-        _check_enough(plan, train)
-    except InputError:
-        if not resume:
-            folder.clear()  # so that the same command works once the input is mended
-        raise
-    return Run(plan, folder, resolved, train, held, device, report).execute(resume)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies."""
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        """The tokenised corpus."""
-        return self.root / "data"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The vocabulary that this run learned."""
-        return self.root / "tokenizer"
-
-    @property
-    def model(self) -> Path:
-        """The trained model."""
-        return self.root / "model"
-
-    @property
-    def plan(self) -> Path:
-        """What is being run."""
-        return self.root / "plan.json"
-
-    @property
-    def history(self) -> Path:
-        """One JSON object a line for every log entry."""
-        return self.root / "log.jsonl"
-
-    @property
-    def page(self) -> Path:
-        """How the run goes, for people."""
-        return self.root / "report.html"
-
-    @property
-    def metrics(self) -> Path:
-        """The figures of a finished run; written last."""
-        return self.root / "metrics.json"
-
-    def claim(self, plan: PretrainingPlan, resume: bool) -> None:
-        """Note the plan in an empty or new folder, or in that of the same run when it goes on.
-
-        Raises:
-            InputError: the folder is in use, holds a run with another plan, or cannot be written.
-        """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file; the output must be a folder")
-        if resume:
-            self._check_same_plan(plan)
-        elif self.root.exists() and any(self.root.iterdir()):
-            raise InputError(f"{self.root}: not empty; resume the run in it, or choose another folder")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.plan, json.dumps(plan.to_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
-
-    def clear(self) -> None:
-        """Remove what was written since a `claim` that found the folder empty."""
-        for path in self.root.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-    def finished_result(self) -> PretrainingResult | None:
-        """What the run in this folder gave, if it came to its end."""
-        metrics = _read_json(self.metrics)
-        return None if metrics is None else PretrainingResult(True, self.model, metrics)
-
-    def _check_same_plan(self, plan: PretrainingPlan) -> None:
-        stored = _read_json(self.plan)
-        if stored is None:
-            return
-        wanted = json.loads(json.dumps(plan.to_dict()))
-        changes = [
-            f"{name} was {stored.get(name)}, now {value}"
-            for name, value in wanted.items()
-            if name not in _MAY_CHANGE and stored.get(name) != value
-        ]
-        if changes:
-            raise InputError(f"{self.root}: this run was started with another plan: {'; '.join(changes)}")
+            with processes.main_process_first():  # the others find its work done
+                resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+                train = prepare(corpus, "train")
+                held = None if heldout is None else prepare(heldout, "heldout")
+            _check_enough(plan, train)
+            run = Run(plan, folder, resolved, train, held, device, report)
+            if processes.is_main_process:
+                folder.bind(run.data_record(processes.num_processes))
+        except InputError:
+            if is_new:
+                folder.clear()  # so that the same command works once the input is mended
+            raise
+        return run.execute()
 
 
 @dataclass(frozen=True)
@@ -221,7 +148,16 @@ class Run:
     device: str | None
     report: Report
 
-    def execute(self, resume: bool) -> PretrainingResult:
+    def data_record(self, processes: int) -> dict[str, Any]:
+        """What must stay the same for a run to be the same run, beside its plan."""
+        return {
+            "train": _identity(self.train),
+            "heldout": None if self.heldout is None else _identity(self.heldout),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "sequences a step": self.plan.batch_size * self.plan.gradient_accumulation_steps * processes,
+        }
+
+    def execute(self) -> PretrainingResult:
         """Train, evaluate and write the model, or stop early on a signal.
 
         Raises:
@@ -232,22 +168,27 @@ class Run:
         objective = build_objective(self.plan, config)
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
         trainer = self.build_trainer(objective, clock, stop)
-        checkpoint = last_complete_checkpoint(self.folder.root) if resume else None
+        checkpoint = last_checkpoint(self.folder.root)
         if checkpoint is not None:
-            clock.resume_from(checkpoint)
-            self.report(f"resuming from {checkpoint}")
+            self.report(f"going on from {checkpoint}")
         self.report(self._summary(objective, trainer))
         with stop.listening():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            trainer.train(resume_from_checkpoint=checkpoint)
         step = trainer.state.global_step
         if stop.received is not None and clock.fraction_done(step) < 1.0:
-            self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
-            return PretrainingResult(finished=False, model_dir=None, metrics={})
+            self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
+            return PretrainingResult(stop.received, model_dir=None, metrics={})
         metrics = self._final_metrics(trainer, clock)
-        trainer.pop_callback(ReportPage).write(trainer.state, metrics)
-        self._write_models(objective, metrics, trainer.state.log_history)
-        self.report(f"model written to {self.folder.model}")
-        return PretrainingResult(finished=True, model_dir=self.folder.model, metrics=metrics)
+        if trainer.is_fsdp_enabled:
+            # No process has all of its weights; the checkpoint that ends every run does.
+            objective = build_objective(self.plan, config)
+            load_weights(objective, checkpoint_folder(self.folder.root, step))
+        if trainer.is_world_process_zero():
+            trainer.pop_callback(ReportPage).write(trainer.state, metrics)
+            self._write_models(objective, metrics, trainer.state.log_history)
+            self.report(f"model written to {self.folder.model}")
+        trainer.accelerator.wait_for_everyone()
+        return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
 
     def build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
         """Everything but the objective: the optimizer, the engine, and what watches it."""
@@ -265,6 +206,15 @@ class Run:
             keep_checkpoints=plan.keep_checkpoints,
             seed=plan.seed,
             device=self.device,
+            best_metric=None
+            if self.heldout is None or plan.best_figure is None
+            else f"heldout_{plan.best_figure}",
+            greater_is_better=not (plan.best_figure or "").endswith("loss"),
+            load_best_at_end=False,
+            dataloader_workers=plan.dataloader_workers,
+            compile=plan.compile,
+            fsdp=plan.fsdp,
+            report_to=plan.report_to,
         )
         if plan.max_minutes is not None and arguments.world_size > 1:
             raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
@@ -303,6 +253,7 @@ class Run:
             ),
             callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
             more_figures=utilisation,
+            max_skipped_steps=plan.max_skipped_steps,
         )
 
     def collator(self, seed: int) -> MaskingCollator:
@@ -319,11 +270,12 @@ class Run:
     def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
+        per_step = plan.batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
         return (
             f"{parameters / 1e6:.1f} M parameters; {len(self.train):,} sequences of up to "
-            f"{plan.sequence_length} tokens, {plan.batch_size * plan.gradient_accumulation_steps} a step; "
+            f"{plan.sequence_length} tokens, {per_step} a step; "
             f"{length}, {precision}, {trainer.args.device}"
         )
 
@@ -344,8 +296,9 @@ class Run:
         }
         if self.heldout is not None:
             metrics |= _last_evaluation(trainer) or trainer.evaluate()
-            self.report("measuring the baselines")
-            metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
+            if trainer.is_world_process_zero():
+                self.report("measuring the baselines")
+                metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
         return metrics
 
     def _write_models(
@@ -404,6 +357,26 @@ def resolve_tokenizer(
     )
 
 
+def _identity(dataset: SequenceDataset) -> str:
+    """Counts and a hash of sequences from all over a corpus: another corpus has another."""
+    step = max(1, len(dataset) // 256)
+    digest = hashlib.sha256()
+    for index in range(0, len(dataset), step):
+        digest.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())
+    return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {digest.hexdigest()[:16]}"
+
+
+def _processes(device: str | None) -> Any:
+    """accelerate's view of this process among others."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+
+
+def _say_nothing(message: str) -> None:
+    """The report of all processes but the first."""
+
+
 def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
     if len(train) < plan.batch_size:
         raise InputError(
@@ -419,10 +392,3 @@ def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     if not found or found[-1]["step"] != trainer.state.global_step:
         return {}
     return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

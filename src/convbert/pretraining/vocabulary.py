@@ -138,7 +138,8 @@ def _save(pieces: list[str], output_dir: Path, lowercase: bool) -> None:
         vocabulary = draft / "vocab.txt"
         vocabulary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
         ConvBertTokenizerFast(vocab=os.fspath(vocabulary), do_lower_case=lowercase).save_pretrained(draft)
-        for file in draft.iterdir():
+        # The file that says that there is a tokenizer comes last, so that none is half there.
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == "tokenizer.json"):
             os.replace(file, output_dir / file.name)
     except OSError as error:
         raise InputError(f"{output_dir}: cannot be written: {error.strerror or error}") from error
