@@ -36,12 +36,13 @@ from convbert.finetuning.tasks import TASKS
 from convbert.layers import Layout, MixedAttention
 from convbert.layers.mixed_attention import MixedOutput
 from convbert.pretraining import flops
-from convbert.pretraining.data import prepare_sequences, write_atomically
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.dry_run import dry_run
 from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import PretrainingPlan, recipe
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
+from convbert.saving import write_atomically
 
 CONTENDERS = {
     # objective, and whether the encoder has attention alone

@@ -12,7 +12,8 @@ from torch import nn
 from convbert.cli import main
 from convbert.errors import InputError
 from convbert.pretraining import dry_run as module
-from convbert.pretraining.data import find_text_files, prepare_sequences
+from convbert.pretraining.corpus.sources import find_sources
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.dry_run import _counting_activations, dry_run, write_sample
 from convbert.pretraining.recipes import smoke
 
@@ -51,12 +52,13 @@ def test_activations_are_those_that_are_kept():
 def test_a_part_of_a_large_corpus_stands_for_all_of_it(tmp_path):
     """Packed and plain files of the same lines."""
     line = "the cat sat on the mat and the dog ran to the house .\n"
-    (tmp_path / "a.txt").write_text(line * 20_000)
+    (tmp_path / "a.txt").write_text(f"{line}\n" * 20_000)
     with gzip.open(tmp_path / "b.txt.gz", "wt") as packed:
-        packed.writelines(f"{number} {line}" for number in range(200_000))
-    share = write_sample(find_text_files(tmp_path / "a.txt"), tmp_path / "sample", 108_000)
+        packed.writelines(f"{number} {line}\n" for number in range(200_000))
+    share = write_sample(find_sources(tmp_path / "a.txt"), tmp_path / "sample", 110_000)
     assert share == pytest.approx(0.1, rel=0.01)
-    share = write_sample(find_text_files(tmp_path / "b.txt.gz"), tmp_path / "sample", 6_000_000)
+    assert (tmp_path / "sample").stat().st_size / (tmp_path / "a.txt").stat().st_size == pytest.approx(share)
+    share = write_sample(find_sources(tmp_path / "b.txt.gz"), tmp_path / "sample", 6_000_000)
     written = (tmp_path / "sample").stat().st_size
     whole = len(gzip.decompress((tmp_path / "b.txt.gz").read_bytes()))
     assert share == pytest.approx(written / whole, rel=0.2)

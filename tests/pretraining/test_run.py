@@ -12,7 +12,7 @@ from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.heads.replaced_token import ConvBertForPreTraining
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
-from convbert.pretraining import data
+from convbert.pretraining.data import open_corpus
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.recipes import smoke
@@ -72,7 +72,7 @@ def test_a_run_leaves_two_model_folders_and_its_figures(finished):
 def test_reported_figures_are_those_of_the_saved_models(finished):
     folder, result, _ = finished
     tokenizer = load_tokenizer(result.model_dir)
-    heldout = data.SequenceDataset(data._open_table(folder / "data" / "heldout.arrow"))
+    heldout = open_corpus(folder / "data" / "heldout")
     collator = MaskingCollator(tokenizer, plan().masking, plan().heldout_seed, sampling=True)
     objective = ReplacedTokenDetection(
         ConvBertForPreTraining.from_pretrained(folder / "model"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from convbert.errors import InputError
 from convbert.optional import require
-from convbert.pretraining.data import PathLike, Source, find_text_files, prepare_sequences
+from convbert.pretraining.corpus.reading import PLAIN, read_pieces
+from convbert.pretraining.corpus.sources import Input, find_sources
+from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepared_folder
 from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
@@ -29,6 +30,7 @@ from convbert.training.callbacks import Clock, ProgressLine, StopOnSignal
 
 _SAMPLE_BYTES = 2_000_000
 _SAMPLE_FILES = 16
+_PIECE_BYTES = 1 << 18
 _SECONDS = 12.0
 _PILOT_ROWS = 2
 _FOR_EVER = 10**8
@@ -93,21 +95,24 @@ def dry_run(
         InputError: unusable input, as in `pretrain`.
     """
     require("train", "pre-training")
-    files = find_text_files(corpus)
     with tempfile.TemporaryDirectory(prefix="convbert-dry-run-") as scratch:
-        folder = RunFolder(Path(scratch))
-        text = folder.root / "sample.txt"
-        share = write_sample(files, text, _SAMPLE_BYTES)
-        resolved = resolve_tokenizer(plan, text, folder, tokenizer, lambda message: None)
-        sample = prepare_sequences(text, resolved, folder.data, plan.packing)
-        if share == 1.0 and len(sample) < plan.batch_size:
+        folder, share = RunFolder(Path(scratch)), 1.0
+        if (prepared := prepared_folder(corpus)) is not None:
+            source: Source = prepared
+        else:
+            source = folder.root / "sample.txt"
+            share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES)
+        resolved = resolve_tokenizer(plan, source, folder, tokenizer, lambda message: None)
+        train = prepare_sequences(source, resolved, folder.data, plan.packing)
+        if share == 1.0 and len(train) < plan.batch_size:
             raise InputError(
-                f"the corpus gives {len(sample)} sequences, less than one batch (batch_size={plan.batch_size})"
+                f"the corpus gives {len(train)} sequences, less than one batch (batch_size={plan.batch_size})"
             )
         report(f"timing {_SECONDS:.0f} seconds of training")
-        run = Run(_endless(plan), folder, resolved, sample, None, device, lambda message: None)
+        run = Run(_endless(plan), folder, resolved, train, None, device, lambda message: None)
         # A vocabulary learned from the sample may be smaller than the one that the corpus will give.
-        vocab_size = len(resolved) if tokenizer is not None else max(len(resolved), plan.vocab_size)
+        is_learned = tokenizer is None and prepared is None
+        vocab_size = max(len(resolved), plan.vocab_size) if is_learned else len(resolved)
         return _measure(plan, run, vocab_size, share)
 
 
@@ -152,38 +157,30 @@ def _measure(plan: PretrainingPlan, run: Run, vocab_size: int, share: float) -> 
 # -------------------------------------------------------------------------------------------- corpus
 
 
-def write_sample(files: Sequence[Path], path: Path, size: int) -> float:
-    """Write the beginnings of up to 16 files, spread over all of them, as one text of about `size` bytes.
+def write_sample(sources: Sequence[Input], path: Path, size: int) -> float:
+    """Write the beginnings of up to 16 sources, spread over all of them, as one text of about `size` bytes.
 
     Returns:
         The share of the corpus that they are, by bytes on disk; 1 where they are all of it.
+
+    Raises:
+        InputError: a source cannot be read, or nobody knows how large it is.
     """
-    step = max(1, len(files) // _SAMPLE_FILES)
-    chosen = files[::step]
-    total = sum(file.stat().st_size for file in files)
-    read, whole = 0, len(chosen) == len(files)
-    with path.open("wb") as sample:
-        for file in chosen:
-            on_disk, ended = _copy_beginning(file, sample, size // len(chosen))
-            read += on_disk
-            whole = whole and ended
-    return 1.0 if whole else max(1, read) / max(1, total)
-
-
-def _copy_beginning(file: Path, sample: Any, size: int) -> tuple[int, bool]:
-    """Copy whole lines, and an empty one. Gives the bytes that they take on disk, and whether that was all."""
-    packed = file.suffix == ".gz"
-    with file.open("rb") as raw, gzip.open(raw) if packed else raw as lines:
-        copied = 0
-        for line in lines:
-            copied += sample.write(line)
-            if copied >= size:
-                break
-        else:
-            sample.write(b"\n\n")
-            return file.stat().st_size, True
-        sample.write(b"\n\n")
-        return raw.tell() if packed else copied, False
+    if unknown := [source for source in sources if not source.size]:
+        raise InputError(f"{unknown[0]}: its size is not known; convbert prepare it, and name the result")
+    chosen = sources[:: max(1, len(sources) // _SAMPLE_FILES)]
+    share_of_each, read, whole = size // len(chosen), 0, len(chosen) == len(sources)
+    with path.open("w", encoding="utf-8") as sample:
+        for source in chosen:
+            written = 0
+            for piece, on_disk in read_pieces(source, PLAIN, min(share_of_each, _PIECE_BYTES)):
+                if written >= share_of_each:
+                    whole = False
+                    break
+                read += on_disk
+                for document in piece.documents(PLAIN):
+                    written += sample.write("\n".join(document) + "\n\n")
+    return 1.0 if whole else read / sum(source.size for source in sources)
 
 
 # ------------------------------------------------------------------------------------ time and memory

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.pretraining.data import write_atomically
 from convbert.pretraining.recipes import PretrainingPlan
+from convbert.saving import write_atomically
 
 try:
     import fcntl

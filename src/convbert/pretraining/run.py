@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -31,8 +29,8 @@ from convbert.pretraining.data import (
     SequenceDataset,
     Source,
     prepare_sequences,
+    prepared_folder,
     tokenizer_fingerprint,
-    write_atomically,
 )
 from convbert.pretraining.folder import RunFolder, read_json
 from convbert.pretraining.masking import MaskingCollator
@@ -41,6 +39,7 @@ from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
+from convbert.saving import write_atomically
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights
@@ -94,7 +93,7 @@ def pretrain(
     stopped. Under torchrun or accelerate launch, all processes train one model; see `docs/pretraining.md`.
 
     Args:
-        corpus: text files, globs or folders; see `find_text_files`.
+        corpus: files, globs, folders or data sets, see `find_sources`; or a folder that `prepare` made.
         tokenizer: a tokenizer or its folder; by default a vocabulary is learned from the corpus.
         heldout: text that is only evaluated on. Without it nothing is evaluated.
         data_dir: folder of the tokenised corpus, if not `output_dir/data`, so that runs can share it.
@@ -270,12 +269,11 @@ class Run:
     def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
-        per_step = plan.batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
         return (
             f"{parameters / 1e6:.1f} M parameters; {len(self.train):,} sequences of up to "
-            f"{plan.sequence_length} tokens, {per_step} a step; "
+            f"{plan.sequence_length} tokens, {plan.batch_size * plan.gradient_accumulation_steps} a step; "
             f"{length}, {precision}, {trainer.args.device}"
         )
 
@@ -346,6 +344,8 @@ def resolve_tokenizer(
         return load_tokenizer(tokenizer)
     if (folder.tokenizer / "tokenizer.json").exists():
         return load_tokenizer(folder.tokenizer)
+    if (prepared := prepared_folder(corpus)) is not None:
+        return load_tokenizer(prepared / "tokenizer")
     report(f"learning a vocabulary of {plan.vocab_size}")
     return train_wordpiece(
         corpus,
@@ -358,12 +358,8 @@ def resolve_tokenizer(
 
 
 def _identity(dataset: SequenceDataset) -> str:
-    """Counts and a hash of sequences from all over a corpus: another corpus has another."""
-    step = max(1, len(dataset) // 256)
-    digest = hashlib.sha256()
-    for index in range(0, len(dataset), step):
-        digest.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())
-    return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {digest.hexdigest()[:16]}"
+    """Another corpus has another."""
+    return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {dataset.fingerprint[:16]}"
 
 
 def _processes(device: str | None) -> Any:

@@ -17,11 +17,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from convbert.pretraining.data import SequenceDataset, write_atomically
+from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Probe, Samples
+from convbert.saving import write_atomically
 from convbert.training.callbacks import Clock, duration
 from convbert.training.utilisation import Utilisation, peak_of
 

@@ -135,7 +135,9 @@ class BatchStream(Sampler[list[int]]):
         epoch, done = divmod(number, len(self.sampler))  # type: ignore[arg-type]
         while True:
             self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            yield from islice(self.sampler, done, None)
+            # A sampler that computes its order begins anywhere; others are run through.
+            starting_at = getattr(self.sampler, "starting_at", None)
+            yield from islice(self.sampler, done, None) if starting_at is None else starting_at(done)
             epoch, done = epoch + 1, 0
 
     def _cut(self, number: int) -> Iterator[list[int]]:
