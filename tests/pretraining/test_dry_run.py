@@ -56,8 +56,10 @@ def test_a_part_of_a_large_corpus_stands_for_all_of_it(tmp_path):
     with gzip.open(tmp_path / "b.txt.gz", "wt") as packed:
         packed.writelines(f"{number} {line}\n" for number in range(200_000))
     share = write_sample(find_sources(tmp_path / "a.txt"), tmp_path / "sample", 110_000)
-    assert share == pytest.approx(0.1, rel=0.01)
-    assert (tmp_path / "sample").stat().st_size / (tmp_path / "a.txt").stat().st_size == pytest.approx(share)
+    assert 0.1 <= share < 0.13  # it ends with a whole piece
+    assert (tmp_path / "sample").stat().st_size / (tmp_path / "a.txt").stat().st_size == pytest.approx(
+        share, rel=0.01
+    )
     share = write_sample(find_sources(tmp_path / "b.txt.gz"), tmp_path / "sample", 6_000_000)
     written = (tmp_path / "sample").stat().st_size
     whole = len(gzip.decompress((tmp_path / "b.txt.gz").read_bytes()))

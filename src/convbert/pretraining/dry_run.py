@@ -173,7 +173,7 @@ def write_sample(sources: Sequence[Input], path: Path, size: int) -> float:
     with path.open("w", encoding="utf-8") as sample:
         for source in chosen:
             written = 0
-            for piece, on_disk in read_pieces(source, PLAIN, min(share_of_each, _PIECE_BYTES)):
+            for piece, on_disk in read_pieces(source, PLAIN, min(share_of_each // 8 + 1, _PIECE_BYTES)):
                 if written >= share_of_each:
                     whole = False
                     break
