@@ -9,6 +9,7 @@ model-FLOPs meant (Chowdhery et al. 2022, PaLM, appendix B): work that a way of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -66,16 +67,20 @@ def training_flops(objective: nn.Module, length: float, masked: float) -> Flops:
     Returns:
         The parts of a lone model under their names, else with the model before them: "generator: attention".
     """
-    discriminator = getattr(objective, "discriminator", None)
-    if discriminator is None:
-        return _times(TRAINING, masked_lm_flops(objective.model.config, length, masked))  # type: ignore[arg-type]
-    judge = _times(TRAINING, discriminator_flops(discriminator.config, length))
-    parts = {f"discriminator: {name}": value for name, value in judge.items()}
-    generator = getattr(objective, "generator", None)
-    if generator is not None:
-        fill = _times(TRAINING, masked_lm_flops(generator.config, length, masked))
-        parts = {f"generator: {name}": value for name, value in fill.items()} | parts
-    return parts
+    models = _models(objective)
+    forward = {
+        name: discriminator_flops(model.config, length)
+        if name == "discriminator"
+        else masked_lm_flops(model.config, length, masked)
+        for name, model in models.items()
+    }
+    if len(models) == 1 and "model" in models:
+        return _times(TRAINING, forward["model"])
+    return {
+        f"{name}: {part}": TRAINING * value
+        for name, parts in forward.items()
+        for part, value in parts.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,18 @@ def step_cost(objective: nn.Module, *, sequences: int, length: float, mask_prob:
 
 def parameter_counts(objective: nn.Module) -> dict[str, int]:
     """Parameters of each model of an objective, `shared`, counted in two of them, and `together`, each once."""
-    models = {name: getattr(objective, name, None) for name in ("generator", "discriminator", "model")}
     counts = {
         name: sum(parameter.numel() for parameter in model.parameters())
-        for name, model in models.items()
-        if model is not None
+        for name, model in _models(objective).items()
     }
     together = sum(parameter.numel() for parameter in objective.parameters())
     return counts | {"shared": sum(counts.values()) - together, "together": together}
+
+
+def _models(objective: nn.Module) -> dict[str, Any]:
+    """The models of an objective that compute something, by name."""
+    found = {name: getattr(objective, name, None) for name in ("generator", "discriminator", "model")}
+    return {name: model for name, model in found.items() if model is not None}
 
 
 def _times(factor: float, parts: Flops) -> Flops:
