@@ -40,7 +40,7 @@ def test_answers_are_the_models_own(heldout, tokenizer):
         shown[[answer.place for answer in sentence.answers]] = tokenizer.mask_token_id
         with torch.no_grad():
             shares = model.eval()(shown[None]).logits[0].softmax(-1)
-        assert sentence.answers
+        assert len(sentence.answers) == round(0.15 * len(sentence.tokens))
         for answer in sentence.answers:
             expected = shares[answer.place].topk(5)
             assert answer.truth == sentence.tokens[answer.place]

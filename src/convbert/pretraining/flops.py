@@ -103,7 +103,7 @@ class StepCost:
 
 def step_cost(objective: nn.Module, *, sequences: int, length: float, mask_prob: float) -> StepCost:
     """The cost of a step on `sequences` sequences with a mean of `length` tokens, `[CLS]` and `[SEP]` included."""
-    masked = max(1.0, mask_prob * (length - 2))
+    masked = max(1.0, mask_prob * length)
     return StepCost(sequences * length, _times(sequences, training_flops(objective, length, masked)))
 
 

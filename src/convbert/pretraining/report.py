@@ -98,7 +98,7 @@ def _latest(history: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     """The newest value of every figure, held-out ones first where there are any."""
     newest: dict[str, Any] = {}
     for entry in history:
-        newest |= entry
+        newest |= {name: value for name, value in entry.items() if value == value}
     for name in _drawn(history):
         held = newest.get(f"{_HELDOUT}{name}")
         if held is not None:
@@ -124,7 +124,7 @@ def _drawn(history: Sequence[Entry]) -> list[str]:
         name.removeprefix(_HELDOUT)
         for entry in history
         for name, value in entry.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
     if not any(entry.get("skipped_steps") for entry in history):
         found.discard("skipped_steps")

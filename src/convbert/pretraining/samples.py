@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from convbert.pretraining.data import SequenceDataset
-from convbert.pretraining.masking import choose_positions, uniform
+from convbert.pretraining.masking import choose_positions, number_to_predict, uniform
 
 _MOST_TOKENS = 40
 """Of a sentence; longer ones are cut for a reader."""
@@ -98,7 +98,7 @@ class Probe:
         special = np.isin(self.ids, tokenizer.all_special_ids)
         numbers, columns = np.arange(len(rows), dtype=np.uint64), np.arange(lengths.max(), dtype=np.uint64)
         scores, self.draws = (uniform(_SEED, s, numbers[:, None], columns[None, :]) for s in range(2))
-        self.masked = choose_positions(~special, scores, mask_prob)
+        self.masked = choose_positions(~special, scores, number_to_predict(lengths, mask_prob))
 
     def __call__(self, objective: nn.Module) -> Samples:
         """Ask the models of `objective`, in evaluation mode; they are left in the mode that they were in."""
