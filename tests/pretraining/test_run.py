@@ -87,6 +87,8 @@ def test_reported_figures_are_those_of_the_saved_models(finished):
         total, count = outputs[name].tolist()
         if count:
             assert result.metrics[f"heldout_{name}"] == pytest.approx(total / count, rel=1e-5), name
+        else:
+            assert f"heldout_{name}" not in result.metrics
     assert 0 < result.metrics["heldout_replaced_auc"] < 1
     assert result.metrics["heldout_masked_positions"] == outputs["masked_loss"][1]
 

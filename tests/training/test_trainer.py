@@ -1,7 +1,5 @@
 """The trainer with a linear regression as its objective: it must know nothing of language."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -150,9 +148,7 @@ def test_figures_are_means_over_things_and_not_over_batches():
     meter = FigureMeter()
     meter.add({"a": torch.tensor([1.0, 1.0])})
     meter.add({"a": torch.tensor([2.0, 9.0]), "b": torch.tensor([0.0, 0.0])})
-    means = meter.means()
-    assert means["a"] == pytest.approx(0.3)
-    assert means["b"] != means["b"]  # nothing counted: not a number
+    assert meter.means() == pytest.approx({"a": 0.3})  # of b, nothing was counted
 
 
 def test_histograms_become_the_area_under_the_curve_of_all_batches():
@@ -168,4 +164,4 @@ def test_histograms_become_the_area_under_the_curve_of_all_batches():
     assert meter.means() == pytest.approx({"auc": (below + ties / 2).mean().item(), "mean": 0.25})
     assert area_under_curve(torch.tensor([[3, 0], [0, 2]])) == 1.0
     assert area_under_curve(torch.tensor([[0, 3], [2, 0]])) == 0.0
-    assert math.isnan(area_under_curve(torch.tensor([[1, 3], [0, 0]])))
+    assert area_under_curve(torch.tensor([[1, 3], [0, 0]])) is None

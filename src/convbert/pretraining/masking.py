@@ -161,7 +161,7 @@ def choose_words(
     for row, room in enumerate(counts.tolist()):
         positions = np.flatnonzero(candidates[row])
         words = np.split(positions, np.flatnonzero(starts[row, positions])[1:]) if len(positions) else []
-        words.sort(key=lambda word, row=row: scores[row, word[0]])
+        words = [words[number] for number in np.argsort([scores[row, word[0]] for word in words])]
         for word in words:
             if len(word) <= room:
                 chosen[row, word] = True

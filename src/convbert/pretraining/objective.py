@@ -39,5 +39,7 @@ def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> Objective:
         )
     if plan.gradient_checkpointing:
         for model in objective.models().values():
-            model.gradient_checkpointing_enable()
+            # transformers is renaming it.
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable()
     return objective

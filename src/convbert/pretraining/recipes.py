@@ -126,11 +126,13 @@ class PretrainingPlan:
 
     @property
     def masking(self) -> Masking:
-        given = (self.mask_token_prob, self.random_token_prob)
-        shown = (
-            own if value is None else value for value, own in zip(given, _SHOWN[self.objective], strict=True)
+        masked, random = _SHOWN[self.objective]
+        return Masking(
+            self.mask_prob,
+            mask_token_prob=masked if self.mask_token_prob is None else self.mask_token_prob,
+            random_token_prob=random if self.random_token_prob is None else self.random_token_prob,
+            whole_words=self.whole_words,
         )
-        return Masking(self.mask_prob, *shown, whole_words=self.whole_words)
 
     @property
     def packing(self) -> Packing:

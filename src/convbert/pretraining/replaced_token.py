@@ -99,9 +99,10 @@ class ReplacedTokenDetection(nn.Module):
         targets = labels[masked]
         of_step: Sequence[Tensor | None] = (None, None) if loss_counts is None else loss_counts.unbind()
         context = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        figures: dict[str, Tensor] = {}
         if self.generator is None:
             logits = None
-            generator_loss, figures = torch.zeros((), device=labels.device), {}
+            generator_loss = torch.zeros((), device=labels.device)
         else:
             logits = self.generator(input_ids, logits_to_keep=masked, **context).logits
             weights = None if label_weights is None else label_weights[masked]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -28,9 +27,10 @@ class FigureMeter:
             self.totals[name] = figure if total is None else total.to(figure.device) + figure
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda figure: figure) -> dict[str, float]:
-        """Mean or area by name, not a number where nothing was counted; `reduce` adds up the processes of a
-        distributed run."""
-        return {name: _mean_or_area(reduce(figure)) for name, figure in self.totals.items()}
+        """Mean or area by name; `reduce` adds up the processes of a distributed run. A figure of which nothing was
+        counted is left out."""
+        found = {name: _mean_or_area(reduce(figure)) for name, figure in self.totals.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def state(self) -> dict[str, list]:
         """What `load` takes: numbers, which JSON keeps to the last bit."""
@@ -43,20 +43,23 @@ class FigureMeter:
             self.add({name: torch.tensor(figure, dtype=torch.float64) for name, figure in state.items()})
 
 
-def _mean_or_area(figure: Tensor) -> float:
+def _mean_or_area(figure: Tensor) -> float | None:
     if figure.dim() == 2:
         return area_under_curve(figure)
     total, count = figure.tolist()
-    return total / count if count else math.nan
+    return total / count if count else None
 
 
-def area_under_curve(histograms: Tensor) -> float:
+def area_under_curve(histograms: Tensor) -> float | None:
     """Area under the ROC curve: how often a positive scores above a negative, a shared bin counting half.
 
     Args:
         histograms: (2, bins), negatives and positives by rising score.
+
+    Returns:
+        In [0, 1]; None where either histogram is empty.
     """
     negatives, positives = histograms.double()
     below = negatives.cumsum(0) - negatives / 2
     pairs = negatives.sum() * positives.sum()
-    return ((positives * below).sum() / pairs).item() if pairs else math.nan
+    return ((positives * below).sum() / pairs).item() if pairs else None

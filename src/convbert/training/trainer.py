@@ -96,7 +96,8 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self.model_accepts_loss_kwargs = self._loss_counts is not None
         self._sampler = sampler
         self._stream = self._batches_from(0)
-        self._figures, self._of_step, self._losses_of_step = FigureMeter(), FigureMeter(), []
+        self._figures, self._of_step = FigureMeter(), FigureMeter()
+        self._losses_of_step: list[Tensor] = []
         self._pace = Pace()
         self._skipped_steps = self._skipped_in_a_row = 0
         self._batches_of_step = 0
@@ -213,7 +214,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
                 outputs = dict(self.model(**self._prepare_inputs(batch)))
                 outputs.pop("loss")
                 meter.add(outputs if is_own else {name: torch.zeros_like(f) for name, f in outputs.items()})
-        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in self._means(meter).items()}
+        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in meter.means(self._add_up).items()}
         self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -226,7 +227,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         step = self.state.global_step
         self.state.epoch = step * self.args.gradient_accumulation_steps / self._stream.batches_per_epoch
         if "loss" in logs:
-            figures = self._means(self._figures)
+            figures = self._figures.means(self._add_up)
             if "loss" in figures:  # that of the Trainer is since the last restart alone
                 logs["loss"] = figures.pop("loss")
             else:
@@ -244,10 +245,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
         super().log(logs)
         self._pace.pause(monotonic() - started)  # of those who look at the run
 
-    def _means(self, meter: FigureMeter) -> dict[str, float]:
-        """Over all processes, without figures for which nothing was counted: JSON has no word for them."""
-        return {name: mean for name, mean in meter.means(self._add_up).items() if not math.isnan(mean)}
-
     def _add_up(self, numbers: Tensor) -> Tensor:
         return self.accelerator.reduce(numbers.to(self.args.device), "sum")
 
@@ -261,7 +258,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         filled = own + [0] * (rounds - len(own))
         loader = DataLoader(
             dataset,
-            batch_sampler=[range(start, min(start + size, items)) for start in filled],  # type: ignore[arg-type]
+            batch_sampler=[list(range(start, min(start + size, items))) for start in filled],
             collate_fn=self.heldout_collator,
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=_ignore_signals,
