@@ -271,9 +271,10 @@ class Run:
         parameters = sum(parameter.numel() for parameter in objective.parameters())
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
+        per_step = plan.batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
         return (
             f"{parameters / 1e6:.1f} M parameters; {len(self.train):,} sequences of up to "
-            f"{plan.sequence_length} tokens, {plan.batch_size * plan.gradient_accumulation_steps} a step; "
+            f"{plan.sequence_length} tokens, {per_step} a step; "
             f"{length}, {precision}, {trainer.args.device}"
         )
 
