@@ -25,6 +25,7 @@ VERBS = (
     ["finetune"],
     ["evaluate"],
     ["predict"],
+    ["prepare"],
     ["doctor"],
 )
 

@@ -64,9 +64,9 @@ def test_two_segments_say_where_the_second_begins(corpus, tokenizer, tmp_path):
         assert (ids == tokenizer.sep_token_id).nonzero()[0].tolist() == [start - 1, len(ids) - 1]
 
 
-def test_items_outlive_their_mapping_and_workers_see_the_same(sequences, monkeypatch):
+def test_few_open_files_are_enough_and_workers_see_the_same(sequences, monkeypatch):
     expected = rows(sequences)
-    monkeypatch.setattr(data, "_READS_PER_MAPPING", 3)
+    monkeypatch.setattr(data, "_OPEN_AT_ONCE", 1)
     assert rows(sequences) == expected
     assert rows(pickle.loads(pickle.dumps(sequences))) == expected
     loader = DataLoader(sequences, batch_size=7, num_workers=2, collate_fn=list)
@@ -151,14 +151,14 @@ def test_every_length_is_shuffled_one_to_one(length):
 
 def test_the_order_is_as_good_as_numpys():
     """Where an index lands, and how far neighbours part, over many seeds: as uniform as a permutation's."""
-    length, trials = 24, 4000
+    length, trials = 24, 2000
     places = np.stack([shuffled(np.arange(length), length, seed, seed % 7) for seed in range(trials)])
     for column in range(length):
         counts = np.bincount(places[:, column], minlength=length)
         expected = trials / length
         assert ((counts - expected) ** 2 / expected).sum() < 60  # chi-square, 23 degrees: 60 is 1 in 25,000
     steps = np.bincount((places[:, 1:] - places[:, :-1]).ravel() % length, minlength=length)[1:]
-    assert abs(steps / trials - 1).max() < 0.07  # 4.5 standard deviations
+    assert abs(steps / trials - 1).max() < 0.1  # 4.5 standard deviations
     large = shuffled(np.arange(100_000), 100_000, 5, 2)
     assert abs(np.corrcoef(large, np.arange(100_000))[0, 1]) < 0.02
     assert abs(np.corrcoef(large[1:], large[:-1])[0, 1]) < 0.02

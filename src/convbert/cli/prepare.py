@@ -95,7 +95,7 @@ def run(
             Packing(sequence_length, min_sequence_length, segments, cross_documents),
             Reading(text_column, document_per_line),
             skip_bad_files,
-            workers or len(os.sched_getaffinity(0)),
+            workers or _cores(),
             engine,
         )
         vocabulary = tokenizer or NewVocabulary(vocab_size, lowercase=not cased)
@@ -104,6 +104,11 @@ def run(
         for problem in manifest.skipped:
             say(f"skipped: {problem}")
     print(json.dumps(_counts(manifest, output)) if as_json else output)
+
+
+def _cores() -> int:
+    """Of those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _counts(manifest: Manifest, output: Path) -> dict[str, Any]:

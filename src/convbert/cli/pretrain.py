@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
+    corpus: Annotated[
+        list[str], typer.Option(help="Text, JSON lines, Parquet, folder, quoted glob, or what prepare made.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),

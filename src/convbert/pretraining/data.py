@@ -1,4 +1,4 @@
-"""A corpus as training sees it: sequences on disk, mapped into memory, and the order in which they are drawn.
+"""A corpus as training sees it: sequences on disk, read when they are drawn, and the order in which they are.
 
 How text becomes sequences is told in `corpus/`.
 """
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from convbert.errors import InputError
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, locked, tell_now_and_then
-from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest
+from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, ShardReader
 from convbert.pretraining.corpus.sources import PathLike, Source
 from convbert.pretraining.masking import uniform
 
@@ -36,9 +36,7 @@ __all__ = [
     "vocabulary_of",
 ]
 
-# Pages that were read stay in this process's resident memory until they are unmapped: up to 64 KiB a look-up.
-_READS_PER_MAPPING = 1024
-_MAPPED_AT_ONCE = 512  # each takes a file descriptor
+_OPEN_AT_ONCE = 512  # shards; each takes a file descriptor
 _ALWAYS_VERIFIED = 1 << 28  # bytes; a quarter of a second
 _ROUNDS = 12  # fewer leave a trace of the order in corpora of a few dozen sequences
 
@@ -66,14 +64,13 @@ class SequenceDataset(Dataset):
         """Equal for equal sequences in equal order."""
         counts = [shard.sequences for shard in manifest.shards]
         self._starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-        self._mapped: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
-        self._reads = 0
+        self._open: dict[int, ShardReader] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}
+        return self.__dict__ | {"_open": {}}
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         return self.__getitems__([draw])[0]
@@ -99,30 +96,27 @@ class SequenceDataset(Dataset):
         return self.manifest.count("tokens")
 
     def _read(self, draw: int, shard: int, place: int) -> dict[str, Any]:
-        ids, ends, seconds = self._map(shard)
-        row = ids[int(ends[place - 1]) if place else 0 : int(ends[place])].copy()
-        if not len(row) or int(row.max()) >= self.manifest.vocab_size:
+        reader = self._reader(shard)
+        ids, second = reader.sequence(place)
+        if int(ids.max()) >= self.manifest.vocab_size:
             raise InputError(
-                f"{self.folder / 'shards' / self.manifest.shards[shard].file}: damaged shard: sequence {place} "
-                "is none of this vocabulary; convbert prepare --verify checks all of them"
+                f"{reader.path}: damaged shard: sequence {place} is none of this vocabulary; "
+                "convbert prepare --verify checks all of them"
             )
-        item = {"input_ids": row, "draw": draw}
-        if seconds is not None and seconds[place]:
-            item["second_segment"] = int(seconds[place])
-        return item
+        item: dict[str, Any] = {"input_ids": ids, "draw": draw}
+        return item | {"second_segment": second} if second else item
 
-    def _map(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        self._reads += 1
-        if self._reads % _READS_PER_MAPPING == 0 or len(self._mapped) > _MAPPED_AT_ONCE:
-            self._mapped.clear()
-        if number not in self._mapped:
+    def _reader(self, number: int) -> ShardReader:
+        if number not in self._open:
+            if len(self._open) >= _OPEN_AT_ONCE:
+                self._open.clear()
             shard = self.manifest.shards[number]
             path = self.folder / SHARDS / shard.file
             try:
-                self._mapped[number] = self.manifest.layout.map(path, shard.sequences, shard.tokens)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path}: damaged shard: {error}") from error
-        return self._mapped[number]
+                self._open[number] = ShardReader(path, shard, self.manifest.layout)
+            except OSError as error:
+                raise InputError(f"{path}: damaged shard: {error.strerror or error}") from error
+        return self._open[number]
 
 
 class EpochSampler(Sampler[int]):

@@ -94,41 +94,46 @@ def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | No
 
 
 def _read_dataset(source: HubDataset, column: str) -> Iterator[tuple[list[str | None], float]]:
-    dataset = _open_dataset(source)
-    names = dataset.column_names
-    if names is not None and column not in names:
-        raise InputError(f"{source}: no column {column!r}; there are {', '.join(names)}")
-    total = len(dataset) if hasattr(dataset, "__len__") else None
-    done = 0
-    for batch in dataset.iter(batch_size=_ROWS):
-        texts = batch.get(column)
-        if texts is None:
-            raise InputError(f"{source}: no column {column!r}; there are {', '.join(batch)}")
-        if wrong := [text for text in texts if text is not None and not isinstance(text, str)]:
-            raise InputError(f"{source}: column {column!r} holds {type(wrong[0]).__name__}, not text")
-        done += len(texts)
-        yield texts, done / total if total else 0.0
+    with _naming(source):
+        dataset = _open_dataset(source)
+        names = dataset.column_names
+        if names is not None and column not in names:
+            raise InputError(f"{source}: no column {column!r}; there are {', '.join(names)}")
+        total = len(dataset) if hasattr(dataset, "__len__") else None
+        done = 0
+        for batch in dataset.iter(batch_size=_ROWS):
+            texts = batch.get(column)
+            if texts is None:
+                raise InputError(f"{source}: no column {column!r}; there are {', '.join(batch)}")
+            if wrong := [text for text in texts if text is not None and not isinstance(text, str)]:
+                raise InputError(f"{source}: column {column!r} holds {type(wrong[0]).__name__}, not text")
+            done += len(texts)
+            yield texts, done / total if total else 0.0
+
+
+@contextmanager
+def _naming(source: HubDataset) -> Iterator[None]:
+    """Turn what `datasets` raises about names, files and networks into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{source}: cannot be read: {_first_line(error)}") from error
 
 
 def _open_dataset(source: HubDataset) -> Any:
     """Streamed, so that nothing is downloaded whole; what `save_to_disk` wrote is mapped into memory."""
     import datasets
 
-    try:
-        if source.saved is None:
-            return datasets.load_dataset(
-                source.name, source.configuration, split=source.split, streaming=True
-            )
-        saved = datasets.load_from_disk(source.name)
-        if not isinstance(saved, datasets.DatasetDict):
-            return saved
-        if source.split in saved:
-            return saved[source.split]
-        raise InputError(f"{source}: no split {source.split!r}; there are {', '.join(saved)}")
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises about names and networks
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{source}: cannot be loaded: {_first_line(error)}") from error
+    if source.saved is None:
+        return datasets.load_dataset(source.name, source.configuration, split=source.split, streaming=True)
+    saved = datasets.load_from_disk(source.name)
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved
+    if source.split in saved:
+        return saved[source.split]
+    raise InputError(f"{source}: no split {source.split!r}; there are {', '.join(saved)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -184,15 +184,16 @@ class Preparation:
             )
 
     def _manifest(self, vocabulary: Vocabulary, inputs: list[Input]) -> Manifest:
-        total = sum(source.size for source in inputs)
+        sizes = [source.size for source in inputs]
+        # Of what stays the same when a run is repeated: the corpus, never the workers. Size 0: not known.
+        share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK
         return Manifest(
             vocabulary=vocabulary.fingerprint,
             vocab_size=vocabulary.size,
             packing=self.packing,
             text_column=self.reading.text_column,
             document_per_line=self.reading.document_per_line,
-            # Of what stays the same when a run is repeated: the corpus, never the workers.
-            block_bytes=min(max(total // _BLOCKS, _SMALLEST_BLOCK), _LARGEST_BLOCK),
+            block_bytes=min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK),
             learned=vocabulary.learned,
         )
 

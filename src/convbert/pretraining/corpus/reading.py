@@ -131,7 +131,8 @@ class Sources:
                 the uncompressed text).
         """
         self.skipped.clear()
-        index, waiting, length, consumed = 0, [], 0, 0
+        waiting: list[Piece] = []
+        index = length = consumed = 0
         for source in self.inputs:
             if self.skip_bad and (problem := self._problem(source, size)):
                 self.skipped.append(problem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import mmap
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,34 +45,22 @@ class Layout:
     def to_bytes(self, sequences: Sequence[np.ndarray], seconds: Sequence[int]) -> bytes:
         """A shard of these sequences."""
         ids = np.concatenate(sequences) if sequences else np.empty(0)
-        parts = [ids.astype(self._ids), np.cumsum([len(sequence) for sequence in sequences]).astype("<u4")]
+        parts = [ids.astype(self.ids), np.cumsum([len(sequence) for sequence in sequences]).astype("<u4")]
         if self.two_segments:
             parts.append(np.array(seconds, dtype="<u2"))
         return b"".join(part.tobytes() for part in parts)
 
-    def map(
-        self, file: Path, sequences: int, tokens: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Map a shard into memory: ids (tokens,), ends (sequences,), starts of segment 1 (sequences,) or None."""
-        with open(file, "rb") as opened:
-            memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        ends_at = tokens * self._ids.itemsize
-        ids = np.frombuffer(memory, self._ids, tokens)
-        ends = np.frombuffer(memory, "<u4", sequences, ends_at)
-        if not self.two_segments:
-            return ids, ends, None
-        return ids, ends, np.frombuffer(memory, "<u2", sequences, ends_at + ends.nbytes)
-
     def read_ids(self, file: Path, tokens: int) -> np.ndarray:
         """The ids of a shard, copied."""
-        return np.fromfile(file, self._ids, tokens)
+        return np.fromfile(file, self.ids, tokens)
 
     def size(self, sequences: int, tokens: int) -> int:
         """Bytes of a shard."""
-        return tokens * self._ids.itemsize + sequences * (6 if self.two_segments else 4)
+        return tokens * self.ids.itemsize + sequences * (6 if self.two_segments else 4)
 
     @property
-    def _ids(self) -> np.dtype:
+    def ids(self) -> np.dtype:
+        """Type of a token id on disk."""
         return np.dtype(self.dtype).newbyteorder("<")
 
 
@@ -107,6 +95,48 @@ class Shard:
         except OSError as error:
             return f"{path}: damaged shard: {error.strerror or error}"
         return None
+
+
+class ShardReader:
+    """The sequences of one shard, each read from the file when it is asked for.
+
+    Not through a memory map: its pages would count as resident memory of this process, 64 KiB for every sequence looked
+    up, and a file that is cut short meanwhile would end the process without a word. Processes may share it.
+
+    Args:
+        path: of the file.
+        shard, layout: what is in it.
+    """
+
+    def __init__(self, path: Path, shard: Shard, layout: Layout) -> None:
+        self.path, self.layout = path, layout
+        self._ends_at = shard.tokens * layout.ids.itemsize
+        self._seconds_at = self._ends_at + 4 * shard.sequences
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def sequence(self, place: int) -> tuple[np.ndarray, int]:
+        """Ids of the sequence at `place`, (n,), read-only, and where its segment 1 begins, 0 for nowhere.
+
+        Raises:
+            InputError: the file is not what it was.
+        """
+        ends = self._read(np.dtype("<u4"), self._ends_at, max(place - 1, 0), 2 if place else 1)
+        start, end = (int(ends[0]), int(ends[1])) if place else (0, int(ends[0]))
+        ids = self._read(self.layout.ids, 0, start, end - start)
+        if not self.layout.two_segments:
+            return ids, 0
+        return ids, int(self._read(np.dtype("<u2"), self._seconds_at, place, 1)[0])
+
+    def _read(self, dtype: np.dtype, at: int, first: int, count: int) -> np.ndarray:
+        wanted = max(count, 0) * dtype.itemsize
+        data = os.pread(self._file, wanted, at + first * dtype.itemsize)
+        if len(data) < wanted or not wanted:
+            raise InputError(f"{self.path}: damaged shard: it ends too early")
+        return np.frombuffer(data, dtype)
 
 
 @dataclass
@@ -163,7 +193,8 @@ class Manifest:
         """The content of `manifest.json`, with totals for a reader."""
         totals = {what: self.count(what) for what in ("documents", "sequences", "tokens")}
         head = {"format": self.format, "fingerprint": self.fingerprint, **totals}
-        return json.dumps(head | dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        content = head | dataclasses.asdict(self)
+        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -192,8 +223,8 @@ class Manifest:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: damaged: {error}") from error
-        if stored.get("fingerprint") != manifest.fingerprint:
-            raise InputError(f"{path}: damaged: its parts do not belong together")
+        if stored.pop("checksum", None) != _checksum(stored):
+            raise InputError(f"{path}: damaged: its checksum is not that of its content")
         return manifest
 
     def check_shards(
@@ -212,6 +243,10 @@ class Manifest:
             if problem := shard.problem(folder, thorough):
                 raise InputError(f"{problem}; prepare the corpus again to replace it")
             checked(shard.size)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -101,7 +101,7 @@ def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
     if here:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="error")
-        except ConnectionError as error:
+        except (ConnectionError, SystemExit) as error:  # Ray exits where RAY_ADDRESS does not answer
             raise InputError(
                 "no Ray cluster is running here: start one (ray start --head), or set RAY_ADDRESS"
             ) from error
