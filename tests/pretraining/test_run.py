@@ -149,6 +149,31 @@ def test_models_that_cannot_be_written_leave_neither_folder(finished, corpus, tm
     assert not any(name.startswith(".") for name in left)
 
 
+def test_the_page_and_the_log_say_how_well_the_device_is_used(finished):
+    folder, result, _ = finished
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "finished" in page
+    assert "model-FLOPs utilisation" in page
+    assert (
+        page.count("<div class='card'>") == 12
+    )  # six sentences with masks, and as the generator filled them
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    shares = [entry["mfu"] / entry["tokens_per_second"] for entry in entries if "mfu" in entry]
+    assert len(shares) == result.metrics["steps"]
+    assert shares == pytest.approx([shares[0]] * len(shares))
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_run(corpus, finished, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").mkdir()  # in its place, so that nothing can be moved there
+    (tmp_path / "out" / "plan.json").write_text((finished[0] / "plan.json").read_text())
+    messages: list[str] = []
+    tokenizer = load_tokenizer(finished[0] / "tokenizer")
+    quiet = {"tokenizer": tokenizer, "device": "cpu", "report": messages.append}
+    assert pretrain(plan(), corpus, tmp_path / "out", **quiet).finished
+    assert any("report.html" in message for message in messages)
+
+
 def test_a_finished_run_is_not_trained_again(finished, corpus, heldout_text):
     folder, result, _ = finished
     again = pretrain(plan(), corpus, folder, heldout=heldout_text, report=lambda message: None)

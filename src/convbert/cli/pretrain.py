@@ -25,9 +25,9 @@ def run(
         list[str], typer.Option(help="Text, JSON lines, Parquet, folder, quoted glob, or what prepare made.")
     ],
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),
-    ],
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
     ] = "small",
@@ -62,20 +62,26 @@ def run(
             "--set", metavar="NAME=VALUE", help="Any other field of plan or model; may be repeated."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what the run would take: memory, arithmetic, hours."),
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
+        bool,
+        typer.Option("--json", help="Write the final figures, or those of --dry-run, as JSON to stdout."),
     ] = False,
 ) -> int:
     """Train a model from scratch on text: one paragraph a line, an empty line between documents.
 
-    Progress goes to stderr. Ctrl-C and SIGTERM save a checkpoint and end; killed or not, the same command goes on from
-    the last checkpoint.
+    Progress goes to stderr, and to report.html in the output folder. Ctrl-C and SIGTERM save a checkpoint and end;
+    killed or not, the same command goes on from the last checkpoint.
 
     \b
     Examples:
       convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
       convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
       torchrun --nproc-per-node 8 -m convbert pretrain --recipe base --corpus corpus/ --output runs/base
+      convbert pretrain --recipe base --corpus corpus/ --dry-run
       convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
     """
     require("train", "convbert pretrain")
@@ -100,6 +106,13 @@ def run(
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher
     if is_first:
         say(f"recipe: {json.dumps(plan.to_dict())}")
+    if dry_run:
+        from convbert.cli.estimate import show_estimate
+
+        show_estimate(plan, corpus, tokenizer, device, as_json=as_json)
+        return 0
+    if output is None:
+        raise InputError("--output is missing: name a folder for the run, or say --dry-run")
     result = train_from_scratch(
         plan,
         corpus,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def prepared_folder(source: Source) -> Path | None:
     Raises:
         InputError: it is one of several sources.
     """
-    names = [source] if isinstance(source, str) or not hasattr(source, "__iter__") else list(source)
+    names = [source] if isinstance(source, str | os.PathLike) else list(source)
     folders = [
         folder for folder in map(Path, names) if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir()
     ]

@@ -75,6 +75,11 @@ class RunFolder:
         return self.root / "log.jsonl"
 
     @property
+    def page(self) -> Path:
+        """How the run goes, for people."""
+        return self.root / "report.html"
+
+    @property
     def metrics(self) -> Path:
         """The figures of a finished run; written last."""
         return self.root / "metrics.json"

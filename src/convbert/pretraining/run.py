@@ -38,6 +38,7 @@ from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
+from convbert.pretraining.watching import ReportPage, watch
 from convbert.saving import write_atomically
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
@@ -84,8 +85,8 @@ def pretrain(
     """Train a model from scratch on text files.
 
     Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
-    `checkpoint-*/`, `log.jsonl`, and at the end `model/` (weights, configuration, tokenizer, model card, loss
-    curve), with replaced token detection `generator/` as well, and `metrics.json`. SIGTERM and Ctrl-C save a
+    `checkpoint-*/`, `log.jsonl`, `report.html`, and at the end `model/` (weights, configuration, tokenizer, model card,
+    loss curve), with replaced token detection `generator/` as well, and `metrics.json`. SIGTERM and Ctrl-C save a
     checkpoint and end the run in good order.
 
     However a run ended, the same call goes on with it, from the last checkpoint, to the very result of a run that never
@@ -120,7 +121,7 @@ def pretrain(
 
         try:
             with processes.main_process_first():  # the others find its work done
-                resolved = _resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+                resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
                 train = prepare(corpus, "train")
                 held = None if heldout is None else prepare(heldout, "heldout")
             _check_enough(plan, train)
@@ -165,7 +166,7 @@ class Run:
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
         objective = build_objective(self.plan, config)
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
-        trainer = self._build_trainer(objective, clock, stop)
+        trainer = self.build_trainer(objective, clock, stop)
         checkpoint = last_checkpoint(self.folder.root)
         if checkpoint is not None:
             self.report(f"going on from {checkpoint}")
@@ -182,12 +183,14 @@ class Run:
             objective = build_objective(self.plan, config)
             load_weights(objective, checkpoint_folder(self.folder.root, step))
         if trainer.is_world_process_zero():
+            trainer.pop_callback(ReportPage).write(trainer.state, metrics)
             self._write_models(objective, metrics, trainer.state.log_history)
             self.report(f"model written to {self.folder.model}")
         trainer.accelerator.wait_for_everyone()
         return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
 
-    def _build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
+    def build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
+        """Everything but the objective: the optimizer, the engine, and what watches it."""
         plan = self.plan
         arguments = training_arguments(
             self.folder.root,
@@ -195,7 +198,7 @@ class Run:
             batch_size=plan.batch_size,
             gradient_accumulation_steps=plan.gradient_accumulation_steps,
             max_grad_norm=plan.max_grad_norm,
-            bf16=self._use_bfloat16(),
+            bf16=self.use_bfloat16(),
             log_every=plan.log_every,
             evaluate_every=None if self.heldout is None else plan.evaluate_every,
             save_every=plan.save_every,
@@ -214,6 +217,17 @@ class Run:
         )
         if plan.max_minutes is not None and arguments.world_size > 1:
             raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
+        page, utilisation = watch(
+            self.folder.page,
+            plan,
+            objective,
+            clock,
+            self.train,
+            self.heldout,
+            self.tokenizer,
+            arguments,
+            self.report,
+        )
         optimizer = build_optimizer(
             objective.to(arguments.device),
             learning_rate=plan.learning_rate,
@@ -229,21 +243,24 @@ class Run:
             train_dataset=self.train,
             eval_dataset=self.heldout,
             sampler=EpochSampler(len(self.train), plan.seed),
-            data_collator=self._collator(plan.seed),
-            heldout_collator=self._collator(plan.heldout_seed),
+            data_collator=self.collator(plan.seed),
+            heldout_collator=self.collator(plan.heldout_seed),
             optimizer=optimizer,
             # The original's rate in a step is that of its schedule after the step, warm-up and decay alike.
             scheduler=warmup_then_decay(
                 optimizer, plan.warmup_steps, lambda taken: clock.fraction_done(taken + 1)
             ),
-            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock)],
+            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
+            more_figures=utilisation,
             max_skipped_steps=plan.max_skipped_steps,
         )
 
-    def _collator(self, seed: int) -> MaskingCollator:
+    def collator(self, seed: int) -> MaskingCollator:
+        """What makes batches of sequences; the seed decides the masks."""
         return MaskingCollator(self.tokenizer, self.plan.masking, seed, sampling=self.plan.objective == "rtd")
 
-    def _use_bfloat16(self) -> bool:
+    def use_bfloat16(self) -> bool:
+        """Whether the model runs under bfloat16 autocast."""
         if self.plan.bf16 != "auto":
             return bool(self.plan.bf16)
         on_gpu = torch.cuda.is_available() and self.device != "cpu"
@@ -252,9 +269,9 @@ class Run:
     def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
-        per_step = plan.batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
+        per_step = plan.batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
         return (
             f"{parameters / 1e6:.1f} M parameters; {len(self.train):,} sequences of up to "
             f"{plan.sequence_length} tokens, {per_step} a step; "
@@ -280,7 +297,7 @@ class Run:
             metrics |= _last_evaluation(trainer) or trainer.evaluate()
             if trainer.is_world_process_zero():
                 self.report("measuring the baselines")
-                metrics |= baselines.measure(self.train, self.heldout, self._collator(self.plan.heldout_seed))
+                metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
         return metrics
 
     def _write_models(
@@ -314,13 +331,14 @@ class Run:
         self.tokenizer.save_vocabulary(str(draft))
 
 
-def _resolve_tokenizer(
+def resolve_tokenizer(
     plan: PretrainingPlan,
     corpus: Source,
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Report,
 ) -> PreTrainedTokenizerBase:
+    """The given tokenizer; or that of the run in `folder`, learned from the corpus the first time."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return check_tokenizer(tokenizer, "the given tokenizer")
     if tokenizer is not None:

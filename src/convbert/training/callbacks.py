@@ -198,22 +198,38 @@ class ProgressLine(TrainerCallback):
             self._line_is_open = False
 
 
+_SHORT = {
+    "masked_accuracy": "masked acc",
+    "replaced_accuracy": "replaced acc",
+    "replaced_auc": "auc",
+    "replaced_recall": "recall",
+}
+_NOT_SHOWN = {
+    *("epoch", "grad_norm", "seconds_per_step", "minutes", "input_wait", "skipped_steps"),
+    *("masked_loss", "sampled_accuracy", "replaced_loss", "replaced_precision"),
+    *("heldout_sampled_accuracy", "heldout_replaced_precision"),
+}
+"""The line has room for what a reader asks most."""
+
+
 def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
     """A log entry for a reader, in one line."""
     of = "" if clock.max_steps is None else f"/{clock.max_steps}"
     parts = [f"step {step}{of}", f"{clock.fraction_done(step):6.1%}"]
-    hidden = {"epoch", "grad_norm", "seconds_per_step", "minutes", "masked_loss", "input_wait"}
     for name, value in logs.items():
-        if name == "skipped_steps":
-            parts += [f"{value} steps skipped"] if value else []
+        if name == "skipped_steps" and value:
+            parts.append(f"{value} steps skipped")
         elif name == "tokens_per_second":
             parts.append(f"{value:,.0f} tokens/s")
+        elif name == "mfu":
+            parts.append(f"MFU {value:.1%}")
         elif name == "minutes_left":
-            parts.append(f"{_duration(60 * value)} left")
+            parts.append(f"{duration(60 * value)} left")
         elif name == "learning_rate":
             parts.append(f"lr {value:.2e}")
-        elif name not in hidden:
-            parts.append(f"{name.replace('_', ' ')} {value:.4f}")
+        elif name not in _NOT_SHOWN:
+            own = name.removeprefix("heldout_")
+            parts.append(f"{name.removesuffix(own)}{_SHORT.get(own, own)} {value:.4g}".replace("_", " "))
     return "  ".join(parts)
 
 
@@ -221,7 +237,8 @@ def _json_line(entry: dict[str, Any]) -> str:
     return json.dumps(entry) + "\n"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -241,7 +241,9 @@ class ObjectiveTrainer(CheckpointingTrainer):
             logs["minutes_left"] = self.clock.seconds_left(step, logs["seconds_per_step"]) / 60
             logs |= self.more_figures(logs)
             self._figures = FigureMeter()
+        started = monotonic()
         super().log(logs)
+        self._pace.pause(monotonic() - started)  # of those who look at the run
 
     def _add_up(self, numbers: Tensor) -> Tensor:
         return self.accelerator.reduce(numbers.to(self.args.device), "sum")

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _encoder: Encoder | None = None  # of this worker process
 
 def encode_in_order(
     blocks: Iterable[Block], encoder: Encoder, workers: int, engine: str = "local"
-) -> Iterator[tuple[Block, Encoded]]:
+) -> Generator[tuple[Block, Encoded]]:
     """Yield every block with what became of it; of as many blocks as there are workers, and two, at a time.
 
     Args:
