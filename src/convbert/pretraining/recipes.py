@@ -28,7 +28,7 @@ class PretrainingPlan:
         model: fields of `ConvBertConfig` that differ from it; `vocab_size` comes from the tokenizer.
         vocab_size, lowercase, min_frequency, limit_alphabet: see `train_wordpiece`; unused with a given
             tokenizer.
-        sequence_length, min_sequence_length: see `Packing`, in tokens.
+        sequence_length, min_sequence_length, segments, cross_documents: see `Packing`.
         mask_prob, whole_words: see `Masking`.
         mask_token_prob, random_token_prob: likewise; None stands for the objective's own, 0.85 and 0 with "rtd", 0.8
             and 0.1 with "mlm".
@@ -70,6 +70,8 @@ class PretrainingPlan:
     limit_alphabet: int = 1000
     sequence_length: int = 128
     min_sequence_length: int = 16
+    segments: str = "one"
+    cross_documents: bool = False
     mask_prob: float = 0.15
     mask_token_prob: float | None = None
     random_token_prob: float | None = None
@@ -136,7 +138,7 @@ class PretrainingPlan:
 
     @property
     def packing(self) -> Packing:
-        return Packing(self.sequence_length, self.min_sequence_length)
+        return Packing(self.sequence_length, self.min_sequence_length, self.segments, self.cross_documents)
 
     def model_config(self, vocab_size: int, pad_token_id: int = 0) -> ConvBertConfig:
         """The model's configuration for a tokenizer of `vocab_size` entries."""
