@@ -49,7 +49,7 @@ def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     two = words(corpus, heldout_text, tmp_path / "two", batch_size=4)
     done = subprocess.run(
-        [*command, "-m", "convbert", *two], env=environment, capture_output=True, text=True, timeout=120
+        [*command, "-m", "convbert", *two], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert main(words(corpus, heldout_text, tmp_path / "one", batch_size=8)) == 0
@@ -79,29 +79,40 @@ def start(arguments: list[str]) -> multiprocessing.Process:
 
 
 def test_the_same_command_goes_on_after_any_kill(corpus, heldout_text, tmp_path):
-    """With dropout; killed while it learns a vocabulary, reads the corpus, trains or writes."""
+    """With dropout; killed at random moments while it learns a vocabulary, reads, trains, and writes checkpoints."""
     settings = {"hidden_dropout_prob": 0.1, "max_steps": 16, "save_every": 1}
-    whole = words(corpus, heldout_text, tmp_path / "whole", **settings)
-    parts = words(corpus, heldout_text, tmp_path / "parts", **settings)
-    start(["--version"]).join()  # imports everything
-    began = time.monotonic()
-    process = start(whole)
-    process.join()
-    assert process.exitcode == 0
-    source, duration = random.Random(0), time.monotonic() - began
-    for kills in range(40):
-        process = start(parts)
-        process.join(duration * source.uniform(0.1, 0.6) * (1 + kills / 10))
-        if process.exitcode is not None:
-            break
+    output, source = tmp_path / "parts", random.Random(0)
+    assert finish(start(words(corpus, heldout_text, tmp_path / "whole", **settings))) == 0
+
+    def steps() -> int:
+        log = output / "log.jsonl"
+        return log.read_text().count("learning_rate") if log.exists() else 0
+
+    moments = [
+        (output / "plan.json").exists,
+        (output / "data").exists,
+        *(lambda wanted=wanted: steps() >= wanted for wanted in sorted(source.sample(range(1, 10), 3))),
+        *[lambda: any(output.glob(".writing-checkpoint*"))] * 3,
+    ]
+    for has_come in moments:
+        process = start(words(corpus, heldout_text, output, **settings))
+        while not has_come():
+            assert process.is_alive()
+        time.sleep(source.uniform(0, 0.03))
         process.kill()
         process.join()
-    assert process.exitcode == 0
-    assert kills >= 3
-    assert entries(tmp_path / "parts") == entries(tmp_path / "whole")
-    ours, theirs = (load_file(tmp_path / name / "model/model.safetensors") for name in ("parts", "whole"))
+        assert process.exitcode == -signal.SIGKILL
+    assert finish(start(words(corpus, heldout_text, output, **settings))) == 0
+
+    assert entries(output) == entries(tmp_path / "whole")
+    ours, theirs = (load_file(folder / "model/model.safetensors") for folder in (output, tmp_path / "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert not list((tmp_path / "parts").glob(".*"))
+    assert not list(output.glob(".*"))
+
+
+def finish(process: multiprocessing.Process) -> int | None:
+    process.join(120)
+    return process.exitcode
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -20,6 +21,7 @@ from convbert.pretraining.corpus.encoding import Encoded, Encoder
 from convbert.pretraining.corpus.reading import Block
 
 ENGINES = ("local", "ray")
+_NO_CLUSTER = "no Ray cluster is running here: start one (ray start --head), or set RAY_ADDRESS"
 Submit = Callable[[Block], "Future[Encoded]"]
 
 _encoder: Encoder | None = None  # of this worker process
@@ -99,12 +101,11 @@ def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
 
     here = not ray.is_initialized()
     if here:
+        _check_ray_address(os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="error")
-        except (ConnectionError, SystemExit) as error:  # Ray exits where RAY_ADDRESS does not answer
-            raise InputError(
-                "no Ray cluster is running here: start one (ray start --head), or set RAY_ADDRESS"
-            ) from error
+        except ConnectionError as error:
+            raise InputError(_NO_CLUSTER) from error
     try:
         shared = ray.put(encoder)
         task = ray.remote(num_cpus=1)(_encode_remotely)
@@ -120,6 +121,16 @@ def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
         if here:
             with contextlib.suppress(Exception):
                 ray.shutdown()
+
+
+def _check_ray_address(address: str) -> None:
+    """Where nothing listens, Ray itself would wait for minutes and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise InputError(f"{_NO_CLUSTER} (now {address}, which does not answer: {error})") from error
 
 
 def _encode_remotely(encoder: Encoder, block: Block) -> Encoded:
