@@ -15,8 +15,10 @@ from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.finetuning.data import Kind
 from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.linear_head import use_linear_head
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.loading import quiet_loading
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
@@ -95,6 +97,8 @@ def build_model(
         return load_filled(kind.model_class, source, config)
     model = kind.model_class(config)
     model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())
+    if plan.head == "linear" and isinstance(model, ConvBertForSequenceClassification):
+        use_linear_head(model)
     return model
 
 
