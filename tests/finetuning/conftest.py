@@ -21,6 +21,6 @@ def sst2(tmp_path) -> Path:
     """A folder in the format of SST-2."""
     folder = tmp_path / "sst2"
     folder.mkdir()
-    write_sentences(folder / "train.tsv", 64)
+    write_sentences(folder / "train.tsv", 256)
     write_sentences(folder / "dev.tsv", 16)
     return folder

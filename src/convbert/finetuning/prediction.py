@@ -64,7 +64,7 @@ class Predictor:
 
     def _example_or_error(self, line: str) -> Example | InputError:
         try:
-            cells = _cells(line)
+            cells = read_cells(line)
             inputs = {
                 "tagging": self._words,
                 "question-answering": self._question,
@@ -116,8 +116,12 @@ class Predictor:
         return inputs
 
 
-def _cells(line: str) -> dict[str, Any]:
-    """The object of a JSON line; a line that does not look like one is a text."""
+def read_cells(line: str) -> dict[str, Any]:
+    """The object of a JSON line; a line that does not look like one is the `text`.
+
+    Raises:
+        InputError: nothing but space, or damaged JSON.
+    """
     if not line.strip():
         raise InputError("is empty")
     if not line.lstrip().startswith("{"):

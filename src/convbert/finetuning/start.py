@@ -19,7 +19,7 @@ from convbert.finetuning.linear_head import use_linear_head
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
-from convbert.loading import quiet_loading
+from convbert.loading import check_source, quiet_loading
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 
@@ -38,12 +38,7 @@ def find_model(source: str | os.PathLike[str] | None) -> str:
     if source is None or source == "embedded":
         return str(embedded.folder())
     name = os.fspath(source)
-    folder = Path(name)
-    looks_like_folder = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{name}: holds no model: there is no config.json")
-    if looks_like_folder and not folder.is_dir():
-        raise InputError(f"{name}: there is no such folder")
+    check_source(name)
     return name
 
 
