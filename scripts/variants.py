@@ -107,6 +107,7 @@ def plain_trainer(task: Task, plan: FinetuningPlan, train: Path, dev: Path, fold
         adam_epsilon=plan.adam_epsilon,
         seed=seed,
         save_strategy="no",
+        disable_tqdm=True,
         report_to=[],
     )
     Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer)).train()

@@ -70,6 +70,24 @@ BAD_DATA = {
     "empty file": (OWN, "dev.jsonl", b"", ["dev.jsonl: is empty"]),
     "not UTF-8": (OWN, "dev.jsonl", b'{"review": "\xff", "stars": 1}\n', ["line 1: not UTF-8"]),
     "empty text": (OWN, "dev.jsonl", b'{"review": " ", "stars": 1}\n', ["line 1: review is empty"]),
+    "a label left out": (
+        OWN,
+        "dev.jsonl",
+        b'{"review": "a", "stars": 1}\n{"review": "b"}\n',
+        ["line 2: stars is empty"],
+    ),
+    "a number left out": (
+        ("--task", "regression"),
+        "train.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "b"}\n',
+        ["line 2: label must be a number, got None"],
+    ),
+    "labels left out": (
+        ("--task", "multi-label-classification"),
+        "train.jsonl",
+        b'{"text": "a", "labels": ["x", "y"]}\n{"text": "b"}\n',
+        ["line 2: labels must be a list of labels, got None"],
+    ),
     "one class": (OWN, "train.jsonl", b'{"review": "a", "stars": 1}\n' * 3, ["only the label '1' occurs"]),
     "tokens and tags": (
         ("--task", "entities"),

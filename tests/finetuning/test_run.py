@@ -189,6 +189,30 @@ def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
     assert main([*words, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["scores"]["dev"]
     assert again == pytest.approx(scores, abs=1e-4)
+    assert_predict_says_the_same(result.model_dir, files.dev[0], tmp_path)
+
+
+def assert_predict_says_the_same(model: Path, dev: Path, folder: Path) -> None:
+    """`convbert predict` on the dev file gives the answers that were scored; a useless line harms no other."""
+    answers, lines = folder / "answers.jsonl", dev.read_text().splitlines()
+    (folder / "lines.jsonl").write_text("\n".join([lines[0], '{"other": 1}', *lines[1:]]))
+    words = [
+        "predict",
+        "--model",
+        str(model),
+        "--input",
+        str(folder / "lines.jsonl"),
+        "--output",
+        str(answers),
+    ]
+    assert main([*words, "--device", "cpu"]) == 0
+    found = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert "error" in found.pop(1)
+    expected = [json.loads(line) for line in (folder / "run/dev_predictions.jsonl").read_text().splitlines()]
+    for ours, scored in zip(found, expected, strict=True):
+        if isinstance(scored["answer"], float):
+            scored["answer"] = pytest.approx(scored["answer"], abs=1e-3)
+        assert ours["answer"] == scored["answer"]
 
 
 def test_regression_answers_in_the_unit_of_the_data(start, tmp_path):
