@@ -13,8 +13,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c2733; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dde5; }
 table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .2rem .7rem; text-align: left; }
-th { font-weight: 600; border-bottom: 1px solid #b9c4cf; } td.number {
-text-align: right; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; border-bottom: 1px solid #b9c4cf; } .number { text-align: right; }
+td.number { font-variant-numeric: tabular-nums; } mark.piece { padding: 0; border-radius: 0; }
 .confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid #d5dde5; border-radius: 6px;
 padding: .6rem .9rem; margin: .7rem 0; } .note { color: #5b6b7b; } mark { border-radius: 3px; padding: 0 .15em; }
 mark.gold { background: #cdeccd; } mark.answer { background: #ffd9b8; } mark.both { background: #b5e3a0; }
@@ -37,14 +37,23 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; numbers stand to the right."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    """A table; numbers and their heads stand to the right."""
+    rows = list(rows)
+    numeric = [bool(rows) and any(_is_number(row[place]) for row in rows) for place in range(len(head))]
+    cells = "".join(
+        f"<th{' class=number' if right else ''}>{escape(name)}</th>"
+        for name, right in zip(head, numeric, strict=True)
+    )
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return f"<td>{escape(str(value))}</td>"
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return f"<td class='number'>{shown}</td>"
@@ -72,7 +81,9 @@ def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
         joined = word.startswith("##")
         text = escape(word.removeprefix("##"))
         space = "" if joined else " "
-        shown.append(f"{space}<mark style='background:rgba({color},{0.8 * abs(value):.2f})'>{text}</mark>")
+        shown.append(
+            f"{space}<mark class='piece' style='background:rgba({color},{0.8 * abs(value):.2f})'>{text}</mark>"
+        )
     return "".join(shown)
 
 

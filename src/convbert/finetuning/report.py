@@ -82,7 +82,9 @@ def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], split: str) ->
     )
     for run, history in histories.items():
         for axes, name in ((loss, "train_loss"), (score, scored)):
-            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            # The last entry of a run has the mean loss over all of it, under the same name.
+            entries = [entry for entry in history if name in entry and "train_runtime" not in entry]
+            points = [(entry["step"], entry[name]) for entry in entries]
             if points:
                 axes.plot(*zip(*points, strict=True), label=run, marker="." if axes is score else None)
     loss.set(xlabel="step", ylabel="training loss")
@@ -225,7 +227,20 @@ def _worst(
         else:
             shown = _read(split, number, prediction, model, tokenizer)
         cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
-    return "".join(cards)
+    return _LEGENDS.get(split.kind.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
+
+
+_INFLUENCE = (
+    "<p class='note'>Words that <mark style='background:rgba(245,130,50,.5)'>speak for the answer</mark> and "
+    "<mark style='background:rgba(60,130,220,.5)'>against it</mark>, by the gradient of its score.</p>"
+)
+_LEGENDS = {
+    "tagging": "<p class='note'><mark class='both'>right</mark> and <mark class='answer'>wrong</mark> tags.</p>",
+    "question-answering": (
+        "<p class='note'><mark class='answer'>The answer</mark>, <mark class='gold'>what is right</mark> and "
+        "<mark class='both'>where they agree</mark>.</p>"
+    ),
+}
 
 
 def _error(kind: Kind, example: Example, prediction: Prediction) -> float:
