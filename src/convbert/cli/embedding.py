@@ -22,12 +22,11 @@ class Embedder:
     def __init__(self, model: str | None, pooling: str, precision: str, device: str | None) -> None:
         if pooling not in POOLINGS:
             raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {pooling}")
-        # bf16 and fp16 have no exact decimal form as short as that of fp32: vectors are written as fp32.
         self.pipe = convbert.pipeline(
             "feature-extraction",
             model,
             device=device,
-            precision=precision,  # type: ignore[arg-type]  # checked where it is used
+            precision=precision,
             pooling=pooling,
             truncation=True,
             return_tensors=True,
