@@ -239,7 +239,7 @@ class StopAtStep20(ProgressLine):
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path, monkeypatch, capsys):
     """With dropout: the states of all random numbers are taken up again."""
     settings = ["--set", "epochs=2", "--set", "log_every=1", "--set", "bf16=false"]
 
@@ -253,6 +253,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path, monkeypatc
         assert run("parts") == 130
     assert len(history(tmp_path / "parts")) < 25
     assert not (tmp_path / "parts/model").exists()
+    capsys.readouterr()
+    assert run("parts", "--resume", "--set", "layer_decay=0.5") == 2
+    assert capsys.readouterr().err.endswith("this run was started otherwise: layer_decay was 1.0, now 0.5\n")
     assert run("parts", "--resume") == 0
     losses = [
         [entry["loss"] for entry in history(tmp_path / name) if "loss" in entry]
