@@ -19,9 +19,17 @@ td.number { font-variant-numeric: tabular-nums; } mark.piece { padding: 0; borde
 padding: .6rem .9rem; margin: .7rem 0; } .note { color: #5b6b7b; } mark { border-radius: 3px; padding: 0 .15em; }
 mark.gold { background: #cdeccd; } mark.answer { background: #ffd9b8; } mark.both { background: #b5e3a0; }
 sub { color: #5b6b7b; } svg { max-width: 100%; height: auto; } details { margin: .6rem 0; }
-canvas { image-rendering: pixelated; border: 1px solid #d5dde5; margin: 0 .6rem .2rem 0; }
-.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 0 .8rem; } figcaption { font-size: .8rem; color: #5b6b7b; }
+canvas { image-rendering: pixelated; border: 1px solid #d5dde5; box-sizing: content-box; }
+.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 1.2rem .8rem 0; } .wide { overflow-x: auto; }
+.map { display: grid; grid-template-columns: auto auto; justify-content: start; } .map span { grid-column: 1;
+font-size: .7rem; text-align: right; padding-right: .4rem; white-space: nowrap; } .map canvas { grid-column: 2; }
+.many td { min-width: 0; } .many th, .many td { padding: .15rem .3rem; font-size: .72rem; }
+figcaption { font-size: .8rem; color: #5b6b7b; }
 """
+
+
+_MANY = 8
+"""Of more labels the matrix is set smaller."""
 
 
 def page(title: str, *parts: str) -> str:
@@ -70,7 +78,10 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             for count in row
         )
         rows += f"<tr><th>{escape(label)}</th>{shaded}</tr>"
-    return f"<table class='confusion'><tr><th>gold \\ answer</th>{head}</tr>{rows}</table>"
+    size = "confusion many" if len(labels) > _MANY else "confusion"
+    return (
+        f"<div class='wide'><table class='{size}'><tr><th>gold \\ answer</th>{head}</tr>{rows}</table></div>"
+    )
 
 
 def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
