@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.cases import OURS, THEIRS, Case, padding_cases
+from benchmarks.cases import FILLED, OURS, THEIRS, Case, padding_cases
 from benchmarks.forward import calling, checked
 from benchmarks.oracle import GRADIENTS, each_alone, refuse
 from benchmarks.report import Row
@@ -19,7 +19,6 @@ from benchmarks.timing import Call
 from benchmarks.training import gradient_error, training_step
 
 ROUNDS = 10
-FULL = "ours, all positions filled"
 RATIOS = (("time / ours", OURS),)
 cases = padding_cases
 
@@ -42,7 +41,7 @@ def _forward(case: Case, device: torch.device) -> dict[str, Maker]:
     def make_ours() -> Call:
         return checked(model, inputs, each_alone(oracle, inputs), case.dtype)
 
-    return {OURS: make_ours, FULL: lambda: calling(model, filled), THEIRS: lambda: calling(theirs, inputs)}
+    return {OURS: make_ours, FILLED: lambda: calling(model, filled), THEIRS: lambda: calling(theirs, inputs)}
 
 
 def _training(case: Case, device: torch.device) -> dict[str, Maker]:
@@ -55,6 +54,6 @@ def _training(case: Case, device: torch.device) -> dict[str, Maker]:
 
     return {
         OURS: make_ours,
-        FULL: lambda: training_step(ours, case, filled),
+        FILLED: lambda: training_step(ours, case, filled),
         THEIRS: lambda: training_step(theirs, case, inputs),
     }

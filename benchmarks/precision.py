@@ -1,8 +1,7 @@
-"""Ours in the precisions that a user can ask for, where this version and this machine have them."""
+"""Ours in the precisions that a user can ask for, where this machine has them."""
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,8 @@ def pipeline(task: str, folder: Path, precision: str, device: Any) -> Any:
     Raises:
         UnavailableError: with the reason.
     """
-    asked: dict[str, Any] = {"precision": PRECISIONS[precision]}
-    if "precision" not in inspect.signature(convbert.pipeline).parameters:
-        if precision != "float32":
-            raise UnavailableError("convbert.pipeline has no argument precision")
-        asked = {"dtype": "float32"}
     try:
-        return convbert.pipeline(task, folder, device=device, **asked)
+        return convbert.pipeline(task, folder, device=device, precision=PRECISIONS[precision])
     except (convbert.InputError, ImportError) as error:
         raise UnavailableError(str(error)) from error
 
@@ -35,8 +29,6 @@ def load(folder: Path, precision: str) -> Any:
     Raises:
         UnavailableError: with the reason.
     """
-    if not hasattr(convbert, "load"):
-        raise UnavailableError("there is no convbert.load")
     try:
         return convbert.load(folder, "feature-extraction", precision=PRECISIONS[precision])
     except (convbert.InputError, ImportError) as error:

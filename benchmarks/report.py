@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def world(device: torch.device, settings: dict[str, Any]) -> dict[str, Any]:
     found = {"device": device.type, "processor": processor(), "cores": os.cpu_count()}
     if device.type == "cuda":
         found |= {"card": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        found |= {name: _version(name) for name in ("triton", "flash-attn")}
     return {
         **found,
         "convbert": convbert.__version__,
@@ -147,6 +149,13 @@ def world(device: torch.device, settings: dict[str, Any]) -> dict[str, Any]:
         "bfloat16 instructions": "yes" if supports_bfloat16(device) else "none, so bfloat16 was left out",
         **settings,
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

@@ -206,7 +206,7 @@ def test_padding_fills_half():
 @pytest.mark.parametrize("step", ["forward", "training"])
 def test_padding_measures_a_tiny_case(step):
     (row,) = padding.measure(replace(TINY, half_padded=True, step=step), QUICK)
-    assert set(row.values) == {OURS, padding.FULL, THEIRS}
+    assert set(row.values) == {OURS, cases.FILLED, THEIRS}
 
 
 def test_masked_lm_measures_a_tiny_case():
@@ -219,7 +219,7 @@ def test_masked_lm_measures_a_tiny_case():
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_bandwidth_measures_a_tiny_case(op, step, is_packed):
     (row,) = bandwidth.measure(bandwidth.OpCase(op, step, is_packed, (2, 16), "float32"), QUICK)
-    assert set(row.values) == {OURS, bandwidth.DEFINITION, bandwidth.COPY}
+    assert set(row.values) == {OURS, bandwidth.DEFINITION, cases.COPY}
 
 
 def test_bandwidth_counts_inputs_and_outputs_once():
@@ -295,10 +295,10 @@ def test_table():
 
 
 def test_a_bar_without_a_measure_says_so():
-    row = Row("base 8×128", "int8", {THEIRS: [1.0]}, notes={"ours, int8": "there is no convbert.load"})
+    row = Row("base 8×128", "int8", {THEIRS: [1.0]}, notes={"ours, int8": "no oneDNN here"})
     lines = report.table("int8", "cpu", [row], ()).splitlines()
     assert lines[2].endswith("| ≥ 3 × ours, int8: not measured |")
-    assert lines[3].startswith("| base 8×128 | int8 | ours, int8 (there is no convbert.load) |  |  |")
+    assert lines[3].startswith("| base 8×128 | int8 | ours, int8 (no oneDNN here) |  |  |")
 
 
 def names_of_rows(part, device):
@@ -314,6 +314,20 @@ def test_every_bar_has_its_case(monkeypatch):
     for bar in BARS:
         part = __main__.PARTS[bar.part]
         assert (bar.case, bar.dtype) in names_of_rows(part, torch.device(bar.device)), bar
+
+
+def test_a_gpu_has_every_bar_asked_of_it():
+    bars = {(bar.part, bar.case, bar.subject, bar.over) for bar in BARS if bar.device == "cuda"}
+    for name in ("base 64×128", "base 16×512"):
+        assert {
+            ("training", name, THEIRS, OURS),
+            ("training", name, BERT, OURS),
+            ("memory", f"training, {name}", OURS, THEIRS),
+            ("padding", f"training, {name} half padded", cases.FILLED, OURS),
+        } <= bars
+    assert {
+        ("bandwidth", f"span_dynamic_conv {way}", cases.COPY, OURS) for way in ("forward", "backward")
+    } <= bars
 
 
 def test_bars_are_met_or_missed():

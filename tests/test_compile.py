@@ -1,4 +1,5 @@
-"""`torch.compile` sees one graph, on rectangles and on packed rows, and does not start again when lengths change."""
+"""`torch.compile` sees one graph, on rectangles and on packed rows, and does not start again when lengths change;
+`torch.export` sees rectangles of any size."""
 
 from __future__ import annotations
 
@@ -113,3 +114,23 @@ def test_inductor():
 def test_inductor_training_step():
     model = build()
     assert_compiled_equals_eager(torch.compile(model, fullgraph=True), model, packed([5, 7]))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_exported_rectangles_of_any_size(padded):
+    """Traced once, on one shape."""
+    model = build().eval()
+
+    def inputs(batch: int, length: int) -> dict[str, Tensor]:
+        found = rectangle(batch, length)
+        if padded:
+            found["attention_mask"] = (torch.arange(length) < torch.arange(1, batch + 1)[:, None]).long()
+        return found
+
+    example = inputs(2, 7)
+    any_size = {name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in example}
+    exported = torch.export.export(model, (), example, dynamic_shapes=any_size).module()
+    for shape in SHAPES:
+        given = inputs(*shape)
+        assert_close(exported(**given).last_hidden_state, model(**given).last_hidden_state, torch.float32)

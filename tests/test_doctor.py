@@ -15,6 +15,7 @@ import convbert
 from convbert import doctor, embedded, optional
 from convbert.cli import main
 from convbert.errors import InputError
+from convbert.ops.attention import packed
 
 ROOMS = {"versions", "cpu", "gpu", "ops", "precision", "extras", "model"}
 
@@ -44,6 +45,22 @@ def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
     without = doctor.as_dict(doctor.examine())["ops"]
     for op in ("span_dynamic_conv", "depthwise_conv"):
         assert without[f"{op} on cpu"] == {"value": "reference", "reason": "it is Sunday"}
+
+
+@pytest.mark.parametrize(
+    ("flash", "form", "says"),
+    [
+        (False, "varlen", "while training with dropout, padded: "),
+        (True, "flash_attn", "flash-attn is installed"),
+    ],
+)
+def test_attention_on_a_gpu_says_its_forms(monkeypatch, flash, form, says):
+    monkeypatch.setattr(packed, "HAS_FLASH_ATTN", flash)
+    monkeypatch.setattr(packed, "is_older_gpu", lambda device: False)
+    found = doctor.as_dict(doctor._ops(torch.device("cuda")))["ops"]
+    assert found["attention on cuda"]["value"] == "sdpa"
+    assert found["packed attention on cuda"]["value"] == form
+    assert says in found["packed attention on cuda"]["reason"]
 
 
 def test_precision_is_what_loading_does(report):

@@ -27,6 +27,7 @@ HEADS = [
     "ConvBertForQuestionAnswering",
 ]
 LENGTHS = [24, 17, 9, 5, 1]
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def settings(size: str, **extra):
@@ -207,11 +208,22 @@ class TestForms:
         padded = model(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
         assert_close(model(**flat)[0][0], padded, torch.float32)
 
-    @torch.no_grad()
-    def test_reference_backend(self, model, inputs):
-        fast = model(**inputs)[0]
-        model.conv_backend = "reference"
-        assert_close(model(**inputs)[0], fast, torch.float32)
+    @pytest.mark.usefixtures("poisoned_memory")
+    @pytest.mark.parametrize("kind", ["rectangle", "unpadded", "rectangle with a mask"])
+    def test_reference_backend(self, inputs, kind):
+        """The fast convolutions against the definition, in training mode, with the gradient of every parameter."""
+        model = twins("ConvBertModel", "small-like", **NO_DROPOUT)[1].train()
+        if kind == "rectangle":
+            del inputs["attention_mask"]
+        results = []
+        for model.conv_backend in ("reference", "fast"):
+            model.zero_grad()
+            states = model(**inputs, output_attentions=kind == "rectangle with a mask").last_hidden_state
+            states.square().sum().backward()
+            results.append([states.detach(), *(p.grad for p in model.parameters())])
+        assert_close(results[1][0], results[0][0], torch.float32)
+        for expected, actual in zip(*(grads for _, *grads in results), strict=True):
+            assert (actual - expected).norm() <= 1e-4 * expected.norm() + 1e-5
 
     @pytest.mark.parametrize("side", ["left", "right", "hole"])
     @torch.no_grad()
@@ -259,6 +271,32 @@ class TestForms:
     @torch.no_grad()
     def test_no_sequences(self, model):
         assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 48)
+
+    def test_packed_row_of_no_sequences(self, model):
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        bounds = torch.zeros(1, dtype=torch.int32)
+        states = model.train()(nothing, cu_seq_lens_q=bounds, max_length_q=0).last_hidden_state
+        assert states.shape == (1, 0, 48)
+        states.sum().backward()
+        assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("masked", [True, False], ids=["rectangle with a mask", "unpadded"])
+    def test_low_precision_trains_on_extreme_inputs(self, model, dtype, masked):
+        """Vectors of +-1e4, a row of padding, a text shorter than the kernel: states and gradients are numbers."""
+        lengths = torch.tensor([[24], [0], [2]])
+        vectors = (torch.randint(-1, 2, (3, 24, 16)) * 1e4).to(dtype).requires_grad_()
+        states = (
+            model.to(dtype)
+            .train()(
+                inputs_embeds=vectors, attention_mask=torch.arange(24) < lengths, output_attentions=masked
+            )
+            .last_hidden_state
+        )
+        states.float().square().mean().backward()
+        assert not states[1].any()
+        for x in (states, vectors.grad, *(p.grad for p in model.parameters() if p.grad is not None)):
+            assert torch.isfinite(x).all()
 
     def test_training_gradients_do_not_depend_on_padding(self, model, inputs):
         """Train mode (dropout off by value, not by mode): padded batch against the sum over texts alone."""
@@ -472,6 +510,10 @@ def test_refuses_by_name():
         ({"input_ids": ids[0]}, r"\(batch, length\), got \(10,\)"),
         ({"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 9])}, "must run from 0 to 10"),
         ({"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 7, 3, 10])}, "without going back"),
+        (
+            {"input_ids": ids[:1], "cu_seq_lens_q": torch.tensor([0, 7, 10]), "max_length_q": 6},
+            r"in steps of max_length_q at most \(6\), got \[0, 7, 10\]",
+        ),
         ({"input_ids": ids, "cu_seq_lens_q": torch.tensor([0, 20])}, "packed batch is one row"),
     ]:
         with pytest.raises(InputError, match=message):

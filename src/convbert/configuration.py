@@ -163,6 +163,24 @@ class ConvBertConfig(PreTrainedConfig):
         return cls(**{**_BASE, **overrides})
 
 
+def original_head_size(hidden_size: int, num_attention_heads: float, head_ratio: int) -> int | None:
+    """`attention_head_size` for a model of the original: its head width, `hidden_size / num_attention_heads`.
+
+    None where the derived width is the same. The heads of the original's generators are those of the discriminator
+    times a fraction, and so a float.
+
+    Raises:
+        InputError: the width does not divide by the heads.
+    """
+    size = hidden_size / num_attention_heads if num_attention_heads >= 1 else 0.0
+    if size < 1 or abs(size - round(size)) > 1e-6:
+        raise InputError(
+            f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_attention_heads:g})"
+        )
+    kept_heads = max(1, int(num_attention_heads / head_ratio))
+    return None if 2 * kept_heads * round(size) == hidden_size else round(size)
+
+
 # [PAD] is row 0 of the published vocabulary; transformers' class default of 1 is kept for files alone.
 _SMALL = {
     "embedding_size": 128,

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -74,18 +74,11 @@ def as_dict(findings: list[Finding]) -> dict[str, Any]:
 
 
 def _versions() -> list[Finding]:
-    found = [
+    return [
         Finding("versions", "convbert", convbert.__version__),
         Finding("versions", "python", platform.python_version(), platform.platform()),
+        *(Finding("versions", package, version(package)) for package in _PACKAGES),
     ]
-    return found + [_version(package) for package in _PACKAGES]
-
-
-def _version(package: str) -> Finding:
-    try:
-        return Finding("versions", package, version(package))
-    except PackageNotFoundError:
-        return Finding("versions", package, "missing", f"pip install {package}")
 
 
 def _cpu() -> list[Finding]:
@@ -139,22 +132,32 @@ def _devices() -> list[torch.device]:
 
 def _ops(device: torch.device) -> list[Finding]:
     """Which form each op takes on `device` when its backend is "auto"."""
-    reason = why_not_fast(device)
-    form = "reference" if reason else "fast"
-    why = reason or f"a fast form for {device.type} is part of the package"
-    if device.type == "cpu" and not reason:
-        why = "in fp32 compiled, see cpu" if compiled.build() else "through PyTorch alone, see cpu"
-    findings = [Finding("ops", f"{op} on {device.type}", form, why) for op in _CONVOLUTIONS]
-    if device.type == "cpu" and compiled.build():
-        return [
-            *findings,
-            Finding("ops", "attention on cpu", "compiled", "in fp32; else PyTorch's, text by text"),
-        ]
-    packed = packed_form(device, torch.bfloat16, 64, 0.0)
-    why = (
-        f"PyTorch's scaled_dot_product_attention; where a batch was unpadded, {packed.name}: {packed.reason}"
+    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device)]
+
+
+def _convolution(op: str, device: torch.device) -> Finding:
+    name, reason = f"{op} on {device.type}", why_not_fast(device)
+    if reason:
+        return Finding("ops", name, "reference", reason)
+    if device.type != "cpu":
+        return Finding("ops", name, "fast", "Triton kernels")
+    return Finding(
+        "ops", name, "fast", f"{'in fp32 compiled' if compiled.build() else 'PyTorch alone'}, see cpu"
     )
-    return [*findings, Finding("ops", f"attention on {device.type}", "sdpa", why)]
+
+
+def _attention(device: torch.device) -> list[Finding]:
+    """On rectangles, and on unpadded batches of the published models' type and head width."""
+    name = f"attention on {device.type}"
+    sdpa = Finding("ops", name, "sdpa", "PyTorch's scaled_dot_product_attention")
+    if device.type == "cpu":
+        how = "in fp32; else PyTorch's, text by text"
+        return [Finding("ops", name, "compiled", how) if compiled.build() else sdpa]
+    form, dropping = (packed_form(device, torch.bfloat16, 64, dropout) for dropout in (0.0, 0.1))
+    why = form.reason
+    if dropping != form:
+        why += f"; while training with dropout, {dropping.name}: {dropping.reason}"
+    return [sdpa, Finding("ops", f"packed {name}", form.name, why)]
 
 
 def _precisions(device: torch.device) -> list[Finding]:

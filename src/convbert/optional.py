@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from convbert.errors import InputError
 
 EXTRAS = {
-    "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
+    "train": ("accelerate", "datasets", "filelock", "matplotlib", "scikit-learn", "scipy"),
     "lora": ("peft",),
+    "ray": ("ray",),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""
 

@@ -1,4 +1,4 @@
-"""Write the files of a model folder whole or not at all."""
+"""Write files, and the files of a model folder, whole or not at all."""
 
 from __future__ import annotations
 
@@ -71,6 +71,17 @@ def whole_folder(folder: PathLike) -> Iterator[Path]:
         if is_new:
             shutil.rmtree(target, ignore_errors=True)
         raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there in full or not at all, whenever the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import tiny
+from browser import CHROMIUM, open_in_browser
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli import main
 from convbert.finetuning.data import Example, Feature
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.explain import explain_html
-from convbert.finetuning.page import tokens
 from convbert.finetuning.report import _answered, _tagged
 from convbert.finetuning.saliency import token_influence
+from convbert.page import tokens
 from labelled import sentence, write_objects, write_sentences
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +31,6 @@ def run(start, tmp_path_factory) -> Path:
     words = ["finetune", "--task", "sst2", "--data", str(folder), "--model", str(start), "--device", "cpu"]
     assert main([*words, "--output", str(folder / "run"), "--set", "epochs=1", "--explain"]) == 0
     return folder / "run"
-
-
-def open_in_browser(page: Path, profile: Path, script: str = "") -> str:
-    """The document after the browser has run it; `script` is run after the page's own."""
-    shown = profile / f"opened-{page.name}"
-    shown.write_text(page.read_text(encoding="utf-8") + f"<script>{script}</script>", encoding="utf-8")
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-            *(
-                f"--user-data-dir={profile / 'profile'}",
-                "--enable-logging=stderr",
-                "--virtual-time-budget=5000",
-            ),
-            *("--dump-dom", shown.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "CONSOLE" not in done.stderr, done.stderr  # neither errors nor warnings of the page
-    return done.stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")

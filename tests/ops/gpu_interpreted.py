@@ -37,6 +37,12 @@ def test_unpadded(name, lengths, taps):
 
 
 @pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("taps", range(1, 32, 2))
+def test_every_number_of_taps(name, taps):
+    assert_fast_equals_reference(OPS[name], case(name, [37], taps), bounds([16, 2, 19]))
+
+
+@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 33), (2, 67), (0, 5), (2, 0)], ids=str)
 def test_rectangle(name, shape):
     assert_fast_equals_reference(OPS[name], case(name, shape, 9), None)
@@ -53,7 +59,9 @@ def test_low_precision(name, dtype, taps, lengths):
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
-@pytest.mark.parametrize(("heads", "width"), [(1, 1), (3, 16), (1, 40), (2, 70), (1, 129)], ids=str)
+@pytest.mark.parametrize(
+    ("heads", "width"), [(1, 1), (3, 16), (2, 33), (1, 40), (2, 70), (1, 129), (1, 256)], ids=str
+)
 def test_widths(name, dtype, heads, width):
     assert_fast_equals_reference(OPS[name], case(name, [11], 3, dtype, heads, width), bounds([4, 7]))
 

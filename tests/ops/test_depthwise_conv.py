@@ -53,15 +53,6 @@ def test_gradcheck(backend):
     assert torch.autograd.gradcheck(lambda *x: depthwise_conv(*x, cu_seqlens, backend=backend), inputs)
 
 
-@pytest.mark.parametrize("lengths", [None, [2, 5]], ids=["rectangle", "unpadded"])
-def test_opcheck(lengths):
-    hidden, weight = (x.contiguous().requires_grad_() for x in case([7], 3))
-    cu_seqlens = None if lengths is None else bounds(lengths)
-    torch.library.opcheck(
-        torch.ops.convbert.depthwise_conv, (hidden[None] if lengths is None else hidden, weight, cu_seqlens)
-    )
-
-
 def test_follows_autocast():
     hidden, weight = torch.randn(1, 5, 4), torch.randn(4, 1, 3)
     with torch.autocast("cpu", torch.bfloat16):

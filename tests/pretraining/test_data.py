@@ -1,116 +1,76 @@
-import gzip
-import json
 import os
+import pickle
+from itertools import chain
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from convbert.errors import InputError
 from convbert.pretraining import data
+from convbert.pretraining.corpus.prepare import Preparation, Vocabulary
 from convbert.pretraining.data import (
     EpochSampler,
     Packing,
-    SequenceDataset,
-    find_text_files,
+    open_corpus,
     prepare_sequences,
-    read_documents,
+    shuffled,
 )
+from convbert.pretraining.vocabulary import train_wordpiece
 
 
-def test_documents_end_at_empty_lines_and_at_the_end_of_a_file(tmp_path):
-    first, second = tmp_path / "a.txt", tmp_path / "b.txt.gz"
-    first.write_bytes(b"\xef\xbb\xbfone\r\n two \r\n\r\n\r\nthree")
-    second.write_bytes(gzip.compress(b"vier\n"))
-    assert list(read_documents([first, second])) == [["one", "two"], ["three"], ["vier"]]
-
-
-def test_files_are_found_by_name_glob_and_folder_once_each(tmp_path):
-    (tmp_path / "deep").mkdir()
-    wanted = [tmp_path / "a.txt", tmp_path / "b.txt.gz", tmp_path / "deep" / "c.txt"]
-    for path in [*wanted, tmp_path / "ignored.json"]:
-        path.touch()
-    assert find_text_files(tmp_path) == wanted
-    assert (
-        find_text_files([tmp_path / "b.txt.gz", str(tmp_path / "*.txt*"), tmp_path / "a.txt"]) == wanted[:2]
-    )
-
-
-@pytest.mark.parametrize("name", ["missing.txt", "*.none", "empty_folder"])
-def test_a_source_that_matches_nothing_is_named(tmp_path, name):
-    (tmp_path / "empty_folder").mkdir()
-    with pytest.raises(InputError, match=name.replace("*", r"\*")):
-        find_text_files(tmp_path / name)
-    with pytest.raises(InputError, match="no corpus was given"):
-        find_text_files([])
-
-
-def test_invalid_utf8_names_file_line_and_offset_in_the_text(tmp_path):
-    path = tmp_path / "text.txt.gz"
-    path.write_bytes(gzip.compress("gut\näö\n".encode() + b"ab\xc3("))
-    with pytest.raises(InputError, match=r"text.txt.gz: not UTF-8 text: line 3, byte offset 11"):
-        list(read_documents([path]))
-
-
-@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(b"text " * 1000)[:-20]])
-def test_a_damaged_gzip_file_is_named(tmp_path, content):
-    path = tmp_path / "text.txt.gz"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"text.txt.gz: damaged gzip"):
-        list(read_documents([path]))
-
-
-@pytest.mark.parametrize("length", [0, 1, 2, 5, 6, 7, 8, 12, 13, 25])
-def test_packing_keeps_order_fills_sequences_and_drops_short_rests_alone(length):
-    packing = Packing(sequence_length=8, min_sequence_length=4)
-    document = np.arange(100, 100 + length)
-    sequences = packing.split(document, cls_id=2, sep_id=3)
-    assert all(sequence[0] == 2 and sequence[-1] == 3 for sequence in sequences)
-    assert all(len(sequence) == 8 for sequence in sequences[:-1])
-    kept = np.concatenate([sequence[1:-1] for sequence in sequences]) if sequences else np.empty(0)
-    rest = length % 6
-    assert kept.tolist() == document[: length - (rest if rest < 2 else 0)].tolist()
-
-
-def test_impossible_packing_is_refused():
-    with pytest.raises(InputError, match="min_sequence_length"):
-        Packing(sequence_length=16, min_sequence_length=17)
+def rows(dataset):
+    return [item["input_ids"].tolist() for item in dataset.__getitems__(list(range(len(dataset))))]
 
 
 def test_sequences_say_what_the_documents_say(corpus, tokenizer, sequences):
-    """Compared with one document tokenised at a time, without batches or Arrow."""
+    """Compared with one paragraph tokenised at a time by transformers, without blocks or shards."""
     expected = []
-    for document in read_documents([corpus]):
-        ids = [
-            token for paragraph in document for token in tokenizer.encode(paragraph, add_special_tokens=False)
-        ]
+    for document in corpus.read_text(encoding="utf-8").split("\n\n"):
+        ids = list(
+            chain(*(tokenizer.encode(line, add_special_tokens=False) for line in document.split("\n")))
+        )
         expected += [
             [tokenizer.cls_token_id, *ids[start : start + 30], tokenizer.sep_token_id]
             for start in range(0, len(ids), 30)
             if len(ids[start : start + 30]) >= 2
         ]
-    stored = [item["input_ids"].tolist() for item in sequences.__getitems__(list(range(len(sequences))))]
-    assert stored == expected
+    assert rows(sequences) == expected
     assert sequences.count_tokens() == sum(map(len, expected))
-    assert np.concatenate(list(sequences.flat_ids())).tolist() == [
-        token for sequence in expected for token in sequence
-    ]
-
-
-def test_small_batches_and_blocks_change_nothing(corpus, tokenizer, sequences, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_PARAGRAPHS_PER_BATCH", 4)
-    monkeypatch.setattr(data, "_TOKENS_PER_WRITE", 50)
-    again = prepare_sequences(corpus, tokenizer, tmp_path, Packing(32, 4))
-    draws = list(range(len(sequences)))[::-1]
-    for ours, theirs in zip(again.__getitems__(draws), sequences.__getitems__(draws), strict=True):
-        assert ours["input_ids"].tolist() == theirs["input_ids"].tolist()
-    assert again.count_tokens() == sequences.count_tokens()
+    assert np.concatenate(list(sequences.flat_ids())).tolist() == list(chain(*expected))
 
 
 def test_a_large_vocabulary_takes_wider_integers(tmp_path):
-    rows = [np.array([2, 70_000, 3]), np.array([2, 5, 6, 3])]
-    data._write_table(iter(rows), tmp_path / "wide.arrow", vocab_size=80_000)
-    dataset = SequenceDataset(data._open_table(tmp_path / "wide.arrow"))
-    assert [dataset[draw]["input_ids"].tolist() for draw in range(2)] == [row.tolist() for row in rows]
+    class Wide:
+        """70,000 + the length of a word."""
+
+        def encode_batch_fast(self, texts, add_special_tokens):
+            return [type("Encoding", (), {"ids": [70_000 + len(w) for w in text.split()]}) for text in texts]
+
+    (tmp_path / "a.txt").write_text("one three\n\nsix seven eleven\n")
+    vocabulary = Vocabulary(Wide(), "wide", 80_000, 2, 3)
+    Preparation(tmp_path / "a.txt", tmp_path / "out", Packing(8, 3)).run(vocabulary)
+    dataset = open_corpus(tmp_path / "out")
+    assert rows(dataset) == [[2, 70_003, 70_005, 3], [2, 70_003, 70_005, 70_006, 3]]
+    assert dataset.manifest.layout.dtype == "uint32"
+
+
+def test_two_segments_say_where_the_second_begins(corpus, tokenizer, tmp_path):
+    dataset = prepare_sequences(corpus, tokenizer, tmp_path, Packing(48, 5, "two"))
+    with_two = [item for item in dataset.__getitems__(list(range(len(dataset)))) if "second_segment" in item]
+    assert 0.3 < len(with_two) / len(dataset) < 1
+    for item in with_two:
+        start, ids = item["second_segment"], item["input_ids"]
+        assert (ids == tokenizer.sep_token_id).nonzero()[0].tolist() == [start - 1, len(ids) - 1]
+
+
+def test_few_open_files_are_enough_and_workers_see_the_same(sequences, monkeypatch):
+    expected = rows(sequences)
+    monkeypatch.setattr(data, "_OPEN_AT_ONCE", 1)
+    assert rows(sequences) == expected
+    assert rows(pickle.loads(pickle.dumps(sequences))) == expected
+    loader = DataLoader(sequences, batch_size=7, num_workers=2, collate_fn=list)
+    assert [item["input_ids"].tolist() for batch in loader for item in batch] == expected
 
 
 class TestCache:
@@ -133,8 +93,6 @@ class TestCache:
         assert not tokenised[1]()
 
     def test_notices_another_packing_and_another_tokenizer(self, tokenised, corpus, tmp_path):
-        from convbert.pretraining.vocabulary import train_wordpiece
-
         assert tokenised[1](min_length=5)
         assert tokenised[1](tokenizer=train_wordpiece(corpus, 120, tmp_path / "other"))
 
@@ -144,15 +102,21 @@ class TestCache:
         os.utime(own, ns=(1, 1))
         assert prepare()
 
-    def test_notices_an_unfinished_one(self, tokenised, tmp_path):
-        (tmp_path / "cache" / "train.json").write_text('{"finger', encoding="utf-8")
-        assert tokenised[1]()
+    def test_lies_in_a_folder_of_its_name(self, tokenised, tmp_path):
+        assert sorted(path.name for path in (tmp_path / "cache" / "train").iterdir()) == [
+            ".lock",
+            "manifest.json",
+            "shards",
+        ]
 
-    def test_describes_itself(self, tokenised, tmp_path):
-        manifest = json.loads((tmp_path / "cache" / "train.json").read_text())
-        assert manifest["files"] == ["own.txt"]
-        assert manifest["sequences"] > 0
-        assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["train.arrow", "train.json"]
+
+def test_a_tokenizer_that_was_used_to_cut_and_pad_is_still_the_same(tokenizer, sequences, corpus, tmp_path):
+    before = data.tokenizer_fingerprint(tokenizer)
+    tokenizer(["the cat", "dog"], truncation=True, max_length=3, padding="max_length")
+    assert data.tokenizer_fingerprint(tokenizer) == before
+    assert rows(prepare_sequences(corpus, tokenizer, tmp_path, Packing(32, 4))) == rows(sequences)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
 
 
 def test_a_corpus_without_sequences_is_refused_and_leaves_nothing(tokenizer, tmp_path):
@@ -160,7 +124,7 @@ def test_a_corpus_without_sequences_is_refused_and_leaves_nothing(tokenizer, tmp
     corpus.write_text("cat\n\ndog\n")
     with pytest.raises(InputError, match=r"short.txt: no document has 14 tokens"):
         prepare_sequences(corpus, tokenizer, tmp_path / "cache", Packing())
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".lock"]
 
 
 def test_sampler_draws_each_sequence_once_an_epoch_in_an_order_of_its_own():
@@ -174,6 +138,30 @@ def test_sampler_draws_each_sequence_once_an_epoch_in_an_order_of_its_own():
     assert epochs[0] != epochs[1]
     assert list(EpochSampler(50, seed=3)) == epochs[0]
     assert list(EpochSampler(50, seed=4)) != epochs[0]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 16, 17, 1000, 16_384, 50_001])
+def test_every_length_is_shuffled_one_to_one(length):
+    order = list(EpochSampler(length, seed=1))
+    assert sorted(order) == list(range(length))
+    assert list(EpochSampler(length, seed=1).starting_at(length // 3)) == order[length // 3 :]
+    # Piece by piece or at once, forwards or backwards.
+    assert shuffled(np.arange(length)[::-1], length, 1, 0).tolist() == order[::-1]
+
+
+def test_the_order_is_as_good_as_numpys():
+    """Where an index lands, and how far neighbours part, over many seeds: as uniform as a permutation's."""
+    length, trials = 24, 2000
+    places = np.stack([shuffled(np.arange(length), length, seed, seed % 7) for seed in range(trials)])
+    for column in range(length):
+        counts = np.bincount(places[:, column], minlength=length)
+        expected = trials / length
+        assert ((counts - expected) ** 2 / expected).sum() < 60  # chi-square, 23 degrees: 60 is 1 in 25,000
+    steps = np.bincount((places[:, 1:] - places[:, :-1]).ravel() % length, minlength=length)[1:]
+    assert abs(steps / trials - 1).max() < 0.1  # 4.5 standard deviations
+    large = shuffled(np.arange(100_000), 100_000, 5, 2)
+    assert abs(np.corrcoef(large, np.arange(100_000))[0, 1]) < 0.02
+    assert abs(np.corrcoef(large[1:], large[:-1])[0, 1]) < 0.02
 
 
 def test_a_draw_of_a_later_epoch_is_the_same_sequence(sequences):

@@ -4,6 +4,9 @@ import pytest
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
+from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.pretraining.masking import Masking
+from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import RECIPES, base, embedded, medium_small, recipe, small, smoke
 
 
@@ -17,24 +20,83 @@ def test_every_recipe_is_a_finished_plan(name):
     assert json.loads(json.dumps(plan.to_dict()))["model"] == plan.model
 
 
-def test_published_sizes_and_numbers():
+@pytest.mark.parametrize(
+    ("plan", "config", "learning_rate", "batch_size", "generator_size"),
+    [
+        (small(), ConvBertConfig.small(), 3e-4, 128, 0.25),
+        (medium_small(), ConvBertConfig.medium_small(), 5e-4, 128, 0.25),
+        (base(), ConvBertConfig.base(), 2e-4, 256, 1 / 3),
+    ],
+    ids=["small", "medium_small", "base"],
+)
+def test_published_sizes_and_numbers(plan, config, learning_rate, batch_size, generator_size):
     """Table 7 of the paper's appendix and `configure_pretraining.py` of the original code."""
-    rows = [
-        (small(), ConvBertConfig.small(), 3e-4, 128),
-        (medium_small(), ConvBertConfig.medium_small(), 5e-4, 128),
-        (base(), ConvBertConfig.base(), 2e-4, 256),
-    ]
-    for plan, config, learning_rate, batch_size in rows:
-        assert plan.model_config(30522).to_dict() == config.to_dict()
-        assert (plan.learning_rate, plan.batch_size) == (learning_rate, batch_size)
-        assert (plan.max_steps, plan.warmup_steps, plan.sequence_length) == (1_000_000, 10_000, 128)
-        assert (plan.weight_decay, plan.adam_epsilon, plan.max_grad_norm) == (0.01, 1e-6, 1.0)
+    assert plan.model_config(30522).to_dict() == config.to_dict()
+    assert (plan.learning_rate, plan.batch_size) == (learning_rate, batch_size)
+    assert plan.gradient_accumulation_steps == 1
+    assert (plan.max_steps, plan.warmup_steps, plan.sequence_length) == (1_000_000, 10_000, 128)
+    assert (plan.weight_decay, plan.adam_epsilon, plan.max_grad_norm) == (0.01, 1e-6, 1.0)
+    assert (plan.adam_beta1, plan.adam_beta2, plan.bias_correction) == (0.9, 0.999, False)
+    assert plan.objective == "rtd"
+    assert (plan.generator_hidden_size, plan.generator_layers) == (generator_size, 1.0)
+    assert (plan.generator_weight, plan.discriminator_weight, plan.temperature) == (1.0, 50.0, 1.0)
+    assert plan.masking == Masking(0.15, 0.85, 0.0, whole_words=False)
+    options = (plan.untied_generator_embeddings, plan.uniform_generator, plan.disallow_correct)
+    assert options == (False, False, False)
+
+
+def test_the_objective_decides_what_masked_positions_show_unless_the_caller_does():
+    assert small(objective="mlm").masking == Masking(0.15, 0.8, 0.1)
+    assert small(objective="mlm", mask_token_prob=0.5).masking == Masking(0.15, 0.5, 0.1)
+    assert small(random_token_prob=0.1).masking == Masking(0.15, 0.85, 0.1)
+    assert small().override(objective="mlm").masking == Masking(0.15, 0.8, 0.1)
+    assert small(objective="mlm").to_dict()["random_token_prob"] == 0.1
+    assert small(whole_words=True).masking.whole_words
+
+
+def recomputes(model) -> bool:
+    return all(layer.gradient_checkpointing for layer in model.convbert.encoder.layer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"generator_hidden_size": 0.5}, {"generator_layers": 0.5}, {"untied_generator_embeddings": True}),
+        *({"temperature": 2.0}, {"disallow_correct": True}, {"generator_weight": 3.0}),
+        *({"discriminator_weight": 9.0}, {"uniform_generator": True}, {"gradient_checkpointing": True}),
+    ],
+    ids=str,
+)
+def test_every_option_reaches_the_objective(changes):
+    def described(plan):
+        objective = build_objective(plan, plan.model_config(100))
+        generator = objective.generator
+        return (
+            None if generator is None else generator.config.to_dict(),
+            generator is not None and recomputes(generator),
+            generator is not None
+            and generator.convbert.embeddings is objective.discriminator.convbert.embeddings,
+            *(objective.temperature, objective.disallow_correct),
+            *(objective.generator_weight, objective.discriminator_weight),
+        )
+
+    assert described(smoke(**changes)) != described(smoke())
+
+
+def test_masked_language_modelling_trains_the_model_itself():
+    plan = smoke(objective="mlm", gradient_checkpointing=True)
+    (model,) = build_objective(plan, plan.model_config(100)).models().values()
+    assert isinstance(model, ConvBertForMaskedLM)
+    assert recomputes(model)
+    assert model.config.hidden_size == 32
 
 
 def test_embedded_fits_its_budget():
     plan = embedded()
     assert 8192 <= plan.vocab_size <= 16384
     assert plan.model_config(plan.vocab_size).hidden_size == 256
+    assert (plan.objective, plan.bias_correction) == ("mlm", True)
+    assert plan.masking == Masking(0.2, 0.8, 0.1)
 
 
 def test_overrides_reach_plan_and_model():
@@ -67,6 +129,11 @@ def test_steps_and_minutes_take_each_others_place():
         ({"bf16": "sometimes"}, "bf16"),
         ({"objective": "clm"}, "objective"),
         ({"size": "huge"}, "size"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"generator_hidden_size": 0.0}, "generator_hidden_size"),
+        ({"generator_hidden_size": 0.3}, "generator_hidden_size"),
+        ({"discriminator_weight": -1.0}, "discriminator_weight"),
+        ({"mask_token_prob": 0.95, "random_token_prob": 0.1}, "mask_token_prob"),
     ],
 )
 def test_mistakes_are_named(changes, message):

@@ -7,16 +7,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from convbert import pipeline
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.pretraining import data
+from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.pretraining.data import open_corpus
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
-from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import smoke
+from convbert.pretraining.replaced_token import ReplacedTokenDetection
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.training import callbacks
 from convbert.training.callbacks import HistoryFile
+from convbert.training.trainer import ObjectiveTrainer
 
 
 def plan(**changes):
@@ -43,23 +48,20 @@ def finished(corpus, heldout_text, tmp_path_factory):
     return folder, result, messages
 
 
-def losses(folder):
+def losses(folder, figure="loss"):
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+    return {entry["step"]: entry[figure] for entry in entries if "loss" in entry}
 
 
-def test_a_run_leaves_a_model_folder_and_its_figures(finished):
+def test_a_run_leaves_two_model_folders_and_its_figures(finished):
     folder, result, messages = finished
     assert result.finished
-    names = {path.name for path in result.model_dir.iterdir()}
-    assert names >= {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "vocab.txt",
-        "README.md",
-        "loss.png",
-    }
+    assert result.model_dir == folder / "model"
+    for name in ("model", "generator"):
+        assert {path.name for path in (folder / name).iterdir()} == {
+            *("config.json", "model.safetensors", "README.md", "loss.png"),
+            *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+        }
     assert json.loads((folder / "metrics.json").read_text()) == result.metrics
     assert result.metrics["steps"] == 8
     assert list(losses(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -67,35 +69,122 @@ def test_a_run_leaves_a_model_folder_and_its_figures(finished):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_reported_figures_are_those_of_the_saved_model(finished, heldout_text):
+def test_reported_figures_are_those_of_the_saved_models(finished):
     folder, result, _ = finished
     tokenizer = load_tokenizer(result.model_dir)
-    heldout = data.SequenceDataset(data._open_table(folder / "data" / "heldout.arrow"))
-    collator = MaskingCollator(tokenizer, plan().masking, plan().heldout_seed)
-    objective = MaskedLanguageModel(ConvBertForMaskedLM.from_pretrained(result.model_dir)).eval()
-    outputs = objective(**collator(heldout.__getitems__(list(range(len(heldout))))))
-    correct, count = outputs["masked_accuracy"].tolist()
-    assert result.metrics["heldout_masked_positions"] == count
-    assert result.metrics["heldout_masked_accuracy"] == pytest.approx(correct / count)
-    assert result.metrics["heldout_masked_loss"] == pytest.approx(outputs["loss"].item(), rel=1e-5)
+    heldout = open_corpus(folder / "data" / "heldout")
+    collator = MaskingCollator(tokenizer, plan().masking, plan().heldout_seed, sampling=True)
+    objective = ReplacedTokenDetection(
+        ConvBertForPreTraining.from_pretrained(folder / "model"),
+        ConvBertForMaskedLM.from_pretrained(folder / "generator"),
+        tie_embeddings=False,
+    ).eval()
+    with torch.no_grad():
+        outputs = objective(**collator(heldout.__getitems__(list(range(len(heldout))))))
+    names = [name for name in outputs if name not in ("loss", "replaced_auc")]
+    assert len(names) == 7
+    for name in names:
+        total, count = outputs[name].tolist()
+        if count:
+            assert result.metrics[f"heldout_{name}"] == pytest.approx(total / count, rel=1e-5), name
+        else:
+            assert f"heldout_{name}" not in result.metrics
+    assert 0 < result.metrics["heldout_replaced_auc"] < 1
+    assert result.metrics["heldout_masked_positions"] == outputs["masked_loss"][1]
 
 
-def test_model_card_says_recipe_and_figures(finished):
-    card = (finished[1].model_dir / "README.md").read_text(encoding="utf-8")
-    assert '"learning_rate": 0.001' in card
+def test_the_discriminator_is_to_be_fine_tuned_and_the_generator_fills_masks(finished):
+    folder, _, _ = finished
+    _, report = ConvBertForSequenceClassification.from_pretrained(folder / "model", output_loading_info=True)
+    assert all(name.startswith("classifier.") for name in report["missing_keys"])
+    (best, *_) = pipeline("fill-mask", str(folder / "generator"))("the cat follows the [MASK] road .")
+    assert best["token_str"] in load_tokenizer(folder / "generator").get_vocab()
+
+
+@pytest.mark.parametrize(("name", "says"), [("model", "replaced"), ("generator", "fill-mask")])
+def test_model_cards_say_recipe_and_figures(finished, name, says):
+    card = (finished[0] / name / "README.md").read_text(encoding="utf-8")
+    assert says in card.partition("## Held-out")[0]
+    for words in ('"learning_rate": 0.001', '"mask_token_prob": 0.85', "| baseline bigram accuracy |"):
+        assert words in card
+    for figure in ("masked accuracy", "replaced auc", "replaced recall", "sampled accuracy"):
+        assert f"| heldout {figure} |" in card
+
+
+def test_masked_language_modelling_leaves_one_folder(finished, corpus, heldout_text, tmp_path):
+    result = pretrain(
+        plan(objective="mlm", max_steps=2),
+        corpus,
+        tmp_path / "out",
+        tokenizer=finished[0] / "tokenizer",
+        heldout=heldout_text,
+        device="cpu",
+        report=lambda message: None,
+    )
+    _, report = ConvBertForMaskedLM.from_pretrained(result.model_dir, output_loading_info=True)
+    assert not any(report.values())
+    assert not (tmp_path / "out" / "generator").exists()
+    card = (result.model_dir / "README.md").read_text(encoding="utf-8")
+    assert '"mask_token_prob": 0.8,' in card
     assert "| heldout masked accuracy |" in card
-    assert "| baseline bigram accuracy |" in card
+    assert "replaced" not in card.partition("## Recipe")[0]
 
 
-def test_a_finished_run_is_not_trained_again(finished, corpus):
+def test_models_that_cannot_be_written_leave_neither_folder(finished, corpus, tmp_path, monkeypatch):
+    def fail(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ConvBertForMaskedLM, "save_pretrained", fail)
+    with pytest.raises(InputError, match=r"models cannot be written.*No space left"):
+        pretrain(
+            plan(max_steps=1),
+            corpus,
+            tmp_path / "out",
+            tokenizer=finished[0] / "tokenizer",
+            device="cpu",
+            report=lambda message: None,
+        )
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not left & {"model", "generator", "metrics.json"}
+    assert not any(name.startswith(".") for name in left)
+
+
+def test_the_page_and_the_log_say_how_well_the_device_is_used(finished):
     folder, result, _ = finished
-    again = pretrain(plan(), corpus, folder, resume=True, report=lambda message: None)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "finished" in page
+    assert "model-FLOPs utilisation" in page
+    assert (
+        page.count("<div class='card'>") == 12
+    )  # six sentences with masks, and as the generator filled them
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    shares = [entry["mfu"] / entry["tokens_per_second"] for entry in entries if "mfu" in entry]
+    assert len(shares) == result.metrics["steps"]
+    assert shares == pytest.approx([shares[0]] * len(shares))
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_run(corpus, finished, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").mkdir()  # in its place, so that nothing can be moved there
+    (tmp_path / "out" / "plan.json").write_text((finished[0] / "plan.json").read_text())
+    messages: list[str] = []
+    tokenizer = load_tokenizer(finished[0] / "tokenizer")
+    quiet = {"tokenizer": tokenizer, "device": "cpu", "report": messages.append}
+    assert pretrain(plan(), corpus, tmp_path / "out", **quiet).finished
+    assert any("report.html" in message for message in messages)
+
+
+def test_a_finished_run_is_not_trained_again(finished, corpus, heldout_text):
+    folder, result, _ = finished
+    again = pretrain(plan(), corpus, folder, heldout=heldout_text, report=lambda message: None)
     assert again == result
 
 
-def test_a_used_folder_is_refused(finished, corpus):
-    with pytest.raises(InputError, match="not empty"):
-        pretrain(plan(), corpus, finished[0])
+def test_a_folder_with_something_else_is_refused(corpus, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty, and holds no run"):
+        pretrain(plan(), corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -112,26 +201,53 @@ def test_a_stopped_and_resumed_run_is_the_unbroken_run(
 
         patch.setattr(HistoryFile, "on_log", interrupt)
         stopped = pretrain(plan(), corpus, tmp_path / "out", **quiet)
-    assert not stopped.finished
+    assert stopped.stopped_by == number
     assert not (tmp_path / "out" / "model").exists()
 
     # Logged in step 5, so noticed at the end of step 6.
     assert (tmp_path / "out" / "checkpoint-6").exists()
-    resumed = pretrain(plan(), corpus, tmp_path / "out", resume=True, **quiet)
+    resumed = pretrain(plan(), corpus, tmp_path / "out", **quiet)
     assert resumed.finished
     assert losses(tmp_path / "out") == losses(unbroken)
-    ours, theirs = (
-        load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "out", unbroken)
-    )
-    assert ours.keys() == theirs.keys()
-    assert all((ours[name] == theirs[name]).all() for name in ours)
-    assert resumed.metrics["heldout_masked_loss"] == result.metrics["heldout_masked_loss"]
+    for kind in ("model", "generator"):
+        ours, theirs = (
+            load_file(folder / kind / "model.safetensors") for folder in (tmp_path / "out", unbroken)
+        )
+        assert ours.keys() == theirs.keys()
+        assert all((ours[name] == theirs[name]).all() for name in ours)
+    for figure in ("masked_loss", "replaced_loss", "replaced_auc"):
+        assert resumed.metrics[f"heldout_{figure}"] == result.metrics[f"heldout_{figure}"]
 
 
-def test_resume_with_another_plan_is_refused(finished, corpus, tmp_path):
-    (tmp_path / "plan.json").write_text((finished[0] / "plan.json").read_text())
-    with pytest.raises(InputError, match=r"learning_rate was 0.001, now 0.5"):
-        pretrain(plan(learning_rate=0.5), corpus, tmp_path, resume=True)
+def begin(folder, corpus, monkeypatch, **options):
+    """A run that ends before its first step."""
+
+    def give_up(self, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectiveTrainer, "train", give_up)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(plan(), corpus, folder, device="cpu", report=lambda message: None, **options)
+
+
+def test_another_plan_or_corpus_is_refused_with_what_differs(corpus, heldout_text, tmp_path, monkeypatch):
+    begin(tmp_path, corpus, monkeypatch)
+    quiet = {"device": "cpu", "report": lambda message: None}
+    with pytest.raises(InputError, match=r"another plan: learning_rate was 0.001, now 0.5"):
+        pretrain(plan(learning_rate=0.5), corpus, tmp_path, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: train was \d+ sequences.*, now \d+ sequences"):
+        pretrain(plan(), heldout_text, tmp_path, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: heldout was None, now"):
+        pretrain(plan(), corpus, tmp_path, heldout=heldout_text, **quiet)
+    with pytest.raises(InputError, match=r"another corpus: sequences a step was 8, now 4"):
+        pretrain(plan(batch_size=4), corpus, tmp_path, **quiet)
+    assert pretrain(plan(batch_size=4, gradient_accumulation_steps=2), corpus, tmp_path, **quiet).finished
+
+
+def test_a_folder_in_use_is_refused(corpus, tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(InputError, match="another process is training"):
+        pretrain(plan(), corpus, tmp_path)
 
 
 def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypatch):
@@ -153,7 +269,7 @@ def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypa
         # The logged rate is that of the step before, a few looks at the clock earlier.
         elapsed = entry["minutes"] / 0.8
         assert entry["learning_rate"] / 1e-3 == pytest.approx(1 - elapsed, abs=0.3)
-    assert entries[-2]["minutes"] >= 0.8 - 2 / 60
+    assert entries[-1]["minutes"] >= 0.8 - 2 / 60
 
 
 def test_training_lowers_the_loss(corpus, finished, tmp_path):
@@ -165,8 +281,9 @@ def test_training_lowers_the_loss(corpus, finished, tmp_path):
         device="cpu",
         report=lambda message: None,
     )
-    found = losses(tmp_path)
-    assert found[40] < found[1] - 1.0
+    for figure in ("masked_loss", "replaced_loss"):
+        found = losses(tmp_path, figure)
+        assert found[40] < 0.8 * found[1], figure
     assert "heldout_masked_loss" not in result.metrics
 
 

@@ -1,9 +1,11 @@
 """Batches of similar length: nothing is lost, nothing is twice, and a batch's size is its tokens."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
-from convbert.training.batching import BalancedBatches, cut_evenly
+from convbert.training.batching import BalancedBatches, BatchStream, cut_evenly
 
 
 def lengths(count, seed=0):
@@ -53,3 +55,43 @@ def test_processes_share_the_batches(count):
 def test_cuts_by_hand():
     assert cut_evenly(np.arange(5), np.array([1, 1, 1, 1, 4]), 2) == [[0, 1, 2, 3], [4]]
     assert cut_evenly(np.arange(3), np.array([9, 9, 1000]), 3) == [[0], [1], [2]]
+
+
+class Places:
+    """An order of 7 items that differs from epoch to epoch; with a short cut to its middle, or without."""
+
+    def __init__(self, short_cut: bool) -> None:
+        if short_cut:
+            self.starting_at = lambda place: iter([100 * self.epoch + item for item in range(place, 7)])
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self):
+        return 7
+
+    def __iter__(self):
+        return iter([100 * self.epoch + item for item in range(7)])
+
+
+@pytest.mark.parametrize("short_cut", [False, True])
+def test_a_stream_has_no_remainder_and_starts_anywhere(short_cut):
+    def stream(count, **place):
+        return list(islice(BatchStream(Places(short_cut), 2, **place), count))
+
+    whole = [[0, 1], [2, 3], [4, 5], [6, 100], [101, 102], [103, 104], [105, 106], [200, 201]]
+    assert stream(8) == whole
+    for first in range(8):
+        assert stream(8 - first, first=first) == whole[first:]
+    assert stream(4, rank=0, world_size=2) == whole[0::2]
+    assert stream(4, rank=1, world_size=2) == whole[1::2]
+    assert stream(3, rank=1, world_size=2, first=1) == whole[3::2]
+    assert stream(9, first=2, end=4) == whole[2:4]
+    assert stream(9, first=4, end=4) == []
+
+
+def test_a_stream_of_batches_goes_on_in_the_middle_of_an_epoch():
+    sampler = BalancedBatches(lengths(50), 8, seed=0)
+    whole = list(BatchStream(sampler, 8, end=20))
+    assert list(BatchStream(sampler, 8, first=9, end=20)) == whole[9:]
+    assert BatchStream(sampler, 8).batches_per_epoch == 7

@@ -50,6 +50,47 @@ def test_first_step_is_adamw_by_hand():
         torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.1 * decay) - 0.1 * step)
 
 
+def uncorrected(weight, steps, *, rate, decay, betas, epsilon):
+    """`AdamWeightDecayOptimizer` of the original's optimization.py, line by line, for the loss sum(weight³)."""
+    m = v = torch.zeros_like(weight)
+    for step in range(steps):
+        grad = 3 * weight**2
+        m = betas[0] * m + (1 - betas[0]) * grad
+        v = betas[1] * v + (1 - betas[1]) * grad**2
+        update = m / (v.sqrt() + epsilon) + decay * weight
+        weight = weight - rate / (step + 1) * update
+    return weight
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_without_bias_correction_as_the_original(resume):
+    """In double precision, over steps whose rate changes; also from the state that a checkpoint holds."""
+    options = {"weight_decay": 0.1, "betas": (0.8, 0.95), "epsilon": 1e-3}
+    start = torch.randn(5, 3, dtype=torch.float64)
+
+    def build(weight):
+        module = nn.Module()
+        module.weight = nn.Parameter(weight.clone())
+        return module, build_optimizer(module, learning_rate=0.02, bias_correction=False, **options)
+
+    module, optimizer = build(start)
+    for step in range(20):
+        if resume and step == 7:
+            state = optimizer.state_dict()
+            module, optimizer = build(module.weight.detach())
+            optimizer.load_state_dict(state)
+        optimizer.param_groups[0]["lr"] = 0.02 / (step + 1)
+        if step == 4:
+            optimizer.zero_grad()
+            optimizer.step()  # left out, as a step whose loss is not a number
+        module.weight.grad = 3 * module.weight.detach() ** 2
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 0.02 / (step + 1)
+    expected = uncorrected(start, 20, rate=0.02, decay=0.1, betas=(0.8, 0.95), epsilon=1e-3)
+    torch.testing.assert_close(module.weight.detach(), expected, rtol=1e-10, atol=1e-12)
+    assert {"steps": 20, "eps": 1e-3, "weight_decay": 0.1}.items() <= optimizer.param_groups[0].items()
+
+
 def rates(warmup_steps: int, total: int) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     scheduler = warmup_then_decay(optimizer, warmup_steps, lambda step: min(1.0, step / total))

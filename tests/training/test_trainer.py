@@ -1,20 +1,14 @@
 """The trainer with a linear regression as its objective: it must know nothing of language."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
-from convbert.errors import InputError
+from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock
+from convbert.training.figures import FigureMeter, area_under_curve
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.trainer import (
-    FigureMeter,
-    ObjectiveTrainer,
-    last_complete_checkpoint,
-    training_arguments,
-)
+from convbert.training.trainer import ObjectiveTrainer
 
 
 class Regression(nn.Module):
@@ -146,36 +140,28 @@ def test_checkpoints_are_kept_to_the_limit_and_hold_no_pickled_weights(tmp_path)
     (folder,) = tmp_path.glob("checkpoint-*")
     assert folder.name == "checkpoint-6"
     assert {path.name for path in folder.iterdir()} == {
-        *("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+        *("model.safetensors", "optimizer.pt", "scheduler.pt", "progress.json", "trainer_state.json")
     }
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    assert last_complete_checkpoint(tmp_path) is None
-    for step, state in ((9, json.dumps({"global_step": 9})), (10, '{"global'), (11, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-
-
-def test_a_full_disk_is_named_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    trainer = build(tmp_path)
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(trainer, "_save_rng_state", fail)
-    with pytest.raises(InputError, match=r"checkpoint-2: .* cannot be written.*No space left"):
-        trainer.train()
-    assert list(tmp_path.glob("checkpoint-*")) == []
 
 
 def test_figures_are_means_over_things_and_not_over_batches():
     meter = FigureMeter()
     meter.add({"a": torch.tensor([1.0, 1.0])})
     meter.add({"a": torch.tensor([2.0, 9.0]), "b": torch.tensor([0.0, 0.0])})
-    means = meter.means()
-    assert means["a"] == pytest.approx(0.3)
-    assert means["b"] != means["b"]  # nothing counted: not a number
+    assert meter.means() == pytest.approx({"a": 0.3})  # of b, nothing was counted
+
+
+def test_histograms_become_the_area_under_the_curve_of_all_batches():
+    """By its definition: how often a positive scores above a negative; equal scores count half."""
+    negatives = torch.randint(0, 8, (2, 30))
+    positives = torch.randint(2, 10, (2, 20))
+    meter = FigureMeter()
+    for batch in zip(negatives, positives, strict=True):
+        histograms = torch.stack([scores.bincount(minlength=10) for scores in batch])
+        meter.add({"auc": histograms, "mean": torch.tensor([1.0, 4.0])})
+    below = (negatives.flatten()[:, None] < positives.flatten()).double()
+    ties = (negatives.flatten()[:, None] == positives.flatten()).double()
+    assert meter.means() == pytest.approx({"auc": (below + ties / 2).mean().item(), "mean": 0.25})
+    assert area_under_curve(torch.tensor([[3, 0], [0, 2]])) == 1.0
+    assert area_under_curve(torch.tensor([[0, 3], [2, 0]])) == 0.0
+    assert area_under_curve(torch.tensor([[1, 3], [0, 0]])) is None

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from convbert import __version__
-from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, pretrain, tokenizer
+from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, prepare, pretrain, tokenizer
 from convbert.cli.failures import exit_code_of, quiet_libraries
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ tokenizer_app = typer.Typer(rich_markup_mode=None)
 app.command("fill-mask")(fill_mask.run)
 app.add_typer(tokenizer_app, name="tokenizer")
 tokenizer_app.command("train")(tokenizer.train)
+app.command("prepare")(prepare.run)
 app.command("pretrain")(pretrain.run)
 app.command("finetune")(finetune.run)
 app.command("evaluate")(evaluate.run)

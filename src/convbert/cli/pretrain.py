@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +21,23 @@ if TYPE_CHECKING:
 
 
 def run(
-    corpus: Annotated[list[str], typer.Option(help="Text file, folder or quoted glob; may be repeated.")],
-    output: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its model/.")],
+    corpus: Annotated[
+        list[str], typer.Option(help="Text, JSON lines, Parquet, folder, quoted glob, or what prepare made.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
     ] = "small",
-    objective: Annotated[str, typer.Option(help="What is learned: mlm, masked language modelling.")] = "mlm",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is learned: rtd, replaced token detection, or mlm, masked language modelling. "
+            "By default the recipe's."
+        ),
+    ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option(help="Text that is only evaluated on; may be repeated.")
     ] = None,
@@ -49,22 +62,26 @@ def run(
             "--set", metavar="NAME=VALUE", help="Any other field of plan or model; may be repeated."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what the run would take: memory, arithmetic, hours."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
+        bool,
+        typer.Option("--json", help="Write the final figures, or those of --dry-run, as JSON to stdout."),
     ] = False,
 ) -> int:
     """Train a model from scratch on text: one paragraph a line, an empty line between documents.
 
-    Progress goes to stderr. Ctrl-C and SIGTERM save a checkpoint, from which --resume goes on.
+    Progress goes to stderr, and to report.html in the output folder. Ctrl-C and SIGTERM save a checkpoint and end;
+    killed or not, the same command goes on from the last checkpoint.
 
     \b
     Examples:
       convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
       convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
-      convbert pretrain --recipe small --corpus corpus/ --output runs/small --resume
+      torchrun --nproc-per-node 8 -m convbert pretrain --recipe base --corpus corpus/ --output runs/base
+      convbert pretrain --recipe base --corpus corpus/ --dry-run
       convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
     """
     require("train", "convbert pretrain")
@@ -86,19 +103,30 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher
+    if is_first:
+        say(f"recipe: {json.dumps(plan.to_dict())}")
+    if dry_run:
+        from convbert.cli.estimate import show_estimate
+
+        show_estimate(plan, corpus, tokenizer, device, as_json=as_json)
+        return 0
+    if output is None:
+        raise InputError("--output is missing: name a folder for the run, or say --dry-run")
     result = train_from_scratch(
         plan,
         corpus,
         output,
         tokenizer=tokenizer,
         heldout=heldout or None,
-        resume=resume,
         device=device,
         report=say,
     )
     if not result.finished:
-        return INTERRUPTED
-    print(json.dumps(result.metrics) if as_json else result.model_dir)
+        # A scheduler that ends a job by SIGTERM has got what it asked for.
+        return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
+    if is_first:
+        print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
 
 

@@ -12,7 +12,9 @@ from convbert.optional import require
 
 
 def train(
-    files: Annotated[list[str], typer.Argument(help="Text files (.txt, .txt.gz), folders or quoted globs.")],
+    files: Annotated[
+        list[str], typer.Argument(help="Text, JSON lines or Parquet files, folders or quoted globs.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary, at most.")] = 30_522,
     cased: Annotated[bool, typer.Option("--cased", help="Keep upper case and accents.")] = False,

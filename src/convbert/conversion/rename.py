@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.configuration import ConvBertConfig
+from convbert.configuration import ConvBertConfig, original_head_size
 from convbert.errors import InputError
 
 Part = Literal["discriminator", "generator"]
@@ -216,7 +216,7 @@ def config_from_tensorflow(config: Mapping[str, Any], part: Part) -> ConvBertCon
             embedding_size=shared["embedding_size"],
             num_attention_heads=int(settings["num_attention_heads"]),
             num_groups=settings["linear_groups"],
-            attention_head_size=_head_size(
+            attention_head_size=original_head_size(
                 settings["hidden_size"], settings["num_attention_heads"], settings["head_ratio"]
             ),
             layer_norm_eps=1e-12,
@@ -224,18 +224,6 @@ def config_from_tensorflow(config: Mapping[str, Any], part: Part) -> ConvBertCon
         )
     except KeyError as error:
         raise InputError(f"the original's configuration lacks {error}") from error
-
-
-def _head_size(hidden_size: int, heads: float, head_ratio: int) -> int | None:
-    """The original's head width, hidden_size / heads; None where ours comes out the same unasked.
-
-    A generator's heads are the discriminator's times a factor, and so a float.
-    """
-    if heads < 1 or hidden_size % heads:
-        raise InputError(f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads})")
-    size = int(hidden_size / heads)
-    kept_heads = max(1, int(heads / head_ratio))
-    return None if 2 * kept_heads * size == hidden_size else size
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning.data import Feature
-from convbert.finetuning.page import page
 from convbert.model import ConvBertPreTrainedModel
+from convbert.page import page
 from convbert.tokenization import ConvBertTokenizerFast
 
 _MOST_TOKENS = 64

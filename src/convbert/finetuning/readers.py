@@ -132,8 +132,8 @@ def _read_json_lines(path: Path) -> Table:
 
 def _read_parquet(path: Path) -> Table:
     require("train", f"reading {path}")
-    import pyarrow as pa  # type: ignore[import-untyped]  # comes with datasets
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)

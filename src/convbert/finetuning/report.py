@@ -12,9 +12,9 @@ from convbert.finetuning import squad
 from convbert.finetuning.data import Example, Kind, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.metrics import entity_spans
-from convbert.finetuning.page import confusion, figure_svg, page, section, table, tokens
 from convbert.finetuning.saliency import token_influence
 from convbert.model import ConvBertPreTrainedModel
+from convbert.page import confusion, figure_svg, page, section, table, tokens
 from convbert.tokenization import ConvBertTokenizerFast
 
 _WORST = 20

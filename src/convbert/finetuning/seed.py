@@ -33,10 +33,11 @@ from convbert.model import ConvBertPreTrainedModel
 from convbert.ops.backends import supports_bfloat16
 from convbert.saving import whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.training.arguments import training_arguments
 from convbert.training.batching import BalancedBatches
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
+from convbert.training.checkpoints import last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.trainer import last_complete_checkpoint, training_arguments
 
 Report = Callable[[str], None]
 
@@ -75,9 +76,8 @@ class SeedTrainer:
         model = build_model(self.source, read_config(self.source), self.kind, self.plan, self.keep_head)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
         trainer, clock, stop = self._build_trainer(seed, net, model.config)
-        checkpoint = last_complete_checkpoint(root)
+        checkpoint = last_checkpoint(root)
         if checkpoint is not None:
-            clock.resume_from(checkpoint)
             self.report(f"resuming from {checkpoint}")
         self.report(self._summary(seed, net, trainer))
         with stop.listening():

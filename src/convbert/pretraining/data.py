@@ -1,20 +1,15 @@
-"""Text files -> documents -> token ids -> sequences of full length, kept on disk as memory-mapped Arrow
-tables.
+"""A corpus as training sees it: sequences on disk, read when they are drawn, and the order in which they are.
 
-A corpus is UTF-8 text: one paragraph a line, one empty line between documents, plain or gzipped.
+How text becomes sequences is told in `corpus/`.
 """
 
 from __future__ import annotations
 
-import glob
-import gzip
 import hashlib
-import itertools
 import json
+import math
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,122 +18,113 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, locked, tell_now_and_then
+from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, ShardReader
+from convbert.pretraining.corpus.sources import PathLike, Source
+from convbert.pretraining.masking import uniform
 
-PathLike = str | os.PathLike[str]
-Source = PathLike | Sequence[PathLike]
+__all__ = [
+    "EpochSampler",
+    "Packing",
+    "PathLike",
+    "SequenceDataset",
+    "Source",
+    "open_corpus",
+    "prepare_sequences",
+    "prepared_folder",
+    "tokenizer_fingerprint",
+    "vocabulary_of",
+]
 
-# Raised whenever the way from text to sequences changes, so that no cache of an older way is reused.
-_CACHE_VERSION = 1
-_PARAGRAPHS_PER_BATCH = 2000
-_TOKENS_PER_WRITE = 2_000_000
-
-
-def find_text_files(source: Source) -> list[Path]:
-    """The files behind `source`: a file, a glob, a folder (its `.txt` and `.txt.gz` files, at any depth), or
-    several.
-
-    Returns:
-        Sorted paths, each once, so that a corpus does not depend on the order in which its parts are named.
-
-    Raises:
-        InputError: something named does not exist or matches no file.
-    """
-    names = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if not names:
-        raise InputError("no corpus was given: name a text file, a folder or a glob")
-    return sorted({file for name in names for file in _expand(os.fspath(name))})
-
-
-def read_paragraphs(files: Iterable[Path]) -> Iterator[str]:
-    """Yield every line of every file, stripped; empty lines, and the end of each file, come as "".
-
-    Raises:
-        InputError: a file cannot be read, is not UTF-8 (with line and byte offset in the uncompressed text),
-            or is not the gzip file its name promises.
-    """
-    for file in files:
-        yield from _read_lines(file)
-        yield ""
-
-
-def read_documents(files: Iterable[Path]) -> Iterator[list[str]]:
-    """Yield documents, each a list of at least one paragraph."""
-    document: list[str] = []
-    for paragraph in read_paragraphs(files):
-        if paragraph:
-            document.append(paragraph)
-        elif document:
-            yield document
-            document = []
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How a document becomes sequences.
-
-    Args:
-        sequence_length: tokens in a full sequence, `[CLS]` and `[SEP]` included.
-        min_sequence_length: the rest of a document becomes a shorter sequence if it has at least so many
-            tokens, `[CLS]` and `[SEP]` included, and is dropped otherwise.
-    """
-
-    sequence_length: int = 128
-    min_sequence_length: int = 16
-
-    def __post_init__(self) -> None:
-        if not 3 <= self.min_sequence_length <= self.sequence_length:
-            raise InputError(
-                "min_sequence_length must lie between 3 and sequence_length, "
-                f"got {self.min_sequence_length} and {self.sequence_length}"
-            )
-
-    def split(self, token_ids: np.ndarray, cls_id: int, sep_id: int) -> list[np.ndarray]:
-        """Cut one document, (n,) ids without special tokens, into `[CLS] ... [SEP]` sequences."""
-        content = self.sequence_length - 2
-        pieces = [token_ids[start : start + content] for start in range(0, len(token_ids), content)]
-        return [
-            np.concatenate(([cls_id], piece, [sep_id]))
-            for piece in pieces
-            if len(piece) + 2 >= self.min_sequence_length
-        ]
+_OPEN_AT_ONCE = 512  # shards; each takes a file descriptor
+_ALWAYS_VERIFIED = 1 << 28  # bytes; a quarter of a second
+_ROUNDS = 12  # fewer leave a trace of the order in corpora of a few dozen sequences
 
 
 class SequenceDataset(Dataset):
-    """The sequences of a corpus as training draws them.
+    """The sequences of a prepared corpus as training draws them.
 
     An item is asked for by its *draw*, epoch × number of sequences + index, and carries it along: whatever is
     random about an example (its mask) depends on the draw alone, not on its batch, worker, process or
     restart.
 
-    Item: `{"input_ids": (n,) integers, "draw": int}`.
+    Item: `{"input_ids": (n,) integers, "draw": int}`, and, of a sequence with two segments, `"second_segment":
+    int`, the index at which segment 1 begins.
+
+    May be forked and pickled into workers. What it holds in memory does not grow with the corpus.
+
+    Args:
+        folder: of the shards.
+        manifest: of that folder.
     """
 
-    def __init__(self, table: Any) -> None:
-        self.table = table.with_format("numpy")
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.fingerprint: str = manifest.fingerprint
+        """Equal for equal sequences in equal order."""
+        counts = [shard.sequences for shard in manifest.shards]
+        self._starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        self._open: dict[int, ShardReader] = {}
 
     def __len__(self) -> int:
-        return len(self.table)
+        return int(self._starts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: list[int]) -> list[dict[str, Any]]:
-        # One look-up for a whole batch: a DataLoader calls this where it exists.
-        rows = self.table[[draw % len(self) for draw in draws]]["input_ids"]
-        return [{"input_ids": row, "draw": draw} for row, draw in zip(rows, draws, strict=True)]
+        # A DataLoader calls this, where it exists, with a whole batch.
+        indices = np.array(draws, dtype=np.int64) % len(self)
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        places = indices - self._starts[shards]
+        return [
+            self._read(draw, int(shard), int(place))
+            for draw, shard, place in zip(draws, shards, places, strict=True)
+        ]
 
     def flat_ids(self) -> Iterator[np.ndarray]:
-        """All token ids in order, in blocks of whole sequences, without copying the corpus into memory."""
-        for chunk in self.table.data.column("input_ids").chunks:
-            yield chunk.flatten().to_numpy()
+        """All token ids in order, in blocks of whole sequences, one block in memory at a time."""
+        for shard in self.manifest.shards:
+            path = self.folder / SHARDS / shard.file
+            yield self.manifest.layout.read_ids(path, shard.tokens)
 
     def count_tokens(self) -> int:
         """Tokens of the whole corpus, special ones included."""
-        return sum(len(block) for block in self.flat_ids())
+        return self.manifest.count("tokens")
+
+    def _read(self, draw: int, shard: int, place: int) -> dict[str, Any]:
+        reader = self._reader(shard)
+        ids, second = reader.sequence(place)
+        if int(ids.max()) >= self.manifest.vocab_size:
+            raise InputError(
+                f"{reader.path}: damaged shard: sequence {place} is none of this vocabulary; "
+                "convbert prepare --verify checks all of them"
+            )
+        item: dict[str, Any] = {"input_ids": ids, "draw": draw}
+        return item | {"second_segment": second} if second else item
+
+    def _reader(self, number: int) -> ShardReader:
+        if number not in self._open:
+            if len(self._open) >= _OPEN_AT_ONCE:
+                self._open.clear()
+            shard = self.manifest.shards[number]
+            path = self.folder / SHARDS / shard.file
+            try:
+                self._open[number] = ShardReader(path, shard, self.manifest.layout)
+            except OSError as error:
+                raise InputError(f"{path}: damaged shard: {error.strerror or error}") from error
+        return self._open[number]
 
 
 class EpochSampler(Sampler[int]):
-    """Draws in an order that depends on seed and epoch alone, each sequence once an epoch."""
+    """Draws in an order that depends on seed and epoch alone, each sequence once an epoch.
+
+    The order is computed as it goes, and takes no memory: see `shuffled`.
+    """
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
@@ -150,8 +136,40 @@ class EpochSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        yield from (self.epoch * self.length + order).tolist()
+        return self.starting_at(0)
+
+    def starting_at(self, place: int) -> Iterator[int]:
+        """The draws of this epoch from the `place`-th on; costs nothing for those before."""
+        for start in range(place, self.length, 1 << 14):
+            places = np.arange(start, min(start + (1 << 14), self.length))
+            order = shuffled(places, self.length, self.seed, self.epoch)
+            yield from (self.epoch * self.length + order).tolist()
+
+
+def shuffled(places: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
+    """The indices that stand at `places` (n,) in a random order of `range(length)`.
+
+    A Feistel network over pairs of about √length each (Black and Rogaway 2002, "Ciphers with arbitrary finite
+    domains", cycle walking included): a pure function, one to one.
+    """
+    rows = math.isqrt(max(length - 1, 0)) + 1
+    columns = -(-length // rows)
+    out = np.asarray(places, dtype=np.int64).copy()
+    walking = np.arange(len(out))
+    while len(walking):  # once for nearly all: what lies outside is encrypted again
+        left, right = np.divmod(out[walking], columns)
+        for number in range(0, _ROUNDS, 2):
+            left = (left + _below(rows, seed, number, epoch, right)) % rows
+            right = (right + _below(columns, seed, number + 1, epoch, left)) % columns
+        out[walking] = left * columns + right
+        walking = walking[out[walking] >= length]
+    return out
+
+
+def _below(limit: int, seed: int, number: int, epoch: int, values: np.ndarray) -> np.ndarray:
+    # Streams 0 to 99 belong to masking.
+    numbers = uniform(seed, 100 + number, np.array([epoch], dtype=np.uint64), values.astype(np.uint64))
+    return (numbers * limit).astype(np.int64)
 
 
 def prepare_sequences(
@@ -163,199 +181,109 @@ def prepare_sequences(
     name: str = "train",
     report: Callable[[str], None] = lambda message: None,
 ) -> SequenceDataset:
-    """Tokenise a corpus once, and open what an earlier call with the same files, tokenizer and packing wrote.
+    """The sequences of a corpus: a folder that `convbert prepare` made, or text that is tokenised into
+    `cache_dir/name` unless an earlier call did so with the same files, tokenizer and packing.
+
+    Processes that ask for the same at once wait for the first of them.
 
     Args:
-        cache_dir: folder for `<name>.arrow` and `<name>.json`, a description of what is in it.
-        report: told what is being done, for a reader.
+        report: told what is being done, and how far it is, for a reader.
 
     Raises:
-        InputError: the corpus cannot be read, or gives no sequence.
+        InputError: the corpus cannot be read, gives no sequence, is damaged, or was prepared with another
+            vocabulary or length.
     """
-    files = find_text_files(source)
-    table_file, manifest_file = Path(cache_dir, f"{name}.arrow"), Path(cache_dir, f"{name}.json")
-    fingerprint = _fingerprint(files, tokenizer, packing)
-    if _stored_fingerprint(manifest_file) != fingerprint or not table_file.exists():
-        report(f"tokenising {len(files)} {'file' if len(files) == 1 else 'files'} for {name}")
-        manifest_file.unlink(missing_ok=True)
-        counts = _write_table(_sequences(files, tokenizer, packing), table_file, len(tokenizer))
-        if not counts["sequences"]:
-            table_file.unlink()
-            raise InputError(
-                f"{_first_names(files)}: no document has {packing.min_sequence_length - 2} tokens or more"
-            )
-        manifest = {"fingerprint": fingerprint, **counts, "files": [file.name for file in files]}
-        write_atomically(manifest_file, json.dumps(manifest, indent=2) + "\n")
-    return SequenceDataset(_open_table(table_file))
+    if (folder := prepared_folder(source)) is not None:
+        return open_corpus(folder, tokenizer, packing.sequence_length)
+    folder = Path(cache_dir, name)
+    preparation = Preparation(source, folder, packing)
+    vocabulary = vocabulary_of(tokenizer)
+    with locked(folder, wait=True):
+        if not preparation.is_done(vocabulary):
+            report(f"tokenising {name}")
+            preparation.run(vocabulary, tell_now_and_then(report))
+    return open_corpus(folder, tokenizer, packing.sequence_length)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is there in full or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def prepared_folder(source: Source) -> Path | None:
+    """The folder that `convbert prepare` made, if `source` is one.
+
+    Raises:
+        InputError: it is one of several sources.
+    """
+    names = [source] if isinstance(source, str | os.PathLike) else list(source)
+    folders = [
+        folder for folder in map(Path, names) if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir()
+    ]
+    if not folders:
+        return None
+    if len(names) > 1:
+        raise InputError(f"{folders[0]}: a prepared corpus is used alone, without other sources")
+    return folders[0]
 
 
-def _expand(name: str) -> list[Path]:
-    path = Path(name)
-    if path.is_dir():
-        found = [file for pattern in ("*.txt", "*.txt.gz") for file in path.rglob(pattern)]
-        if not found:
-            raise InputError(f"{name}: no .txt or .txt.gz file in this folder")
-    elif path.exists():
-        found = [path]
-    elif glob.has_magic(name):
-        found = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
-        if not found:
-            raise InputError(f"{name}: no file matches")
-    else:
-        raise InputError(f"{name}: no such file or folder")
-    return found
+def open_corpus(
+    folder: PathLike,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    sequence_length: int | None = None,
+    verify: bool | None = None,
+) -> SequenceDataset:
+    """Open a prepared corpus.
 
+    Args:
+        tokenizer, sequence_length: what it must have been prepared with, if given.
+        verify: read every shard and compare checksums; by default if that takes less than a second, and
+            sizes alone are compared otherwise.
 
-def _read_lines(file: Path) -> Iterator[str]:
-    opener = gzip.open if file.suffix == ".gz" else open
-    offset = 0
-    try:
-        with opener(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield _decode(line, file, number, offset)
-                offset += len(line)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{file}: damaged gzip file after {offset} bytes of text: {error}") from error
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
-
-
-def _decode(line: bytes, file: Path, number: int, offset: int) -> str:
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-    except UnicodeDecodeError as error:
+    Raises:
+        InputError: there is none, it is unfinished or damaged, or was prepared otherwise.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise InputError(f"{folder}: no prepared corpus here (no {MANIFEST})")
+    if not manifest.complete:
+        raise InputError(f"{folder}: its preparation was interrupted; repeat it, and it goes on")
+    if tokenizer is not None and manifest.vocabulary != tokenizer_fingerprint(tokenizer):
         raise InputError(
-            f"{file}: not UTF-8 text: line {number}, byte offset {offset + error.start}: "
-            f"{error.reason} ({line[error.start : error.start + 1].hex()})"
-        ) from error
+            f"{folder}: was prepared with another vocabulary ({manifest.vocab_size} tokens) than the tokenizer's "
+            f"({len(tokenizer)} tokens)"
+        )
+    if sequence_length not in (None, manifest.packing.sequence_length):
+        raise InputError(
+            f"{folder}: was prepared with sequence_length {manifest.packing.sequence_length}, not {sequence_length}"
+        )
+    if verify is None:
+        verify = sum(shard.size for shard in manifest.shards) <= _ALWAYS_VERIFIED
+    manifest.check_shards(folder, thorough=verify)
+    return SequenceDataset(folder, manifest)
 
 
-def _sequences(
-    files: list[Path], tokenizer: PreTrainedTokenizerBase, packing: Packing
-) -> Iterator[np.ndarray]:
-    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
-    for document in _tokenised_documents(files, tokenizer):
-        yield from packing.split(document, cls_id, sep_id)
-
-
-def _tokenised_documents(files: list[Path], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Token ids of each document, without special tokens; many documents go to the tokenizer at a time."""
-    batch: list[list[str]] = []
-    waiting = 0
-    for document in read_documents(files):
-        batch.append(document)
-        waiting += len(document)
-        if waiting >= _PARAGRAPHS_PER_BATCH:
-            yield from _tokenise(batch, tokenizer)
-            batch, waiting = [], 0
-    yield from _tokenise(batch, tokenizer)
-
-
-def _tokenise(documents: list[list[str]], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    paragraphs = [paragraph for document in documents for paragraph in document]
-    if not paragraphs:
-        return
-    encoded = tokenizer(
-        paragraphs,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # nothing here is too long: documents are cut afterwards
-    )["input_ids"]
-    start = 0
-    for document in documents:
-        ids = encoded[start : start + len(document)]
-        yield np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-        start += len(document)
-
-
-def _write_table(sequences: Iterable[np.ndarray], path: Path, vocab_size: int) -> dict[str, int]:
-    """Write sequences as one column of lists, in the smallest integer type that holds the vocabulary."""
-    from datasets.arrow_writer import ArrowWriter
-
-    dtype = np.uint16 if vocab_size <= 2**16 else np.int32
-    partial = path.with_name(path.name + ".partial")
-    counts = {"sequences": 0, "tokens": 0}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ArrowWriter(path=str(partial)) as writer:
-            writer.write_table(_to_table([], dtype))  # fixes the type, even for a corpus without sequences
-            for block in _blocks(sequences):
-                counts["sequences"] += len(block)
-                counts["tokens"] += sum(map(len, block))
-                writer.write_table(_to_table(block, dtype))
-            writer.finalize()
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return counts
-
-
-def _blocks(sequences: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    block: list[np.ndarray] = []
-    waiting = 0
-    for sequence in sequences:
-        block.append(sequence)
-        waiting += len(sequence)
-        if waiting >= _TOKENS_PER_WRITE:
-            yield block
-            block, waiting = [], 0
-    if block:
-        yield block
-
-
-def _to_table(block: list[np.ndarray], dtype: Any) -> Any:
-    """An Arrow table; its lists are views of one flat array, so that no sequence is converted alone."""
-    import pyarrow as pa  # type: ignore[import-untyped]  # comes with datasets
-
-    offsets = np.concatenate(([0], np.cumsum([len(sequence) for sequence in block], dtype=np.int64)))
-    values = np.concatenate(block).astype(dtype) if block else np.empty(0, dtype)
-    return pa.table({"input_ids": pa.ListArray.from_arrays(offsets.astype(np.int32), values)})
-
-
-def _open_table(path: Path) -> Any:
-    import datasets
-
-    return datasets.Dataset.from_file(str(path))
-
-
-def _fingerprint(files: list[Path], tokenizer: PreTrainedTokenizerBase, packing: Packing) -> str:
-    digest = hashlib.sha256(f"{_CACHE_VERSION} {packing}\n".encode())
-    for file in files:
-        stat = file.stat()
-        digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(tokenizer_fingerprint(tokenizer).encode())
-    return digest.hexdigest()
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase, learned: dict[str, Any] | None = None) -> Vocabulary:
+    """What preparing a corpus has to know of a tokenizer."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    encoder: Any = tokenizer
+    if backend is not None:
+        encoder = type(backend).from_str(backend.to_str())  # a copy: the caller's may cut and pad
+        encoder.no_truncation()
+        encoder.no_padding()
+    return Vocabulary(
+        encoder,
+        tokenizer_fingerprint(tokenizer),
+        len(tokenizer),
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        learned,
+    )
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of everything that decides which ids a text gets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else repr(sorted(tokenizer.init_kwargs.items()))
+    if backend is None:
+        rules = repr(sorted(tokenizer.init_kwargs.items()))
+    else:  # how a caller cut and padded last is of no account
+        state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+        rules = json.dumps(state, sort_keys=True)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     return hashlib.sha256(f"{rules}\n{vocabulary}".encode()).hexdigest()
-
-
-def _stored_fingerprint(manifest_file: Path) -> str | None:
-    try:
-        return json.loads(manifest_file.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _first_names(files: list[Path]) -> str:
-    shown = ", ".join(str(file) for file in files[:3])
-    return shown if len(files) <= 3 else f"{shown} and {len(files) - 3} more"

@@ -8,43 +8,99 @@ from typing import Any
 
 from convbert.pretraining.recipes import PretrainingPlan
 
-_FIGURES_NOTE = (
-    "Model and baselines are measured on the same masked positions. Losses are in nats. The baselines: "
-    "always the most frequent token; and the token that bigram counts of the training text make most likely "
-    "between its neighbours."
-)
+_MASKED_LM = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [convbert]
+---
+
+# ConvBERT {what} with the recipe `{recipe}`
+
+A ConvBERT encoder with its masked-language-model head, trained by `convbert pretrain`.{beside}
+
+```python
+import convbert
+
+fill = convbert.pipeline("fill-mask", "this/folder")
+```
+"""
+
+_DISCRIMINATOR = """\
+---
+library_name: transformers
+pipeline_tag: feature-extraction
+tags: [convbert]
+---
+
+# ConvBERT pre-trained with the recipe `{recipe}`
+
+A ConvBERT encoder to fine-tune, trained by `convbert pretrain` to tell the tokens of a text from those that a small
+generator put there. Its head gives one logit a token, positive where the token looks replaced. It fills no masks: the
+generator does, in `generator/` beside this folder.
+
+```
+convbert finetune --model this/folder --help
+```
+"""
+
+_FIGURES_NOTE = """\
+Model and baselines are measured on the same masked positions. Losses are in nats. *masked*: the masked-language model
+at masked positions. The baselines: always the most frequent token; and the token that bigram counts of the training
+text make most likely between its neighbours."""
+
+_REPLACED_NOTE = """\
+*sampled accuracy*: how often the generator's draw was the true token, which then counts as original. *replaced*: the
+discriminator over all tokens of the texts, precision and recall at a probability of one half, AUC from histograms."""
 
 
-def model_card(plan: PretrainingPlan, metrics: dict[str, Any]) -> str:
-    """The README.md of a trained model: how it was made, and its figures."""
+def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str) -> str:
+    """The README.md of a trained model: how it was made, and its figures.
+
+    Args:
+        architecture: the class of the model that this is the card of.
+    """
     held_out = {name: value for name, value in metrics.items() if name.startswith(("heldout_", "baseline_"))}
     cost = {name: value for name, value in metrics.items() if name not in held_out}
-    sections = [
-        "---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags: [convbert]\n---\n",
-        f"# ConvBERT pre-trained with the recipe `{plan.name}`\n",
-        "A ConvBERT encoder with its masked-language-model head, trained by `convbert pretrain`.\n",
-        '```python\nimport convbert\n\nfill = convbert.pipeline("fill-mask", "this/folder")\n```\n',
-    ]
+    sections = [_introduction(plan, architecture)]
     if held_out:
-        sections.append(f"## Held-out figures\n\n{_table(held_out)}\n\n{_FIGURES_NOTE}\n")
+        notes = f"{_FIGURES_NOTE}\n{_REPLACED_NOTE}" if plan.objective == "rtd" else _FIGURES_NOTE
+        sections.append(f"## Held-out figures\n\n{_table(held_out)}\n\n{notes}\n")
     sections.append(f"## Cost\n\n{_table(cost)}\n\n![Loss by step](loss.png)\n")
     sections.append(f"## Recipe\n\n```json\n{json.dumps(plan.to_dict(), indent=2)}\n```\n")
     return "\n".join(sections)
 
 
+def _introduction(plan: PretrainingPlan, architecture: str) -> str:
+    if architecture == "ConvBertForPreTraining":
+        return _DISCRIMINATOR.format(recipe=plan.name)
+    if plan.objective == "mlm":
+        return _MASKED_LM.format(what="pre-trained", recipe=plan.name, beside="")
+    beside = " It is the small generator\nthat made the task of the model in `model/`; that one is the better encoder."
+    return _MASKED_LM.format(what="generator pre-trained", recipe=plan.name, beside=beside)
+
+
+_CURVES = (
+    ("masked_loss", "cross-entropy of masked tokens (nats)"),
+    ("replaced_loss", "cross-entropy of original or replaced (nats)"),
+)
+
+
 def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw training and held-out loss by step, from log entries, to a PNG."""
+    """Draw training and held-out losses by step, from log entries, to a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("masked_loss", "training"), ("heldout_masked_loss", "held-out")):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label)
-    axes.set(xlabel="step", ylabel="cross-entropy of masked tokens (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    curves = [(name, label) for name, label in _CURVES if any(name in entry for entry in history)]
+    curves = curves or [_CURVES[0]]
+    figure = Figure(figsize=(7, 1 + 3 * len(curves)), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(len(curves), squeeze=False)[:, 0], curves, strict=True):
+        for key, source in ((name, "training"), (f"heldout_{name}", "held-out")):
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=source)
+        axes.set(xlabel="step", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -1,46 +1,47 @@
-"""What pre-training minimises. An objective is a module around the models it trains.
+"""What pre-training minimises: the two objectives, and from a plan to one of them.
 
-Its forward takes a batch and returns `{"loss": scalar, figure: (2,), ...}`: every figure is a sum and the
-number of things summed over, so that its mean over many batches is exact. `save_models` writes ordinary model
-folders.
+An objective is a module around the models it trains. Its forward takes a batch of `MaskingCollator` and returns
+`{"loss": scalar, figure: (2,) or (2, bins), ...}`: a figure (2,) is a sum and the number of things summed over, one of
+(2, bins) a pair of histograms, so that what becomes of them over many batches is exact (see `FigureMeter`). `models()`
+names what a run leaves behind.
 """
 
 from __future__ import annotations
 
-import os
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
+from convbert.configuration import ConvBertConfig
 from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.pretraining.masking import IGNORED
+from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.pretraining.masked_lm import MaskedLanguageModel
+from convbert.pretraining.recipes import PretrainingPlan
+from convbert.pretraining.replaced_token import ReplacedTokenDetection
+
+Objective = MaskedLanguageModel | ReplacedTokenDetection
 
 
-class MaskedLanguageModel(nn.Module):
-    """Predict the masked tokens: mean cross-entropy over the labelled positions of the batch."""
+def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> Objective:
+    """The plan's objective around new models, as training from scratch starts.
 
-    def __init__(self, model: ConvBertForMaskedLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Loss and figures of one batch, each input (B, T); see `MaskingCollator`.
-
-        Figures: `masked_loss` in nats and `masked_accuracy`, over labelled positions.
-        """
-        predicted = labels != IGNORED
-        targets = labels[predicted]
-        logits = self.model(input_ids, attention_mask=attention_mask, logits_to_keep=predicted).logits
-        losses = F.cross_entropy(logits.float(), targets, reduction="sum")
-        count = torch.tensor(len(targets), device=losses.device)
-        correct = (logits.detach().argmax(-1) == targets).sum()
-        return {
-            "loss": losses / count.clamp(min=1),
-            "masked_loss": torch.stack((losses.detach(), count.to(losses.dtype))),
-            "masked_accuracy": torch.stack((correct, count)).to(losses.dtype),
-        }
-
-    def save_models(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model as a folder that `ConvBertForMaskedLM.from_pretrained` loads."""
-        self.model.save_pretrained(folder)
+    Args:
+        config: of the model, see `PretrainingPlan.model_config`.
+    """
+    if plan.objective == "mlm":
+        objective: Objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+    else:
+        generator = None if plan.uniform_generator else ConvBertForMaskedLM(plan.generator_config(config))
+        objective = ReplacedTokenDetection(
+            ConvBertForPreTraining(config),
+            generator,
+            tie_embeddings=not plan.untied_generator_embeddings,
+            generator_weight=plan.generator_weight,
+            discriminator_weight=plan.discriminator_weight,
+            temperature=plan.temperature,
+            disallow_correct=plan.disallow_correct,
+        )
+    if plan.gradient_checkpointing:
+        for model in objective.models().values():
+            new, old = (
+                "activation_checkpointing_enable",
+                "gradient_checkpointing_enable",
+            )  # transformers' names
+            getattr(model, new if hasattr(model, new) else old)()
+    return objective

@@ -10,8 +10,11 @@ from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.pretraining.data import Packing
 from convbert.pretraining.masking import Masking
+from convbert.pretraining.replaced_token import generator_config
 
 _SIZES = ("small", "medium_small", "base")
+# Shares of masked positions that show [MASK] and a random token.
+_SHOWN = {"rtd": (0.85, 0.0), "mlm": (0.8, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,29 +23,45 @@ class PretrainingPlan:
 
     Args:
         name: of the recipe, for the model card.
-        objective: "mlm", masked language modelling.
+        objective: "rtd", replaced token detection; or "mlm", masked language modelling.
         size: published size that the model starts from: "small", "medium_small" or "base".
         model: fields of `ConvBertConfig` that differ from it; `vocab_size` comes from the tokenizer.
         vocab_size, lowercase, min_frequency, limit_alphabet: see `train_wordpiece`; unused with a given
             tokenizer.
-        sequence_length, min_sequence_length: see `Packing`, in tokens.
-        mask_prob, mask_token_prob, random_token_prob: see `Masking`.
+        sequence_length, min_sequence_length, segments, cross_documents: see `Packing`.
+        mask_prob, whole_words: see `Masking`.
+        mask_token_prob, random_token_prob: likewise; None stands for the objective's own, 0.85 and 0 with "rtd", 0.8
+            and 0.1 with "mlm".
+        generator_hidden_size, generator_layers: of "rtd", as fractions of the discriminator's; see
+            `generator_config`.
+        untied_generator_embeddings: the generator has embeddings of its own.
+        uniform_generator: there is no generator: replacements are drawn from the vocabulary, all equally likely.
+        temperature, disallow_correct, generator_weight, discriminator_weight: see `ReplacedTokenDetection`.
         batch_size: sequences per process and micro-batch.
         gradient_accumulation_steps: micro-batches per optimizer step.
         learning_rate: the peak; reached after `warmup_steps`, decayed linearly to zero over the whole run.
         weight_decay, adam_beta1, adam_beta2, adam_epsilon: of AdamW; norms and biases are not decayed.
+        bias_correction: of AdamW's moments. The original has none.
         max_grad_norm: gradients are clipped to this norm.
         max_steps, max_minutes: length of the run in optimizer steps, or in minutes on the clock, evaluations
             included; exactly one is given. A run by minutes is not reproducible to the digit.
         bf16: autocast to bfloat16; "auto" where the hardware multiplies it.
+        compile: run the model through `torch.compile`.
+        fsdp: shard parameters, gradients and optimizer over the processes, which need GPUs.
+        dataloader_workers: processes that prepare batches; None chooses, see `training_arguments`.
+        max_skipped_steps: a step whose loss or gradient is not finite changes nothing; so many in a row end the run.
+        gradient_checkpointing: keep only each layer's input and compute the rest again when it is needed: less
+            memory, about a third more time.
         log_every, evaluate_every, save_every: intervals in optimizer steps.
-        keep_checkpoints: older ones are removed.
+        keep_checkpoints: so many, the newest, are kept.
+        best_figure: of the held-out text, as "masked_loss"; the checkpoint where it is best is kept, too.
+        report_to: "tensorboard", or another of transformers' integrations.
         seed: of initial weights, data order and training masks.
         heldout_seed: of the masks of held-out text, which are the same at every evaluation.
     """
 
     name: str
-    objective: str = "mlm"
+    objective: str = "rtd"
     size: str = "small"
     model: dict[str, Any] = field(default_factory=dict)
     vocab_size: int = 30522
@@ -51,9 +70,20 @@ class PretrainingPlan:
     limit_alphabet: int = 1000
     sequence_length: int = 128
     min_sequence_length: int = 16
+    segments: str = "one"
+    cross_documents: bool = False
     mask_prob: float = 0.15
-    mask_token_prob: float = 0.8
-    random_token_prob: float = 0.1
+    mask_token_prob: float | None = None
+    random_token_prob: float | None = None
+    whole_words: bool = False
+    generator_hidden_size: float = 0.25
+    generator_layers: float = 1.0
+    untied_generator_embeddings: bool = False
+    uniform_generator: bool = False
+    temperature: float = 1.0
+    disallow_correct: bool = False
+    generator_weight: float = 1.0
+    discriminator_weight: float = 50.0
     batch_size: int = 128
     gradient_accumulation_steps: int = 1
     learning_rate: float = 3e-4
@@ -61,21 +91,29 @@ class PretrainingPlan:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-6
+    bias_correction: bool = False
     max_grad_norm: float = 1.0
     warmup_steps: int = 10_000
     max_steps: int | None = None
     max_minutes: float | None = None
     bf16: bool | str = "auto"
+    compile: bool = False
+    fsdp: bool = False
+    dataloader_workers: int | None = None
+    max_skipped_steps: int = 20
+    gradient_checkpointing: bool = False
     log_every: int = 50
     evaluate_every: int = 1000
     save_every: int = 1000
     keep_checkpoints: int = 2
+    best_figure: str | None = None
+    report_to: str | None = None
     seed: int = 0
     heldout_seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.objective != "mlm":
-            raise InputError(f"objective must be 'mlm', got {self.objective!r}")
+        if self.objective not in _SHOWN:
+            raise InputError(f"objective must be 'rtd' or 'mlm', got {self.objective!r}")
         if self.size not in _SIZES:
             raise InputError(f"size must be one of {', '.join(_SIZES)}; got {self.size!r}")
         if (self.max_steps is None) == (self.max_minutes is None):
@@ -90,16 +128,31 @@ class PretrainingPlan:
 
     @property
     def masking(self) -> Masking:
-        return Masking(self.mask_prob, self.mask_token_prob, self.random_token_prob)
+        masked, random = _SHOWN[self.objective]
+        return Masking(
+            self.mask_prob,
+            mask_token_prob=masked if self.mask_token_prob is None else self.mask_token_prob,
+            random_token_prob=random if self.random_token_prob is None else self.random_token_prob,
+            whole_words=self.whole_words,
+        )
 
     @property
     def packing(self) -> Packing:
-        return Packing(self.sequence_length, self.min_sequence_length)
+        return Packing(self.sequence_length, self.min_sequence_length, self.segments, self.cross_documents)
 
     def model_config(self, vocab_size: int, pad_token_id: int = 0) -> ConvBertConfig:
         """The model's configuration for a tokenizer of `vocab_size` entries."""
         fields = {"pad_token_id": pad_token_id, **self.model, "vocab_size": vocab_size}
         return getattr(ConvBertConfig, self.size)(**fields)
+
+    def generator_config(self, config: ConvBertConfig) -> ConvBertConfig:
+        """The configuration of the generator beside a discriminator of configuration `config`."""
+        return generator_config(
+            config,
+            self.generator_hidden_size,
+            self.generator_layers,
+            own_embeddings=self.untied_generator_embeddings,
+        )
 
     def override(self, **changes: Any) -> PretrainingPlan:
         """A copy with some fields changed; fields of `ConvBertConfig` are recognised by their names, too.
@@ -123,23 +176,34 @@ class PretrainingPlan:
         return dataclasses.replace(self, **own)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
-        return dataclasses.asdict(self)
+        """The plan as plain data, with everything that was left to the objective filled in."""
+        masking = self.masking
+        shown = {
+            "mask_token_prob": masking.mask_token_prob,
+            "random_token_prob": masking.random_token_prob,
+        }
+        return dataclasses.asdict(self) | shown
 
     def _check_ranges(self) -> None:
         for name in (
             *("vocab_size", "batch_size", "gradient_accumulation_steps"),
-            *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
+            *("log_every", "evaluate_every", "save_every", "keep_checkpoints", "max_skipped_steps"),
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_steps", "max_minutes", "learning_rate", "max_grad_norm"):
+        for name in (
+            *("max_steps", "max_minutes", "learning_rate", "max_grad_norm"),
+            *("temperature", "generator_hidden_size", "generator_layers"),
+        ):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise InputError(f"{name} must be a number above 0, got {value!r}")
         if self.max_steps is not None and not isinstance(self.max_steps, int):
             raise InputError(f"max_steps must be a whole number, got {self.max_steps!r}")
-        for name in ("warmup_steps", "weight_decay", "seed", "heldout_seed"):
+        for name in (
+            *("warmup_steps", "weight_decay", "seed", "heldout_seed"),
+            *("generator_weight", "discriminator_weight"),
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
@@ -151,6 +215,8 @@ class PretrainingPlan:
         _ = self.masking, self.packing
         config = self.model_config(self.vocab_size)
         config.check_sizes()
+        if self.objective == "rtd":
+            self.generator_config(config)
         if self.sequence_length > config.max_position_embeddings:
             raise InputError(
                 f"sequence_length ({self.sequence_length}) exceeds the model's max_position_embeddings "
@@ -193,6 +259,7 @@ def embedded(**overrides: Any) -> PretrainingPlan:
     """A small English model that a CPU trains in under two hours; the package carries one made by it."""
     plan = PretrainingPlan(
         name="embedded",
+        objective="mlm",
         model={
             "num_hidden_layers": 6,
             "hidden_dropout_prob": 0.0,  # a model this small underfits: it sees each text once at most
@@ -204,6 +271,7 @@ def embedded(**overrides: Any) -> PretrainingPlan:
         mask_prob=0.2,  # more to learn from each text, for a run that is short of time and not of text
         learning_rate=1e-3,
         adam_beta2=0.98,
+        bias_correction=True,
         warmup_steps=400,
         max_minutes=100.0,
         evaluate_every=1000,
@@ -226,7 +294,7 @@ def medium_small(**overrides: Any) -> PretrainingPlan:
 
 def base(**overrides: Any) -> PretrainingPlan:
     """ConvBERT-base with the paper's training numbers."""
-    plan = small(name="base", size="base", batch_size=256, learning_rate=2e-4)
+    plan = small(name="base", size="base", batch_size=256, learning_rate=2e-4, generator_hidden_size=1 / 3)
     return plan.override(**overrides)
 
 

@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,9 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.ops.backends import supports_bfloat16
 from convbert.optional import require
 from convbert.pretraining import baselines
@@ -28,30 +29,25 @@ from convbert.pretraining.data import (
     SequenceDataset,
     Source,
     prepare_sequences,
-    write_atomically,
+    prepared_folder,
+    tokenizer_fingerprint,
 )
+from convbert.pretraining.folder import RunFolder, read_json
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
-from convbert.pretraining.objective import MaskedLanguageModel
+from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
+from convbert.pretraining.watching import ReportPage, watch
+from convbert.saving import write_atomically
+from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
+from convbert.training.checkpointing import load_weights
+from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.trainer import (
-    ObjectiveTrainer,
-    last_complete_checkpoint,
-    training_arguments,
-)
+from convbert.training.trainer import ObjectiveTrainer
 
 Report = Callable[[str], None]
-
-# What may change when a run goes on; a change of anything else would make it another run.
-_MAY_CHANGE = frozenset(
-    (
-        *("name", "max_steps", "max_minutes", "bf16"),
-        *("log_every", "evaluate_every", "save_every", "keep_checkpoints"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -59,14 +55,20 @@ class PretrainingResult:
     """What a run gave.
 
     Args:
-        finished: False when a signal ended it early; the same call with `resume=True` goes on from there.
-        model_dir: the trained model and its tokenizer, or None.
+        stopped_by: the signal that ended it early, or None for a run that came to its end; the same call goes on from
+            there.
+        model_dir: the trained model and its tokenizer, or None. Beside it lies `generator/`, if there was one.
         metrics: what `metrics.json` holds.
     """
 
-    finished: bool
+    stopped_by: signal.Signals | None
     model_dir: Path | None
     metrics: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.stopped_by is None
 
 
 def pretrain(
@@ -77,130 +79,60 @@ def pretrain(
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
     heldout: Source | None = None,
     data_dir: PathLike | None = None,
-    resume: bool = False,
     device: str | None = None,
     report: Report = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> PretrainingResult:
     """Train a model from scratch on text files.
 
     Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
-    `checkpoint-*/`, `log.jsonl`, and at the end `model/` (weights, configuration, tokenizer, model card, loss
-    curve) and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
+    `checkpoint-*/`, `log.jsonl`, `report.html`, and at the end `model/` (weights, configuration, tokenizer, model card,
+    loss curve), with replaced token detection `generator/` as well, and `metrics.json`. SIGTERM and Ctrl-C save a
+    checkpoint and end the run in good order.
+
+    However a run ended, the same call goes on with it, from the last checkpoint, to the very result of a run that never
+    stopped. Under torchrun or accelerate launch, all processes train one model; see `docs/pretraining.md`.
 
     Args:
-        corpus: text files, globs or folders; see `find_text_files`.
+        corpus: files, globs, folders or data sets, see `find_sources`; or a folder that `prepare` made.
         tokenizer: a tokenizer or its folder; by default a vocabulary is learned from the corpus.
         heldout: text that is only evaluated on. Without it nothing is evaluated.
         data_dir: folder of the tokenised corpus, if not `output_dir/data`, so that runs can share it.
-        resume: go on from the last complete checkpoint in `output_dir`, or start there if it has none.
         device: "cpu" leaves a GPU unused.
         report: told what is being done, for a reader.
 
     Raises:
-        InputError: unusable input, or `output_dir` is in use and `resume` was not given.
+        InputError: unusable input, or `output_dir` holds something else, such as a run with another plan or corpus.
     """
     require("train", "pre-training")
     folder = RunFolder(Path(output_dir))
-    if resume and (finished := folder.finished_result()) is not None:
-        report(f"{folder.root}: this run has finished; nothing to resume")
-        return finished
-    folder.claim(plan, resume)
-    cache = folder.data if data_dir is None else Path(data_dir)
+    processes = _processes(device)
+    if not processes.is_main_process:
+        report = _say_nothing
+    with folder.locked() if processes.is_main_process else nullcontext():
+        is_new = folder.claim(plan) if processes.is_main_process else False
+        processes.wait_for_everyone()
+        if (metrics := read_json(folder.metrics)) is not None:
+            report(f"{folder.root}: this run has finished")
+            return PretrainingResult(None, folder.model, metrics)
+        cache = folder.data if data_dir is None else Path(data_dir)
 
-    def prepare(source: Source, name: str) -> SequenceDataset:
-        return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
+        def prepare(source: Source, name: str) -> SequenceDataset:
+            return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
 
-    try:
-        resolved = _resolve_tokenizer(plan, corpus, folder, tokenizer, report)
-        train = prepare(corpus, "train")
-        held = None if heldout is None else prepare(heldout, "heldout")
-        _check_enough(plan, train)
-    except InputError:
-        if not resume:
-            folder.clear()  # so that the same command works once the input is mended
-        raise
-    return Run(plan, folder, resolved, train, held, device, report).execute(resume)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies."""
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        """The tokenised corpus."""
-        return self.root / "data"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The vocabulary that this run learned."""
-        return self.root / "tokenizer"
-
-    @property
-    def model(self) -> Path:
-        """The trained model."""
-        return self.root / "model"
-
-    @property
-    def plan(self) -> Path:
-        """What is being run."""
-        return self.root / "plan.json"
-
-    @property
-    def history(self) -> Path:
-        """One JSON object a line for every log entry."""
-        return self.root / "log.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """The figures of a finished run; written last."""
-        return self.root / "metrics.json"
-
-    def claim(self, plan: PretrainingPlan, resume: bool) -> None:
-        """Note the plan in an empty or new folder, or in that of the same run when it goes on.
-
-        Raises:
-            InputError: the folder is in use, holds a run with another plan, or cannot be written.
-        """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file; the output must be a folder")
-        if resume:
-            self._check_same_plan(plan)
-        elif self.root.exists() and any(self.root.iterdir()):
-            raise InputError(f"{self.root}: not empty; resume the run in it, or choose another folder")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.plan, json.dumps(plan.to_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
-
-    def clear(self) -> None:
-        """Remove what was written since a `claim` that found the folder empty."""
-        for path in self.root.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-    def finished_result(self) -> PretrainingResult | None:
-        """What the run in this folder gave, if it came to its end."""
-        metrics = _read_json(self.metrics)
-        return None if metrics is None else PretrainingResult(True, self.model, metrics)
-
-    def _check_same_plan(self, plan: PretrainingPlan) -> None:
-        stored = _read_json(self.plan)
-        if stored is None:
-            return
-        wanted = json.loads(json.dumps(plan.to_dict()))
-        changes = [
-            f"{name} was {stored.get(name)}, now {value}"
-            for name, value in wanted.items()
-            if name not in _MAY_CHANGE and stored.get(name) != value
-        ]
-        if changes:
-            raise InputError(f"{self.root}: this run was started with another plan: {'; '.join(changes)}")
+            with processes.main_process_first():  # the others find its work done
+                resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+                train = prepare(corpus, "train")
+                held = None if heldout is None else prepare(heldout, "heldout")
+            _check_enough(plan, train)
+            run = Run(plan, folder, resolved, train, held, device, report)
+            if processes.is_main_process:
+                folder.bind(run.data_record(processes.num_processes))
+        except InputError:
+            if is_new:
+                folder.clear()  # so that the same command works once the input is mended
+            raise
+        return run.execute()
 
 
 @dataclass(frozen=True)
@@ -215,7 +147,16 @@ class Run:
     device: str | None
     report: Report
 
-    def execute(self, resume: bool) -> PretrainingResult:
+    def data_record(self, processes: int) -> dict[str, Any]:
+        """What must stay the same for a run to be the same run, beside its plan."""
+        return {
+            "train": _identity(self.train),
+            "heldout": None if self.heldout is None else _identity(self.heldout),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "sequences a step": self.plan.batch_size * self.plan.gradient_accumulation_steps * processes,
+        }
+
+    def execute(self) -> PretrainingResult:
         """Train, evaluate and write the model, or stop early on a signal.
 
         Raises:
@@ -223,28 +164,33 @@ class Run:
         """
         set_seed(self.plan.seed)
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
-        objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
+        objective = build_objective(self.plan, config)
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
-        trainer = self._build_trainer(objective, clock, stop)
-        checkpoint = last_complete_checkpoint(self.folder.root) if resume else None
+        trainer = self.build_trainer(objective, clock, stop)
+        checkpoint = last_checkpoint(self.folder.root)
         if checkpoint is not None:
-            clock.resume_from(checkpoint)
-            self.report(f"resuming from {checkpoint}")
+            self.report(f"going on from {checkpoint}")
         self.report(self._summary(objective, trainer))
         with stop.listening():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            trainer.train(resume_from_checkpoint=checkpoint)
         step = trainer.state.global_step
         if stop.received is not None and clock.fraction_done(step) < 1.0:
-            self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
-            return PretrainingResult(finished=False, model_dir=None, metrics={})
+            self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
+            return PretrainingResult(stop.received, model_dir=None, metrics={})
         metrics = self._final_metrics(trainer, clock)
-        self._write_model(objective, metrics, trainer.state.log_history)
-        self.report(f"model written to {self.folder.model}")
-        return PretrainingResult(finished=True, model_dir=self.folder.model, metrics=metrics)
+        if trainer.is_fsdp_enabled:
+            # No process has all of its weights; the checkpoint that ends every run does.
+            objective = build_objective(self.plan, config)
+            load_weights(objective, checkpoint_folder(self.folder.root, step))
+        if trainer.is_world_process_zero():
+            trainer.pop_callback(ReportPage).write(trainer.state, metrics)
+            self._write_models(objective, metrics, trainer.state.log_history)
+            self.report(f"model written to {self.folder.model}")
+        trainer.accelerator.wait_for_everyone()
+        return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
 
-    def _build_trainer(
-        self, objective: MaskedLanguageModel, clock: Clock, stop: StopOnSignal
-    ) -> ObjectiveTrainer:
+    def build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
+        """Everything but the objective: the optimizer, the engine, and what watches it."""
         plan = self.plan
         arguments = training_arguments(
             self.folder.root,
@@ -252,22 +198,43 @@ class Run:
             batch_size=plan.batch_size,
             gradient_accumulation_steps=plan.gradient_accumulation_steps,
             max_grad_norm=plan.max_grad_norm,
-            bf16=self._use_bfloat16(),
+            bf16=self.use_bfloat16(),
             log_every=plan.log_every,
             evaluate_every=None if self.heldout is None else plan.evaluate_every,
             save_every=plan.save_every,
             keep_checkpoints=plan.keep_checkpoints,
             seed=plan.seed,
             device=self.device,
+            best_metric=None
+            if self.heldout is None or plan.best_figure is None
+            else f"heldout_{plan.best_figure}",
+            greater_is_better=not (plan.best_figure or "").endswith("loss"),
+            load_best_at_end=False,
+            dataloader_workers=plan.dataloader_workers,
+            compile=plan.compile,
+            fsdp=plan.fsdp,
+            report_to=plan.report_to,
         )
         if plan.max_minutes is not None and arguments.world_size > 1:
             raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
+        page, utilisation = watch(
+            self.folder.page,
+            plan,
+            objective,
+            clock,
+            self.train,
+            self.heldout,
+            self.tokenizer,
+            arguments,
+            self.report,
+        )
         optimizer = build_optimizer(
             objective.to(arguments.device),
             learning_rate=plan.learning_rate,
             weight_decay=plan.weight_decay,
             betas=(plan.adam_beta1, plan.adam_beta2),
             epsilon=plan.adam_epsilon,
+            bias_correction=plan.bias_correction,
         )
         return ObjectiveTrainer(
             objective,
@@ -276,30 +243,38 @@ class Run:
             train_dataset=self.train,
             eval_dataset=self.heldout,
             sampler=EpochSampler(len(self.train), plan.seed),
-            data_collator=MaskingCollator(self.tokenizer, plan.masking, plan.seed),
-            heldout_collator=self._heldout_collator(),
+            data_collator=self.collator(plan.seed),
+            heldout_collator=self.collator(plan.heldout_seed),
             optimizer=optimizer,
-            scheduler=warmup_then_decay(optimizer, plan.warmup_steps, clock.fraction_done),
-            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock)],
+            # The original's rate in a step is that of its schedule after the step, warm-up and decay alike.
+            scheduler=warmup_then_decay(
+                optimizer, plan.warmup_steps, lambda taken: clock.fraction_done(taken + 1)
+            ),
+            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
+            more_figures=utilisation,
+            max_skipped_steps=plan.max_skipped_steps,
         )
 
-    def _heldout_collator(self) -> MaskingCollator:
-        return MaskingCollator(self.tokenizer, self.plan.masking, self.plan.heldout_seed)
+    def collator(self, seed: int) -> MaskingCollator:
+        """What makes batches of sequences; the seed decides the masks."""
+        return MaskingCollator(self.tokenizer, self.plan.masking, seed, sampling=self.plan.objective == "rtd")
 
-    def _use_bfloat16(self) -> bool:
+    def use_bfloat16(self) -> bool:
+        """Whether the model runs under bfloat16 autocast."""
         if self.plan.bf16 != "auto":
             return bool(self.plan.bf16)
         on_gpu = torch.cuda.is_available() and self.device != "cpu"
         return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
 
-    def _summary(self, objective: MaskedLanguageModel, trainer: ObjectiveTrainer) -> str:
+    def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
         length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.max_minutes:g} minutes"
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
+        per_step = plan.batch_size * plan.gradient_accumulation_steps * trainer.args.world_size
         return (
             f"{parameters / 1e6:.1f} M parameters; {len(self.train):,} sequences of up to "
-            f"{plan.sequence_length} tokens, {plan.batch_size * plan.gradient_accumulation_steps} a step; "
+            f"{plan.sequence_length} tokens, {per_step} a step; "
             f"{length}, {precision}, {trainer.args.device}"
         )
 
@@ -320,45 +295,58 @@ class Run:
         }
         if self.heldout is not None:
             metrics |= _last_evaluation(trainer) or trainer.evaluate()
-            self.report("measuring the baselines")
-            metrics |= baselines.measure(self.train, self.heldout, self._heldout_collator())
+            if trainer.is_world_process_zero():
+                self.report("measuring the baselines")
+                metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
         return metrics
 
-    def _write_model(
-        self, objective: MaskedLanguageModel, metrics: dict[str, Any], history: list[dict[str, Any]]
+    def _write_models(
+        self, objective: Objective, metrics: dict[str, Any], history: list[dict[str, Any]]
     ) -> None:
-        """Write the model folder beside its final place and move it there; `metrics.json` comes last."""
-        folder = self.folder
-        draft = folder.root / f".model-{os.getpid()}"
+        """Write all model folders beside their final places and move them there; `metrics.json` comes last."""
+        root, models = self.folder.root, objective.models()
+        drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
         try:
-            objective.save_models(draft)
-            self.tokenizer.model_max_length = objective.model.config.max_position_embeddings
-            self.tokenizer.save_pretrained(draft)
-            self.tokenizer.save_vocabulary(str(draft))
-            draw_curve(history, draft / "loss.png")
-            (draft / "README.md").write_text(model_card(self.plan, metrics), encoding="utf-8")
-            shutil.rmtree(folder.model, ignore_errors=True)  # left by an end that did not get to the metrics
-            os.replace(draft, folder.model)
-            write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+            for name, model in models.items():
+                self._write_draft(model, drafts[name])
+                draw_curve(history, drafts[name] / "loss.png")
+                card = model_card(self.plan, metrics, type(model).__name__)
+                (drafts[name] / "README.md").write_text(card, encoding="utf-8")
+            for name, draft in drafts.items():
+                shutil.rmtree(
+                    root / name, ignore_errors=True
+                )  # left by an end that did not get to the metrics
+                os.replace(draft, root / name)
+            write_atomically(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder.model}: cannot be written: {error}") from error
+            raise InputError(f"{root}: the models cannot be written: {error}") from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            for draft in drafts.values():
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def _write_draft(self, model: PreTrainedModel, draft: Path) -> None:
+        model.save_pretrained(draft)
+        self.tokenizer.model_max_length = model.config.max_position_embeddings
+        self.tokenizer.save_pretrained(draft)
+        self.tokenizer.save_vocabulary(str(draft))
 
 
-def _resolve_tokenizer(
+def resolve_tokenizer(
     plan: PretrainingPlan,
     corpus: Source,
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Report,
 ) -> PreTrainedTokenizerBase:
+    """The given tokenizer; or that of the run in `folder`, learned from the corpus the first time."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return check_tokenizer(tokenizer, "the given tokenizer")
     if tokenizer is not None:
         return load_tokenizer(tokenizer)
     if (folder.tokenizer / "tokenizer.json").exists():
         return load_tokenizer(folder.tokenizer)
+    if (prepared := prepared_folder(corpus)) is not None:
+        return load_tokenizer(prepared / "tokenizer")
     report(f"learning a vocabulary of {plan.vocab_size}")
     return train_wordpiece(
         corpus,
@@ -370,6 +358,22 @@ def _resolve_tokenizer(
     )
 
 
+def _identity(dataset: SequenceDataset) -> str:
+    """Another corpus has another."""
+    return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {dataset.fingerprint[:16]}"
+
+
+def _processes(device: str | None) -> Any:
+    """accelerate's view of this process among others."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+
+
+def _say_nothing(message: str) -> None:
+    """The report of all processes but the first."""
+
+
 def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
     if len(train) < plan.batch_size:
         raise InputError(
@@ -379,14 +383,9 @@ def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
 
 def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
     """The held-out figures of the final weights, if training ended on an evaluation."""
-    found = [entry for entry in trainer.state.log_history if "heldout_masked_loss" in entry]
+    found = [
+        entry for entry in trainer.state.log_history if any(name.startswith("heldout_") for name in entry)
+    ]
     if not found or found[-1]["step"] != trainer.state.global_step:
         return {}
     return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

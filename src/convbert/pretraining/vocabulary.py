@@ -16,7 +16,8 @@ from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
-from convbert.pretraining.data import PathLike, Source, find_text_files, read_paragraphs
+from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
+from convbert.pretraining.corpus.sources import PathLike, Source, find_sources
 from convbert.tokenization import SPECIAL_TOKENS, ConvBertTokenizerFast
 
 
@@ -28,6 +29,8 @@ def train_wordpiece(
     lowercase: bool = True,
     min_frequency: int = 2,
     limit_alphabet: int = 1000,
+    reading: Reading = PLAIN,
+    skip_bad: bool = False,
 ) -> PreTrainedTokenizerBase:
     """Learn a WordPiece vocabulary and write `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`.
 
@@ -35,23 +38,24 @@ def train_wordpiece(
     give the same vocabulary.
 
     Args:
-        files: text files, globs or folders; see `find_text_files`.
+        files: files, globs, folders or data sets; see `find_sources`.
         vocab_size: rows at most; a small corpus gives fewer.
         output_dir: folder to write to; created where missing. Files appear complete or not at all.
         lowercase: fold case and strip accents, as the uncased BERT tokenizers do.
         min_frequency: a pair of pieces seen less often is not joined.
         limit_alphabet: distinct characters kept, the most frequent ones; text with others becomes [UNK]. Each
             may take two rows, at the start of a word and inside.
+        reading, skip_bad: see `Sources`.
 
     Raises:
         InputError: the corpus is missing, empty or not UTF-8, or a size cannot be met.
     """
     _check_sizes(vocab_size, min_frequency, limit_alphabet)
-    paths = find_text_files(files)
+    sources = Sources(find_sources(files), reading, skip_bad)
     backend = Tokenizer(WordPiece(unk_token="[UNK]"))
     backend.normalizer = BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = BertPreTokenizer()
-    starting, inside = _alphabet(paths, backend, limit_alphabet)
+    starting, inside = _alphabet(sources, backend, limit_alphabet)
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -63,7 +67,7 @@ def train_wordpiece(
         continuing_subword_prefix="##",
         show_progress=False,
     )
-    backend.train_from_iterator(filter(None, read_paragraphs(paths)), trainer=trainer)
+    backend.train_from_iterator(sources.paragraphs(), trainer=trainer)
     pieces = [piece for piece, _ in sorted(backend.get_vocab().items(), key=lambda entry: entry[1])]
     if len(pieces) > vocab_size:
         raise InputError(
@@ -113,10 +117,10 @@ def _check_sizes(vocab_size: int, min_frequency: int, limit_alphabet: int) -> No
         )
 
 
-def _alphabet(files: list[Path], backend: Tokenizer, limit: int) -> tuple[list[str], list[str]]:
+def _alphabet(sources: Sources, backend: Tokenizer, limit: int) -> tuple[list[str], list[str]]:
     """The most frequent characters after normalisation, and those of them that can stand inside a word."""
     raw: Counter[str] = Counter()
-    for paragraph in read_paragraphs(files):
+    for paragraph in sources.paragraphs():
         raw.update(paragraph)
     counts: Counter[str] = Counter()
     for character, count in raw.items():
@@ -124,7 +128,7 @@ def _alphabet(files: list[Path], backend: Tokenizer, limit: int) -> tuple[list[s
             counts[normalised] += 0 if normalised.isspace() else count
     frequent = sorted(+counts, key=lambda character: (-counts[character], character))[:limit]
     if not frequent:
-        raise InputError(f"{', '.join(map(str, files[:3]))}: the corpus is empty")
+        raise InputError(f"{', '.join(map(str, sources.inputs[:3]))}: the corpus is empty")
     # Punctuation and CJK characters are words of their own.
     inside = [c for c in frequent if len(backend.pre_tokenizer.pre_tokenize_str(f"a{c}")) == 1]
     return sorted(frequent), sorted(inside)
@@ -138,7 +142,8 @@ def _save(pieces: list[str], output_dir: Path, lowercase: bool) -> None:
         vocabulary = draft / "vocab.txt"
         vocabulary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
         ConvBertTokenizerFast(vocab=os.fspath(vocabulary), do_lower_case=lowercase).save_pretrained(draft)
-        for file in draft.iterdir():
+        # The file that says that there is a tokenizer comes last, so that none is half there.
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == "tokenizer.json"):
             os.replace(file, output_dir / file.name)
     except OSError as error:
         raise InputError(f"{output_dir}: cannot be written: {error.strerror or error}") from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
+
+from convbert.errors import InputError
 
 _BATCHES_PER_POOL = 16
 """Texts are sorted by length within so many batches: even batches, and still a new mixture in every epoch."""
@@ -81,3 +84,66 @@ def plan_batches(lengths: Sequence[int], max_tokens: int, most_texts: int = sys.
         batches[-1].append(index)
         tokens += lengths[index]
     return batches
+
+
+class BatchStream(Sampler[list[int]]):
+    """This process's batches, one epoch after the other, from any place on.
+
+    Nothing is left over at the end of an epoch: a batch may hold its last items and the first ones of the next. So
+    optimizer step s always takes the s-th global batch of the stream, on however many processes and in however many
+    accumulation steps it is worked off, and going on from a step reads nothing of what lies before it.
+
+    Args:
+        sampler: the order of an epoch, after `set_epoch`; from a place on, by `starting_at`, where it has this method.
+            One that gives whole batches (`BalancedBatches`) gives those of this process; from one that gives items,
+            `batch_size` consecutive ones are taken, process by process.
+        first, end: numbers of the first batch and of the one after the last, counted per process since the start of
+            the run; None goes on for ever.
+
+    Raises:
+        InputError: an epoch is empty.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler[Any],
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        first: int = 0,
+        end: int | None = None,
+    ) -> None:
+        if len(sampler) == 0:  # type: ignore[arg-type]
+            raise InputError("there is nothing to train on")
+        self.sampler, self.batch_size = sampler, batch_size
+        self.rank, self.world_size = rank, world_size
+        self.first, self.end = first, end
+        self._gives_batches = isinstance(sampler, BalancedBatches)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Of this process."""
+        length = len(self.sampler)  # type: ignore[arg-type]
+        return length if self._gives_batches else length / (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._from(self.first) if self._gives_batches else self._cut(self.first)
+        return batches if self.end is None else islice(batches, max(0, self.end - self.first))
+
+    def _from(self, number: int) -> Iterator[Any]:
+        """What the sampler gives, from the `number`-th on."""
+        epoch, done = divmod(number, len(self.sampler))  # type: ignore[arg-type]
+        while True:
+            self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            # A sampler that computes its order begins anywhere; others are run through.
+            starting_at = getattr(self.sampler, "starting_at", None)
+            yield from islice(self.sampler, done, None) if starting_at is None else starting_at(done)
+            epoch, done = epoch + 1, 0
+
+    def _cut(self, number: int) -> Iterator[list[int]]:
+        items = self._from((number * self.world_size + self.rank) * self.batch_size)
+        others = (self.world_size - 1) * self.batch_size
+        while True:
+            yield list(islice(items, self.batch_size))
+            next(islice(items, others, others), None)  # the other processes' share

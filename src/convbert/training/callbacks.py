@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -62,11 +64,6 @@ class Clock(TrainerCallback, ExportableState):
         assert self.max_steps is not None
         return (self.max_steps - step) * seconds_per_step
 
-    def resume_from(self, checkpoint: Path) -> None:
-        """Take over the time that was spent before `checkpoint`."""
-        callbacks = TrainerState.load_from_json(str(checkpoint / STATE_FILE)).stateful_callbacks
-        self.seconds_before = float(callbacks[type(self).__name__]["attributes"]["seconds_before"])
-
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"seconds_before": self.seconds}}
 
@@ -86,7 +83,9 @@ class Clock(TrainerCallback, ExportableState):
 class StopOnSignal(TrainerCallback):
     """Turns the first SIGTERM or Ctrl-C into a checkpoint and a clean end after the current step.
 
-    Use as a context manager around training; a second signal acts as it would without this.
+    Use as a context manager around training. In a distributed run all processes end after the same step, whichever of
+    them got the signal. A second signal acts as it would without this; but launchers repeat signals, and kill what does
+    not end, so with several processes it is ignored.
     """
 
     def __init__(self) -> None:
@@ -108,7 +107,8 @@ class StopOnSignal(TrainerCallback):
 
     def _handle(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)
-        self._restore()
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -117,8 +117,16 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        if args.world_size > 1:
+            self._tell_others(args.device)
         if self.received is not None:
             control.should_save = control.should_training_stop = True
+
+    def _tell_others(self, device: torch.device) -> None:
+        number = torch.tensor(self.received or 0, device=device)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        if number:
+            self.received = signal.Signals(int(number))
 
 
 class HistoryFile(TrainerCallback):
@@ -164,7 +172,7 @@ class ProgressLine(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        training = "loss" in logs
+        training = "learning_rate" in logs
         if not training and not any(name.startswith(("heldout_", "dev_")) for name in logs):
             return
         self._write(progress_text(state.global_step, self.clock, logs), rewritable=training)
@@ -190,20 +198,38 @@ class ProgressLine(TrainerCallback):
             self._line_is_open = False
 
 
+_SHORT = {
+    "masked_accuracy": "masked acc",
+    "replaced_accuracy": "replaced acc",
+    "replaced_auc": "auc",
+    "replaced_recall": "recall",
+}
+_NOT_SHOWN = {
+    *("epoch", "grad_norm", "seconds_per_step", "minutes", "input_wait", "skipped_steps"),
+    *("masked_loss", "sampled_accuracy", "replaced_loss", "replaced_precision"),
+    *("heldout_sampled_accuracy", "heldout_replaced_precision"),
+}
+"""The line has room for what a reader asks most."""
+
+
 def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
     """A log entry for a reader, in one line."""
     of = "" if clock.max_steps is None else f"/{clock.max_steps}"
     parts = [f"step {step}{of}", f"{clock.fraction_done(step):6.1%}"]
-    hidden = {"epoch", "grad_norm", "seconds_per_step", "minutes", "masked_loss"}
     for name, value in logs.items():
-        if name == "tokens_per_second":
+        if name == "skipped_steps" and value:
+            parts.append(f"{value} steps skipped")
+        elif name == "tokens_per_second":
             parts.append(f"{value:,.0f} tokens/s")
+        elif name == "mfu":
+            parts.append(f"MFU {value:.1%}")
         elif name == "minutes_left":
-            parts.append(f"{_duration(60 * value)} left")
+            parts.append(f"{duration(60 * value)} left")
         elif name == "learning_rate":
             parts.append(f"lr {value:.2e}")
-        elif name not in hidden:
-            parts.append(f"{name.replace('_', ' ')} {value:.4f}")
+        elif name not in _NOT_SHOWN:
+            own = name.removeprefix("heldout_")
+            parts.append(f"{name.removesuffix(own)}{_SHORT.get(own, own)} {value:.4g}".replace("_", " "))
     return "  ".join(parts)
 
 
@@ -211,7 +237,8 @@ def _json_line(entry: dict[str, Any]) -> str:
     return json.dumps(entry) + "\n"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

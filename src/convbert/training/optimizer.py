@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from convbert.training.adam import UncorrectedAdamW
+
 _IN_EMBEDDINGS = re.compile(r"(^|\.)embeddings(_project)?\.")
 _IN_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.")
 
@@ -73,12 +75,14 @@ def build_optimizer(
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-6,
+    bias_correction: bool = True,
     layer_decay: float = 1.0,
     num_layers: int = 0,
 ) -> Optimizer:
     """AdamW over the trainable parameters of `module`, in PyTorch's fused form where all of them allow it.
 
     Args:
+        bias_correction: False uses the moments as they are, see `UncorrectedAdamW`.
         layer_decay, num_layers: see `layerwise_groups`; 1 means one learning rate for all.
     """
     if layer_decay == 1.0:
@@ -87,7 +91,8 @@ def build_optimizer(
         groups = layerwise_groups(module, weight_decay, learning_rate, layer_decay, num_layers)
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
+    kind = AdamW if bias_correction else UncorrectedAdamW
+    return kind(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
 
 
 def warmup_then_decay(

@@ -1,55 +1,59 @@
-"""The engine: transformers' Trainer around an objective, with exact figures and a clock.
+"""The engine: transformers' Trainer around an objective, with exact figures, exact resumption and a clock.
 
-An objective is a module whose forward takes a batch and returns `{"loss": scalar, figure: (2,), ...}`, each
-figure being a sum and a count.
+An *objective* is a module whose forward takes a batch and returns `{"loss": scalar, figure: (2,), ...}`, each figure
+being a sum and a count (see `FigureMeter`). It may have a method `loss_counts`, which takes the same batch and returns
+(n,) numbers: of how many things each of the n terms of the loss is a mean. Its forward then takes `loss_counts`, too,
+and divides by those instead of its own: the engine passes those of the whole step, so that a step's loss is that of one
+large batch, on however many processes and in however many accumulation steps. Without the method, a step's loss is the
+mean of its batches' losses.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainingArguments,
 )
+from transformers.trainer_callback import TrainerControl, TrainerState
 
 from convbert.errors import InputError
-from convbert.training.batching import BalancedBatches
-from convbert.training.callbacks import STATE_FILE, Clock
+from convbert.training.batching import BatchStream
+from convbert.training.callbacks import Clock
+from convbert.training.checkpointing import CheckpointingTrainer
+from convbert.training.figures import FigureMeter
+from convbert.training.pace import Pace
+from convbert.training.randomness import seed_all
 
-_WEIGHTS_FILE = "model.safetensors"
-_NEVER = 10**8
-"""A number of steps that no run reaches, for runs that end by the clock."""
 
-
-class ObjectiveTrainer(Trainer):
+class ObjectiveTrainer(CheckpointingTrainer):
     """transformers' Trainer for an objective.
 
-    With gradient accumulation the loss is the mean of the micro-batches' means.
+    Random numbers are seeded anew before every batch (see `seed_all`), and data comes as a `BatchStream`: a run that
+    goes on from a checkpoint is, on a CPU to the last bit, the run that was never stopped.
 
     Args:
         objective: the module to train.
         args: see `training_arguments`.
         clock: when the run ends.
-        sampler: order of the training data; its `set_epoch` is called. One that gives whole batches
-            (`BalancedBatches`) decides their sizes, too, and takes its own share in a distributed run.
+        sampler: order of the training data; see `BatchStream`.
         heldout_collator: as `data_collator`, for `eval_dataset`.
         optimizer, scheduler: as Trainer's `optimizers`.
+        max_skipped_steps: a step whose loss or gradient is not finite changes nothing and is counted; so many in a row
+            end the run.
+        more_figures: given a training entry of the log, figures to add to it.
     """
 
     control: TrainerControl
@@ -69,6 +73,8 @@ class ObjectiveTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         heldout_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        max_skipped_steps: int = 20,
+        more_figures: Callable[[dict[str, float]], dict[str, float]] | None = None,
     ) -> None:
         super().__init__(
             objective,
@@ -77,44 +83,138 @@ class ObjectiveTrainer(Trainer):
             eval_dataset=eval_dataset,
             data_collator=data_collator,
             optimizers=(optimizer, scheduler),
-            callbacks=[clock, *(callbacks or [])],
+            callbacks=[clock, _OwnIntervals(), *(callbacks or [])],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.clock = clock
-        self._sampler = sampler
         self.heldout_collator = heldout_collator or data_collator
-        self._figures = FigureMeter()
-        self._pace = _Pace()
+        self.max_skipped_steps = max_skipped_steps
+        self.more_figures = more_figures or (lambda logs: {})
+        self._loss_counts: Callable[..., Tensor] | None = getattr(objective, "loss_counts", None)
+        # The Trainer's own question: whether a loss is already that of the whole step.
+        self.model_accepts_loss_kwargs = self._loss_counts is not None
+        self._sampler = sampler
+        self._stream = self._batches_from(0)
+        self._figures, self._of_step = FigureMeter(), FigureMeter()
+        self._losses_of_step: list[Tensor] = []
+        self._pace = Pace()
+        self._skipped_steps = self._skipped_in_a_row = 0
+        self._batches_of_step = 0
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    # ------------------------------------------------------------------------------------------- batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        args = self.args
+        workers = args.dataloader_num_workers
+        # Not prepared by accelerate, which would share batches out once more.
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self._stream,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=args.dataloader_pin_memory,
+            worker_init_fn=_ignore_signals,
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
+        """The batches of the next step, and what its loss is a mean over (None for an objective that does not say)."""
+        started = monotonic()
         self._pace.begin(self.state.global_step)
-        return super().training_step(*args, **kwargs)
+        try:
+            batches = list(islice(epoch_iterator, num_batches))
+        except RuntimeError as error:
+            raise _as_input_error(error) from error
+        self._pace.wait(monotonic() - started)
+        self._batches_of_step = 0
+        if not batches:  # the clock had already run out
+            self.control.should_training_stop = True
+            return batches, None
+        if self._loss_counts is None:
+            return batches, None
+        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).to(device)
+        # The gradients of the processes will be averaged, not added.
+        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
+
+    def _batches_from(self, step: int) -> BatchStream:
+        args, clock = self.args, self.clock
+        end = clock.max_steps if clock.fraction_done(step) < 1.0 else step
+        accumulated = args.gradient_accumulation_steps
+        return BatchStream(
+            self._sampler,
+            args.train_batch_size,
+            rank=args.process_index,
+            world_size=args.world_size,
+            first=step * accumulated,
+            end=None if end is None else end * accumulated,
+        )
+
+    # --------------------------------------------------------------------------------------------- steps
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        args = self.args
+        number = self.state.global_step * args.gradient_accumulation_steps + self._batches_of_step
+        self._batches_of_step += 1
+        seed_all(args.seed, number * args.world_size + args.process_index)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._losses_of_step.append(loss)
+        return loss
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
     ) -> Any:
+        if num_items_in_batch is not None:
+            inputs = {**inputs, "loss_counts": num_items_in_batch}
         outputs = dict(model(**inputs))
         loss = outputs.pop("loss")
-        self._figures.add(outputs)
+        self._of_step.add(outputs)
         self._pace.add(inputs["attention_mask"].sum())
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "heldout"):
-        """Means of the objective's figures over all held-out data, named `heldout_<figure>`.
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """As Trainer's; a step that is not finite is left out of weights, optimizer and figures."""
+        norm = super()._clip_grad_norm(model)
+        loss = torch.stack(self._losses_of_step).sum()
+        if self.everyone(bool(torch.isfinite(norm) & torch.isfinite(loss))):
+            self._figures.add(self._of_step.totals | {"loss": torch.stack((loss, torch.ones_like(loss)))})
+            self._skipped_in_a_row = 0
+        else:
+            # accelerate's optimizer does nothing while gradients are not complete; the Trainer clears them afterwards.
+            self.accelerator.gradient_state._set_sync_gradients(False)
+            self._skipped_steps += 1
+            self._skipped_in_a_row += 1
+        self._of_step, self._losses_of_step = FigureMeter(), []
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            raise InputError(
+                f"step {self.state.global_step + 1}: the loss or its gradient has not been finite for "
+                f"{self._skipped_in_a_row} steps in a row; the steps changed nothing. "
+                "A lower learning rate, a longer warm-up or full precision may help"
+            )
+        return norm
 
-        Only sums are kept, no logits. (In a distributed run the last batch may count a few sequences twice.)
+    # ----------------------------------------------------------------------------------- figures and logs
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "heldout"):
+        """Means of the objective's figures over all held-out data, each item once, named `heldout_<figure>`.
+
+        Only sums are kept, no logits.
         """
         started = monotonic()
         meter = FigureMeter()
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            for batch in self.get_eval_dataloader(eval_dataset):
+            for is_own, batch in self._heldout_batches(eval_dataset):
                 outputs = dict(self.model(**self._prepare_inputs(batch)))
                 outputs.pop("loss")
-                meter.add(outputs)
-        means = meter.means(lambda pair: self.accelerator.reduce(pair, "sum"))
-        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in means.items()}
+                meter.add(outputs if is_own else {name: torch.zeros_like(f) for name, f in outputs.items()})
+        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in meter.means(self._add_up).items()}
         self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -122,172 +222,89 @@ class ObjectiveTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the objective's figures, the speed and the time left on training entries."""
+        if "train_runtime" in logs:
+            return  # the Trainer's summary, of the time since the last restart alone
+        step = self.state.global_step
+        self.state.epoch = step * self.args.gradient_accumulation_steps / self._stream.batches_per_epoch
         if "loss" in logs:
-            logs |= self._figures.means(lambda pair: self.accelerator.reduce(pair, "sum"))
-            logs |= self._pace.read(self.state.global_step, lambda n: self.accelerator.reduce(n, "sum"))
+            figures = self._figures.means(self._add_up)
+            if "loss" in figures:  # that of the Trainer is since the last restart alone
+                logs["loss"] = figures.pop("loss")
+            else:
+                del logs["loss"]
+            logs |= figures
+            if not math.isfinite(logs.get("grad_norm", 0.0)):
+                del logs["grad_norm"]
+            logs["skipped_steps"] = self._skipped_steps
+            logs |= self._pace.read(step, self._add_up)
             logs["minutes"] = self.clock.seconds / 60
-            logs["minutes_left"] = (
-                self.clock.seconds_left(self.state.global_step, logs["seconds_per_step"]) / 60
-            )
+            logs["minutes_left"] = self.clock.seconds_left(step, logs["seconds_per_step"]) / 60
+            logs |= self.more_figures(logs)
             self._figures = FigureMeter()
+        started = monotonic()
         super().log(logs)
+        self._pace.pause(monotonic() - started)  # of those who look at the run
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        loader = DataLoader(dataset, self.args.eval_batch_size, collate_fn=self.heldout_collator)
-        return self.accelerator.prepare(loader)
+    def _add_up(self, numbers: Tensor) -> Tensor:
+        return self.accelerator.reduce(numbers.to(self.args.device), "sum")
 
-    def get_train_dataloader(self) -> DataLoader:
-        if not isinstance(self._sampler, BalancedBatches):
-            return super().get_train_dataloader()
-        # Not prepared by accelerate, which would shard batches once more.
-        return _EpochLoader(self.train_dataset, batch_sampler=self._sampler, collate_fn=self.data_collator)
+    def _heldout_batches(self, dataset: Dataset | None) -> Iterator[tuple[bool, Any]]:
+        """This process's batches. All processes get equally many, and the ones that fill up are not its own."""
+        dataset = self.eval_dataset if dataset is None else dataset
+        items, size = len(dataset), self.args.eval_batch_size  # type: ignore[arg-type]
+        starts = range(0, items, size)
+        rounds = math.ceil(len(starts) / self.args.world_size)
+        own = list(starts[self.args.process_index :: self.args.world_size])
+        filled = own + [0] * (rounds - len(own))
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[list(range(start, min(start + size, items))) for start in filled],
+            collate_fn=self.heldout_collator,
+            num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=_ignore_signals,
+        )
+        for number, batch in enumerate(loader):
+            yield number < len(own), batch
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        return self._sampler
+    # --------------------------------------------------------------------------------------- resumption
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of the three
-            shutil.rmtree(folder, ignore_errors=True)
-            raise InputError(f"{folder}: the checkpoint cannot be written: {error}") from error
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train to the end of the clock, from the start or from a checkpoint folder."""
+        step = 0 if resume_from_checkpoint is None else self.take_up(Path(resume_from_checkpoint))
+        self._stream = self._batches_from(step)
+        return super().train(resume_from_checkpoint, **kwargs)
 
-    # Checkpoints hold the whole objective; safetensors keeps tied tables once and restores the tie.
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_model(self.model, str(folder / _WEIGHTS_FILE))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.model if model is None else model
-        safetensors.torch.load_model(target, str(Path(resume_from_checkpoint, _WEIGHTS_FILE)))
-
-
-class _EpochLoader(DataLoader):
-    """Passes on what the Trainer says at the start of an epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-
-def training_arguments(
-    output_dir: str | Path,
-    clock: Clock,
-    *,
-    batch_size: int,
-    gradient_accumulation_steps: int = 1,
-    max_grad_norm: float = 1.0,
-    bf16: bool = False,
-    log_every: int = 50,
-    evaluate_every: int | None = None,
-    save_every: int = 500,
-    keep_checkpoints: int = 2,
-    seed: int = 0,
-    device: str | None = None,
-    best_metric: str | None = None,
-) -> TrainingArguments:
-    """Arguments for `ObjectiveTrainer`; intervals count optimizer steps, `batch_size` is per process.
-
-    Args:
-        evaluate_every: None turns evaluation during training off.
-        best_metric: name of a figure of `evaluate`, as "eval_score": the checkpoint with the highest is kept, and
-            loaded at the end. `save_every` must be a multiple of `evaluate_every`.
-        device: "cpu" keeps a GPU unused; None takes what is there.
-    """
-    return TrainingArguments(
-        output_dir=str(output_dir),
-        max_steps=_NEVER if clock.max_steps is None else clock.max_steps,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        max_grad_norm=max_grad_norm,
-        bf16=bf16,
-        logging_strategy="steps",
-        logging_steps=log_every,
-        logging_first_step=True,
-        eval_strategy="no" if evaluate_every is None else "steps",
-        eval_steps=evaluate_every,
-        save_strategy="steps",
-        save_steps=save_every,
-        save_total_limit=keep_checkpoints,
-        seed=seed,
-        use_cpu=device == "cpu" or not torch.accelerator.is_available(),
-        load_best_model_at_end=best_metric is not None,
-        metric_for_best_model=best_metric,
-        greater_is_better=None if best_metric is None else True,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to=[],
-    )
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None.
-
-    The Trainer writes its state last, so a checkpoint whose state can be read is complete.
-    """
-    numbered = sorted(
-        (int(number), folder)
-        for folder in Path(output_dir).glob("checkpoint-*")
-        if (number := folder.name.rpartition("-")[2]).isdigit()
-    )
-    for _, folder in reversed(numbered):
-        try:
-            json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return folder
-    return None
-
-
-class FigureMeter:
-    """Means of named figures over many batches, from their sums and counts (in float64, on the device)."""
-
-    def __init__(self) -> None:
-        self._totals: dict[str, Tensor] = {}
-
-    def add(self, figures: dict[str, Tensor]) -> None:
-        """Add one batch: name to (2,), sum and count."""
-        for name, pair in figures.items():
-            pair = pair.detach().double()
-            self._totals[name] = self._totals[name] + pair if name in self._totals else pair
-
-    def means(self, reduce: Callable[[Tensor], Tensor] = lambda pair: pair) -> dict[str, float]:
-        """Sum over count, by name; `reduce` adds up the processes of a distributed run."""
-        pairs = {name: reduce(pair).tolist() for name, pair in self._totals.items()}
-        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
-
-
-class _Pace:
-    """Tokens and steps per second since the last reading, pauses for evaluation left out."""
-
-    def __init__(self) -> None:
-        self._tokens: Tensor | None = None
-        self._since: float | None = None
-        self._step = 0
-
-    def begin(self, step: int) -> None:
-        """Start counting at `step`; does nothing when it has started."""
-        if self._since is None:
-            self._since, self._step = monotonic(), step
-
-    def add(self, tokens: Tensor) -> None:
-        self._tokens = tokens if self._tokens is None else self._tokens + tokens
-
-    def pause(self, seconds: float) -> None:
-        if self._since is not None:
-            self._since += seconds
-
-    def read(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        assert self._since is not None
-        assert self._tokens is not None
-        seconds = monotonic() - self._since
-        speed = {
-            "tokens_per_second": float(reduce(self._tokens)) / seconds,
-            "seconds_per_step": seconds / max(1, step - self._step),
+    def progress(self) -> dict[str, Any]:
+        return {
+            "figures": self._figures.state(),
+            "skipped_steps": self._skipped_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
         }
-        self._tokens, self._since, self._step = None, monotonic(), step
-        return speed
+
+    def load_progress(self, progress: list[dict[str, Any]]) -> None:
+        self._skipped_steps = progress[0]["skipped_steps"]
+        self._skipped_in_a_row = progress[0]["skipped_in_a_row"]
+        figures, rank = [part["figures"] for part in progress], self.args.process_index
+        if len(figures) == self.args.world_size:
+            self._figures.load(figures[rank])
+        elif rank == 0:
+            self._figures.load(*figures)
+
+
+class _OwnIntervals(TrainerCallback):
+    """A resumed run logs, evaluates and saves at its own intervals, not at those of the checkpoint."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        state.compute_steps(args, args.max_steps)
+
+
+def _ignore_signals(worker: int) -> None:
+    """For a process that prepares batches: a signal to the whole group is the trainer's to answer."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_input_error(error: RuntimeError) -> Exception:
+    if "DataLoader worker" in str(error):
+        return InputError(f"a process that prepares batches has died, perhaps for want of memory: {error}")
+    return error

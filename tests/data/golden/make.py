@@ -3,7 +3,7 @@
     python tests/data/golden/make.py SOURCE
 
 SOURCE holds set_a, set_b and set_d, each with config.json, model.ckpt-N.*, encoder.npz and, for a and b,
-pretraining.npz and gradients.npz.
+pretraining.npz and gradients.npz, for a also optimizer_step.npz.
 """
 
 import json
@@ -37,6 +37,8 @@ REDUNDANT = {
     },
     "gradients.npz": set(),
 }
+# The optimiser's step is stored for this one; its moments before the step stand in the checkpoint alone.
+WITH_OPTIMIZER_STEP = "set_a"
 # This one is kept as TensorFlow wrote it, too, for the tests of the reader.
 KEPT_AS_TENSORFLOW = "set_b"
 
@@ -51,9 +53,23 @@ def main(source: Path) -> None:
                 arrays = np.load(folder / name, allow_pickle=False)
                 kept = {key: arrays[key] for key in arrays.files if key not in redundant}
                 np.savez_compressed(target / name, **kept)
+        if folder.name == WITH_OPTIMIZER_STEP:
+            _store_optimizer_step(folder, target)
         if folder.name == KEPT_AS_TENSORFLOW:
             for file in folder.glob("model.ckpt-*"):
                 shutil.copyfile(file, target / file.name)
+
+
+def _store_optimizer_step(folder: Path, target: Path) -> None:
+    step = dict(np.load(folder / "optimizer_step.npz", allow_pickle=False))
+    (index,) = folder.glob("model.ckpt-*.index")
+    before = read_checkpoint(index)
+    variables = [name.removeprefix("after/") for name in step if name.startswith("after/")]
+    for variable in variables:
+        if "/adam_" not in variable:
+            for slot in ("adam_m", "adam_v"):
+                step[f"before/{variable}/{slot}"] = before[f"{variable}/{slot}"]
+    np.savez_compressed(target / "optimizer_step.npz", **step)
 
 
 def _convert_weights(folder: Path, target: Path) -> None:

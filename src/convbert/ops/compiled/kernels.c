@@ -190,25 +190,32 @@ EXPORT void add_norm_backward(int threads, int64_t rows, int64_t columns, const 
     }
 }
 
-/* ---- walking along tokens, always knowing where their sequence begins and ends ---- */
+/* ---- a thread's walk along its tokens, always knowing where their sequence begins and ends ---- */
 
 typedef struct {
     const int32_t *cu_seqlens;
-    int64_t length, number, start, end;
-} Sequence;
+    int64_t length, taps;
+    int64_t token, stop;        /* where the walk stands, and before which token it ends */
+    int64_t number, start, end; /* the token's sequence: start <= token < end */
+    int64_t first, last;        /* the token's taps that stay inside its sequence: first <= k < last */
+} Walk;
 
-static Sequence sequence_of(int64_t token, const int32_t *cu_seqlens, int64_t num_sequences, int64_t length) {
-    Sequence at = {cu_seqlens, length, 0, 0, 0};
+/* The walk of thread `part` of `parts`, standing before its first token:
+ *     for (Walk at = walk(part, threads, ...); next_token(&at);) ... at.token ... */
+static inline Walk walk(int part, int parts, int64_t tokens, int64_t taps, const int32_t *cu_seqlens,
+                        int64_t num_sequences, int64_t length) {
+    int64_t begin = tokens * part / parts;
+    Walk at = {cu_seqlens, length, taps, begin - 1, tokens * (part + 1) / parts, 0, 0, 0, 0, 0};
     if (!cu_seqlens) {
-        at.number = token / length;
+        at.number = begin / length;
         at.start = at.number * length;
         at.end = at.start + length;
         return at;
     }
-    int64_t low = 0, high = num_sequences; /* cu_seqlens[low] <= token < cu_seqlens[high] */
+    int64_t low = 0, high = num_sequences; /* cu_seqlens[low] <= begin < cu_seqlens[high] */
     while (high - low > 1) {
         int64_t middle = (low + high) / 2;
-        if (cu_seqlens[middle] <= token) low = middle;
+        if (cu_seqlens[middle] <= begin) low = middle;
         else high = middle;
     }
     at.number = low;
@@ -217,19 +224,17 @@ static Sequence sequence_of(int64_t token, const int32_t *cu_seqlens, int64_t nu
     return at;
 }
 
-static inline void step_to(Sequence *at, int64_t token) {
+static inline int next_token(Walk *at) {
+    int64_t token = ++at->token, reach = at->taps / 2;
+    if (token >= at->stop) return 0;
     while (token >= at->end) {
         at->start = at->end;
         at->number++;
         at->end = at->cu_seqlens ? at->cu_seqlens[at->number + 1] : at->start + at->length;
     }
-}
-
-/* Taps of `token` that stay inside its sequence: first <= k < last. */
-static inline void taps_inside(const Sequence *at, int64_t token, int64_t taps, int64_t *first, int64_t *last) {
-    int64_t reach = taps / 2;
-    *first = max64(0, at->start - token + reach);
-    *last = min64(taps, at->end - token + reach);
+    at->first = max64(0, at->start - token + reach);
+    at->last = min64(at->taps, at->end - token + reach);
+    return 1;
 }
 
 /* out[0:width] = sum over k in [first, last) of weights[k * weight_step] * rows[k * row_step + 0:width] */
@@ -273,17 +278,12 @@ EXPORT void span_dynamic_conv_forward(int threads, int64_t tokens, int64_t heads
     int64_t row = heads * width;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++) {
-        int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
-        if (begin == stop) continue;
-        Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
-        for (int64_t t = begin; t < stop; t++) {
-            int64_t first, last;
-            step_to(&at, t);
-            taps_inside(&at, t, taps, &first, &last);
+        for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+            int64_t t = at.token;
             for (int64_t h = 0; h < heads; h++) {
                 float weights[MAX_TAPS];
                 softmax(logits + (t * heads + h) * taps, weights, taps);
-                mix_rows(weights, 1, value + (t - taps / 2) * value_row + h * width, value_row, first, last,
+                mix_rows(weights, 1, value + (t - taps / 2) * value_row + h * width, value_row, at.first, at.last,
                          out + t * row + h * width, width);
             }
         }
@@ -301,19 +301,14 @@ EXPORT void span_dynamic_conv_backward(int threads, int64_t tokens, int64_t head
     {
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++) {
-            int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
-            if (begin == stop) continue;
-            Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
-            for (int64_t t = begin; t < stop; t++) {
-                int64_t first, last;
-                step_to(&at, t);
-                taps_inside(&at, t, taps, &first, &last);
+            for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+                int64_t t = at.token;
                 for (int64_t h = 0; h < heads; h++) {
                     float products[MAX_TAPS] = {0}, along = 0.0f;
                     float *w = weights + (t * heads + h) * taps;
                     const float *g = grad + t * row + h * width;
                     softmax(logits + (t * heads + h) * taps, w, taps);
-                    for (int64_t k = first; k < last; k++) {
+                    for (int64_t k = at.first; k < at.last; k++) {
                         const float *v = value + (t + k - reach) * row + h * width;
                         float product = 0.0f;
 #pragma omp simd reduction(+ : product)
@@ -328,17 +323,12 @@ EXPORT void span_dynamic_conv_backward(int threads, int64_t tokens, int64_t head
         }
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++) {
-            int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
-            if (begin == stop) continue;
-            Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
-            for (int64_t t = begin; t < stop; t++) {
-                int64_t first, last;
-                step_to(&at, t);
-                taps_inside(&at, t, taps, &first, &last);
+            for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+                int64_t t = at.token;
                 /* Token t + j - reach reads token t with its tap K - 1 - j. */
                 for (int64_t h = 0; h < heads; h++) {
                     const float *w = weights + ((t - reach) * heads + h) * taps + taps - 1;
-                    mix_rows(w, heads * taps - 1, grad + (t - reach) * row + h * width, row, first, last,
+                    mix_rows(w, heads * taps - 1, grad + (t - reach) * row + h * width, row, at.first, at.last,
                              grad_value + t * row + h * width, width);
                 }
             }
@@ -373,14 +363,9 @@ EXPORT void depthwise_conv_forward(int threads, int64_t tokens, int64_t channels
                                    float *out) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++) {
-        int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
-        if (begin == stop) continue;
-        Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
-        for (int64_t t = begin; t < stop; t++) {
-            int64_t first, last;
-            step_to(&at, t);
-            taps_inside(&at, t, taps, &first, &last);
-            filter_rows(filter, hidden + (t - taps / 2) * channels, channels, first, last, out + t * channels);
+        for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+            int64_t t = at.token;
+            filter_rows(filter, hidden + (t - taps / 2) * channels, channels, at.first, at.last, out + t * channels);
         }
     }
 }
@@ -392,16 +377,11 @@ EXPORT void depthwise_conv_filter_gradient(int threads, int64_t tokens, int64_t 
                                            const float *grad, const float *hidden, float *partial) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++) {
-        int64_t begin = tokens * part / threads, stop = tokens * (part + 1) / threads;
-        if (begin == stop) continue;
         float *sums = partial + (int64_t)part * taps * channels;
-        Sequence at = sequence_of(begin, cu_seqlens, num_sequences, length);
-        for (int64_t t = begin; t < stop; t++) {
-            int64_t first, last;
-            step_to(&at, t);
-            taps_inside(&at, t, taps, &first, &last);
+        for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+            int64_t t = at.token;
             const float *g = grad + t * channels;
-            for (int64_t k = first; k < last; k++) {
+            for (int64_t k = at.first; k < at.last; k++) {
                 const float *x = hidden + (t + k - taps / 2) * channels;
                 float *sum = sums + k * channels;
 #pragma omp simd

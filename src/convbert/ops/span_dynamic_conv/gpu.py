@@ -25,7 +25,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 def forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
     out = torch.empty(value.shape, dtype=value.dtype, device=value.device)
-    _launch(_forward, 32, [value, kernel_logits], [out], cu_seqlens)
+    _launch(_forward, [value, kernel_logits], [out], cu_seqlens)
     return out
 
 
@@ -35,22 +35,20 @@ def backward(
     """Gradients of `value` and `kernel_logits`. The softmax is computed again: nothing was kept but the inputs."""
     grad_value = torch.empty(value.shape, dtype=value.dtype, device=value.device)
     grad_logits = torch.empty(kernel_logits.shape, dtype=kernel_logits.dtype, device=value.device)
-    # Small tiles have few zeros beside the band; with more taps they cannot hold it.
-    block = 16 if kernel_logits.shape[-1] <= 17 else 32
-    _launch(_backward, block, [grad, value, kernel_logits], [grad_value, grad_logits], cu_seqlens)
+    _launch(_backward, [grad, value, kernel_logits], [grad_value, grad_logits], cu_seqlens)
     return grad_value, grad_logits
 
 
-def _launch(
-    kernel: Any, block: int, inputs: list[Tensor], outputs: list[Tensor], cu_seqlens: Tensor | None
-) -> None:
-    """Run `kernel` on every tile of `block` tokens and every head. Of the inputs, value and logits are the last two."""
+def _launch(kernel: Any, inputs: list[Tensor], outputs: list[Tensor], cu_seqlens: Tensor | None) -> None:
+    """Run `kernel` on every tile and head. Of the inputs, value and logits are the last two."""
     value, logits = inputs[-2:]
     if value.numel() == 0:
         return
-    rows = [as_rows(x, x.dim() - 2) for x in inputs]
-    tiles = cut(value.shape, cu_seqlens, block)
     heads, width = value.shape[-2:]
+    taps = logits.shape[-1]
+    block, warps = tile(kernel is _backward, taps, value.dtype)
+    tiles = cut(value.shape, cu_seqlens, block)
+    rows = [as_rows(x, x.dim() - 2) for x in inputs]
     with torch.cuda.device_of(value):
         kernel[(tiles.number * heads,)](
             *rows,
@@ -58,9 +56,19 @@ def _launch(
             *tiles[1:],
             heads,
             *(stride for x in rows for stride in x.stride()[:2]),
-            num_warps=4 if value.dtype == torch.float32 else block // 16,
-            **constants(block, logits.shape[-1], width, value.dtype),
+            num_warps=warps,
+            **constants(block, taps, width, value.dtype),
         )
+
+
+def tile(is_backward: bool, taps: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Tokens of a tile, and warps of a program: what needs the fewest instructions per token and no spilled register.
+
+    A tile of 16 has fewer zeros beside its band than one of 32; more than 17 taps do not fit into it.
+    """
+    is_half = dtype != torch.float32
+    block = 32 if taps > 17 or (is_half and not is_backward) else 16
+    return block, block // 16 if is_half else 4
 
 
 def constants(block: int, taps: int, width: int, dtype: torch.dtype) -> dict[str, int]:

@@ -9,22 +9,32 @@ from html import escape
 from typing import Any
 
 STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c2733; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dde5; }
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2733; --faint: #5b6b7b; --line: #d5dde5;
+--strong: #b9c4cf; --gold: #cdeccd; --answer: #ffd9b8; --both: #b5e3a0; --bar: #3478be; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14191f; --ink: #dfe6ec; --faint: #93a1ae; --line: #303a44;
+--strong: #4a5763; --gold: #24502a; --answer: #6d4112; --both: #35631f; --bar: #5b9bdd; } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
+color: var(--ink); background: var(--paper); }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .2rem .7rem; text-align: left; }
-th { font-weight: 600; border-bottom: 1px solid #b9c4cf; } .number { text-align: right; }
-td.number { font-variant-numeric: tabular-nums; } mark.piece { padding: 0; border-radius: 0; }
-.confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid #d5dde5; border-radius: 6px;
-padding: .6rem .9rem; margin: .7rem 0; } .note { color: #5b6b7b; } mark { border-radius: 3px; padding: 0 .15em; }
-mark.gold { background: #cdeccd; } mark.answer { background: #ffd9b8; } mark.both { background: #b5e3a0; }
-sub { color: #5b6b7b; } svg { max-width: 100%; height: auto; } details { margin: .6rem 0; }
-canvas { image-rendering: pixelated; border: 1px solid #d5dde5; box-sizing: content-box; }
-.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 1.2rem .8rem 0; } .wide { overflow-x: auto; }
+th { font-weight: 600; border-bottom: 1px solid var(--strong); } .number { text-align: right; }
+td.number { font-variant-numeric: tabular-nums; }
+.confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid var(--line); border-radius: 6px;
+padding: .6rem .9rem; margin: .7rem 0; } .note { color: var(--faint); } mark { border-radius: 3px; padding: 0 .15em;
+color: inherit; background: none; } mark.piece { padding: 0; border-radius: 0; }
+mark.gold { background: var(--gold); } mark.answer { background: var(--answer); } mark.both { background: var(--both); }
+sub { color: var(--faint); } svg { max-width: 100%; height: auto; } svg text { fill: currentColor; }
+details { margin: .6rem 0; } .wide { overflow-x: auto; }
+.many td { min-width: 0; } .many th, .many td { padding: .15rem .3rem; font-size: .72rem; }
+canvas { image-rendering: pixelated; border: 1px solid var(--line); box-sizing: content-box; }
+.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 1.2rem .8rem 0; } figcaption { font-size: .8rem;
+color: var(--faint); }
 .map { display: grid; grid-template-columns: auto auto; justify-content: start; } .map span { grid-column: 1;
 font-size: .7rem; text-align: right; padding-right: .4rem; white-space: nowrap; } .map canvas { grid-column: 2; }
-.many td { min-width: 0; } .many th, .many td { padding: .15rem .3rem; font-size: .72rem; }
-figcaption { font-size: .8rem; color: #5b6b7b; }
+.bars td { padding: 0 .5rem 0 0; font-size: .85rem; white-space: nowrap; } .bars .bar { width: 9rem; }
+.bar div { height: .7rem; background: var(--bar); border-radius: 2px; }
+.tile { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: 0 .6rem .6rem 0; }
+.tile b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
 """
 
 
@@ -98,12 +108,33 @@ def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
     return "".join(shown)
 
 
+def bars(rows: Sequence[tuple[str, float, str]]) -> str:
+    """Horizontal bars: label, length (the longest fills the room), and what stands behind it."""
+    longest = max((length for _, length, _ in rows), default=1.0) or 1.0
+    shown = "".join(
+        f"<tr><td>{escape(label)}</td><td class='bar'><div style='width:{100 * length / longest:.1f}%'></div></td>"
+        f"<td class='note'>{escape(text)}</td></tr>"
+        for label, length, text in rows
+    )
+    return f"<table class='bars'>{shown}</table>"
+
+
+def tiles(figures: Iterable[tuple[str, str]]) -> str:
+    """A few figures, large: what it is, and its value."""
+    shown = "".join(
+        f"<div class='tile'>{escape(name)}<b>{escape(value)}</b></div>" for name, value in figures
+    )
+    return f"<div class='grid'>{shown}</div>"
+
+
 def figure_svg(figure: Any) -> str:
-    """A matplotlib figure as inline SVG, the same bytes for the same figure."""
+    """A matplotlib figure as inline SVG, in the colours of the page; the same bytes for the same figure."""
     import matplotlib
 
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "convbert", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", stream.getvalue(), flags=re.DOTALL)
+    for drawn, on_page in (("#000000", "currentColor"), ("#ffffff", "var(--paper)")):
+        text = text.replace(drawn, on_page)
     return text[text.index("<svg") :]

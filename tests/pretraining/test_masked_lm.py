@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.pretraining.masked_lm import MaskedLanguageModel
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
-from convbert.pretraining.objective import MaskedLanguageModel
 from convbert.pretraining.recipes import smoke
 
 
@@ -45,9 +45,22 @@ def test_a_batch_without_labels_costs_nothing(objective, batch):
     assert outputs["masked_accuracy"].tolist() == [0, 0]
 
 
-def test_saved_model_predicts_the_same(objective, batch, tmp_path):
-    objective.save_models(tmp_path)
-    again = ConvBertForMaskedLM.from_pretrained(tmp_path).eval()
-    arguments = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        torch.testing.assert_close(again(**arguments).logits, objective.model.eval()(**arguments).logits)
+def test_parts_of_a_step_add_up_to_the_loss_of_one_batch(objective, batch):
+    whole = objective.eval()(**batch)["loss"]
+    rows = [{name: x[row : row + 1] for name, x in batch.items()} for row in range(6)]
+    total = torch.stack([objective.loss_counts(**row) for row in rows]).sum(0).double()
+    parts = [objective(**row, loss_counts=total)["loss"] for row in rows]
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
+
+
+def test_second_segments_reach_the_model(objective, batch):
+    objective.eval()
+    segments = torch.zeros_like(batch["input_ids"])
+    segments[:, 10:] = 1
+    plain, in_two = objective(**batch), objective(**batch, token_type_ids=segments)
+    assert torch.equal(plain["loss"], objective(**batch, token_type_ids=0 * segments)["loss"])
+    assert not torch.equal(plain["loss"], in_two["loss"])
+
+
+def test_the_model_is_left_behind(objective):
+    assert objective.models() == {"model": objective.model}

@@ -1,0 +1,297 @@
+"""ConvBERT, ELECTRA and BERT of one width, pre-trained on the same text, then fine-tuned: does the convolution pay?
+
+    python scripts/comparison.py run CORPUS HELDOUT TASKS --minutes-per-run 2 --seeds 2      # minutes a cell, on a CPU
+    python scripts/comparison.py run CORPUS HELDOUT TASKS --scale small --minutes-per-run 60 # on a GPU
+    python scripts/comparison.py page                                             # docs/results_pretraining.md again
+
+Three contenders: `convbert`, replaced token detection; `electra`, the same objective with our encoder's attention
+alone, which is ELECTRA's encoder, head for head (a test compares the two); `bert`, that encoder and masked language
+modelling. `convbert-mlm`, the fourth corner, runs where it is asked for. Each is trained twice: on as many tokens as
+ConvBERT, and with as many floating-point operations (`convbert.pretraining.flops`). How many is found once, by timing
+ConvBERT, and kept in `settings.json`.
+
+A cell is one contender, budget and seed, in a folder of its own. A comparison that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import torch
+import typer
+from comparison_page import BUDGETS, Cell, Settings, draw, read_results, render
+
+from convbert import ConvBertConfig
+from convbert.cli.failures import say
+from convbert.finetuning.run import Files, finetune
+from convbert.finetuning.tasks import TASKS
+from convbert.layers import Layout, MixedAttention
+from convbert.layers.mixed_attention import MixedOutput
+from convbert.pretraining import flops
+from convbert.pretraining.data import prepare_sequences
+from convbert.pretraining.dry_run import dry_run
+from convbert.pretraining.objective import build_objective
+from convbert.pretraining.recipes import PretrainingPlan, recipe
+from convbert.pretraining.run import pretrain
+from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
+from convbert.saving import write_atomically
+
+CONTENDERS = {
+    # objective, and whether the encoder has attention alone
+    "convbert": ("rtd", False),
+    "electra": ("rtd", True),
+    "bert": ("mlm", True),
+    "convbert-mlm": ("mlm", False),
+}
+SCALES: dict[str, dict[str, Any]] = {
+    # Generators of a quarter of such a width would have less than one head: they get half of it.
+    "tiny": {
+        "embedding_size": 64,
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "vocab_size": 8192,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "generator_hidden_size": 0.5,
+    },
+    "small": {"batch_size": 128, "learning_rate": 5e-4},
+    "base": {"size": "base", "batch_size": 256, "learning_rate": 2e-4, "generator_hidden_size": 1 / 3},
+}
+app = typer.Typer(add_completion=False)
+
+
+# --------------------------------------------------------------------------------------- attention alone
+
+
+class AttentionOnly(MixedAttention):
+    """All heads are attention heads: twice as many as `MixedAttention` has, each as wide; no convolution."""
+
+    def __init__(self, *, width: int, num_heads: int, head_size: int, taps: int, dropout: float) -> None:
+        super().__init__(
+            width=width, num_heads=2 * num_heads, head_size=head_size, taps=taps, dropout=dropout
+        )
+        del self.key_conv_attn_layer, self.conv_kernel_layer, self.conv_out_layer
+
+    def forward(self, states: torch.Tensor, layout: Layout) -> MixedOutput:
+        """As `MixedAttention`'s, with kernel logits of no taps."""
+        context, weights = self._attend(self.query(states), self.key(states), self.value(states), layout)
+        none = states.new_empty(*states.shape[:-1], self.num_heads, 0)
+        return MixedOutput(context.flatten(-2), weights, none)
+
+
+def attention_only_flops(config: ConvBertConfig, length: float, kept: float | None = None) -> flops.Flops:
+    """`encoder_flops` of the encoder that `attention_only` builds."""
+    parts = _encoder_flops(config, length, kept)
+    for name in ("query, key, value", "attention"):
+        parts[name] *= 2
+    return parts | {"span convolution": 0.0}
+
+
+_encoder_flops = flops.encoder_flops
+
+
+@contextmanager
+def attention_only() -> Iterator[None]:
+    """Encoders that are built inside have attention alone."""
+    with (
+        patch("convbert.layers.block.MixedAttention", AttentionOnly),
+        patch.object(flops, "encoder_flops", attention_only_flops),
+    ):
+        yield
+
+
+@contextmanager
+def encoder_of(contender: str) -> Iterator[None]:
+    """The contender's encoder inside."""
+    if CONTENDERS[contender][1]:
+        with attention_only():
+            yield
+    else:
+        yield
+
+
+# ------------------------------------------------------------------------------------------------- cells
+
+
+def plan_of(contender: str, settings: Settings, tokenizer: Any, length: float) -> PretrainingPlan:
+    """The contender's plan on as many tokens as the settings say; the length is all that budgets change."""
+    plan = recipe("small").override(
+        name=contender, objective=CONTENDERS[contender][0], **SCALES[settings.scale]
+    )
+    steps = max(10, round(settings.tokens / (plan.batch_size * length)))
+    return with_steps(replace(plan, vocab_size=len(tokenizer)), steps)
+
+
+def with_steps(plan: PretrainingPlan, steps: int) -> PretrainingPlan:
+    """The same plan, so many steps long: a tenth of them warm up, as many evaluations as ten."""
+    tenth = max(1, steps // 10)
+    return plan.override(
+        max_steps=steps,
+        warmup_steps=tenth,
+        evaluate_every=tenth,
+        save_every=tenth,
+        log_every=max(1, tenth // 10),
+    )
+
+
+def flops_per_step(contender: str, plan: PretrainingPlan, length: float) -> float:
+    """Of a training step of this contender."""
+    with encoder_of(contender), torch.device("meta"):
+        objective = build_objective(plan, plan.model_config(plan.vocab_size))
+        cost = flops.step_cost(objective, sequences=plan.batch_size, length=length, mask_prob=plan.mask_prob)
+    return cost.flops
+
+
+def plan_of_cell(cell: Cell, settings: Settings, tokenizer: Any, length: float) -> PretrainingPlan:
+    """With the steps that its budget gives it."""
+    plan = plan_of(cell.contender, settings, tokenizer, length)
+    if cell.budget == "flops":
+        ours = plan_of("convbert", settings, tokenizer, length)
+        assert ours.max_steps is not None
+        allowed = ours.max_steps * flops_per_step("convbert", ours, length)
+        plan = with_steps(plan, max(10, round(allowed / flops_per_step(cell.contender, plan, length))))
+    return plan.override(seed=cell.seed)
+
+
+@app.command(hidden=True)
+def cell(runs: Path, contender: str, budget: str, seed: int, device: str = "") -> None:
+    """Pre-train and fine-tune one contender; what is finished already is left alone."""
+    settings, this = read_settings(runs), Cell(contender, budget, seed)
+    folder, tokenizer = this.folder(runs), load_tokenizer(runs / "tokenizer")
+    plan = recipe("small").override(**SCALES[settings.scale])
+    train = prepare_sequences(settings.corpus, tokenizer, runs / "data", plan.packing)
+    plan = plan_of_cell(this, settings, tokenizer, train.count_tokens() / len(train))
+    where = device or None
+    with encoder_of(contender):
+        done = pretrain(
+            plan,
+            settings.corpus,
+            folder,
+            tokenizer=runs / "tokenizer",
+            heldout=settings.heldout,
+            data_dir=runs / "data",
+            device=where,
+        )
+        if not done.finished:
+            raise typer.Exit(130)
+        for name in settings.tasks:
+            task, output = TASKS[name], folder / "tasks" / name
+            data = Path(settings.tasks_folder, name)
+            files = Files(task.find_files(data, "train")[0], tuple(task.find_files(data, "dev")[:1]))
+            tuned = finetune(
+                task,
+                files,
+                output,
+                model=str(done.model_dir),
+                resume=output.exists(),
+                device=where,
+                overrides={**settings.finetuning, "seed": seed},
+            )
+            if not tuned.finished:
+                raise typer.Exit(130)
+
+
+@app.command()
+def run(
+    corpus: Annotated[str, typer.Argument(help="Text to train on: file, folder or glob.")],
+    heldout: Annotated[str, typer.Argument(help="Text that is only evaluated on.")],
+    tasks_folder: Annotated[str, typer.Argument(help="Folder with a folder for each labelled data set.")],
+    runs: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("runs/comparison"),
+    scale: Annotated[str, typer.Option(help=f"Size of the models: {', '.join(SCALES)}.")] = "tiny",
+    minutes_per_run: Annotated[float, typer.Option(help="ConvBERT's pre-training, roughly.")] = 10.0,
+    tokens: Annotated[int | None, typer.Option(help="Or its length in tokens, exactly.")] = None,
+    seeds: Annotated[int, typer.Option(help="Of everything.")] = 3,
+    tasks: Annotated[str, typer.Option(help="Data sets, with commas.")] = "cola,sst2,mrpc,wnut17,wikigold",
+    contenders: Annotated[str, typer.Option(help="With commas.")] = "convbert,electra,bert",
+    epochs: Annotated[float | None, typer.Option(help="Of fine-tuning; by default the recipe's.")] = None,
+    device: Annotated[str, typer.Option(help='"cpu" leaves a GPU unused.')] = "",
+) -> None:
+    """Run every cell that is not finished, ConvBERT's first, then write the page."""
+    if not (runs / "settings.json").exists():
+        prepare(runs, corpus, heldout, tasks_folder, scale, minutes_per_run, tokens, tasks, epochs, device)
+    names = contenders.split(",")
+    if unknown := sorted(set(names) - set(CONTENDERS)):
+        raise typer.BadParameter(f"no contender named {', '.join(unknown)}")
+    for seed in range(seeds):
+        for each in (Cell(name, budget, seed) for budget in BUDGETS for name in names):
+            if each.contender == "convbert" and each.budget == "flops":
+                continue  # the same as on tokens
+            say(f"{each.contender}, same {each.budget}, seed {seed}")
+            words = [
+                str(runs),
+                each.contender,
+                each.budget,
+                str(seed),
+                *(["--device", device] if device else []),
+            ]
+            # A process of its own: contenders differ in how encoders are built.
+            done = subprocess.run([sys.executable, __file__, "cell", *words], check=False)
+            if done.returncode:
+                raise typer.Exit(done.returncode)
+    write_page(runs)
+
+
+def prepare(
+    runs: Path,
+    corpus: str,
+    heldout: str,
+    tasks_folder: str,
+    scale: str,
+    minutes: float,
+    tokens: int | None,
+    tasks: str,
+    epochs: float | None,
+    device: str,
+) -> None:
+    """Learn the vocabulary, tokenise the text, find the number of tokens, and keep the settings."""
+    plan = recipe("small").override(objective="rtd", **SCALES[scale])
+    runs.mkdir(parents=True, exist_ok=True)
+    if not (runs / "tokenizer" / "tokenizer.json").exists():
+        say(f"learning a vocabulary of {plan.vocab_size}")
+        train_wordpiece(corpus, plan.vocab_size, runs / "tokenizer", limit_alphabet=plan.limit_alphabet)
+    if tokens is None:
+        estimate = dry_run(plan, corpus, tokenizer=runs / "tokenizer", device=device or None)
+        tokens = round(estimate.tokens_per_second * 60 * minutes)
+    tokenizer = load_tokenizer(runs / "tokenizer")
+    prepare_sequences(corpus, tokenizer, runs / "data", plan.packing, report=say)
+    tuning = {} if epochs is None else {"epochs": epochs}
+    settings = Settings(corpus, heldout, tasks_folder, tuple(tasks.split(",")), scale, tokens, tuning)
+    write_atomically(runs / "settings.json", json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def read_settings(runs: Path) -> Settings:
+    """What `prepare` kept."""
+    stored = json.loads((runs / "settings.json").read_text(encoding="utf-8"))
+    return Settings(**{**stored, "tasks": tuple(stored["tasks"])})
+
+
+@app.command("page")
+def write_page(
+    runs: Annotated[Path, typer.Argument(help="Of `run`.")] = Path("runs/comparison"),
+    output: Annotated[Path, typer.Option()] = Path("docs/results_pretraining.md"),
+) -> None:
+    """Write what there is so far as a page with tables and a picture."""
+    settings = read_settings(runs)
+    results = read_results(runs, settings, CONTENDERS)
+    if not results:
+        say("no cell is finished yet")
+        return
+    shape = ", ".join(f"{name} {value}" for name, value in SCALES[settings.scale].items())
+    picture = output.with_suffix(".png")
+    write_atomically(output, render(settings, results, shape, picture.name))
+    draw(settings, results, picture)
+    say(f"{output}: {len(results)} rows")
+
+
+if __name__ == "__main__":
+    app()

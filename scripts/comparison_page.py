@@ -1,0 +1,196 @@
+"""What a comparison of pre-training consists of, and the page that shows it; see `comparison.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BUDGETS = ("tokens", "flops")
+"""What a contender has as much of as ConvBERT."""
+
+FIGURES = {
+    "masked_accuracy": "masked accuracy",
+    "replaced_auc": "replaced: AUC",
+    "replaced_recall": "replaced: recall",
+}
+"""Held-out figures of the table. With replaced token detection, masked accuracy is the generator's."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a comparison is, beyond its seeds; fixed by its first call."""
+
+    corpus: str
+    heldout: str
+    tasks_folder: str
+    tasks: tuple[str, ...]
+    scale: str
+    tokens: int
+    finetuning: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pre-training with its fine-tunings."""
+
+    contender: str
+    budget: str
+    seed: int
+
+    def folder(self, runs: Path) -> Path:
+        return runs / f"{self.contender}-{self.budget}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished cell gave."""
+
+    cell: Cell
+    plan: dict[str, Any]
+    metrics: dict[str, Any]
+    scores: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def read_results(runs: Path, settings: Settings, contenders: Collection[str]) -> list[Result]:
+    """Of all finished cells; ConvBERT's count for both budgets."""
+    results = []
+    for folder in sorted(runs.glob("*-*-*")):
+        contender, budget, seed = folder.name.rsplit("-", 2)
+        files = [folder / "metrics.json", *(folder / "tasks" / t / "metrics.json" for t in settings.tasks)]
+        if contender not in contenders or not all(file.exists() for file in files):
+            continue
+        metrics, *tuned = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        scores = {
+            name: next(iter(found["scores"].values()))[found["metric"]]
+            for name, found in zip(settings.tasks, tuned, strict=True)
+        }
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        history = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for each in BUDGETS if contender == "convbert" else (budget,):
+            results.append(Result(Cell(contender, each, int(seed)), plan, metrics, scores, history))
+    return results
+
+
+def render(settings: Settings, results: Sequence[Result], shape: str, picture: str) -> str:
+    """The page."""
+    seeds = len({result.cell.seed for result in results})
+    text = (
+        "# ConvBERT, ELECTRA and BERT at small scale\n\n"
+        "Made by `python scripts/comparison.py run`, which says in its head what the contenders are. Same text, same "
+        f"vocabulary, same width ({settings.scale}: {shape}); ConvBERT saw {settings.tokens / 1e6:.1f} million tokens. "
+        f"Means ± standard deviations over {seeds} seeds of everything.\n\n![Scores]({picture})\n"
+    )
+    for budget in BUDGETS:
+        text += (
+            f"\n## The same {'tokens' if budget == 'tokens' else 'floating-point operations'} as ConvBERT\n\n"
+        )
+        text += as_table(settings, [result for result in results if result.cell.budget == budget])
+        text += verdict(settings, [result for result in results if result.cell.budget == budget])
+    device = results[0].metrics
+    return text + (
+        "\n*Masked accuracy* is that of the model that fills masks: the small generator where there is one, which is "
+        "no measure of the discriminator. Scores are those of the best epoch on the dev data. "
+        f"\n\ntorch {device['torch']}, transformers {device['transformers']}, {device['device']}.\n"
+    )
+
+
+def as_table(settings: Settings, results: Sequence[Result]) -> str:
+    """A row for each contender."""
+    figures = [name for name in FIGURES if any(f"heldout_{name}" in r.metrics for r in results)]
+    head = ["", "steps", "M tokens", "minutes", *(FIGURES[name] for name in figures), *settings.tasks, "mean"]
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    for contender in contenders_of(results):
+        rows = [result for result in results if result.cell.contender == contender]
+        if not rows:
+            continue
+        cells = [contender, f"{rows[0].metrics['steps']:,}", f"{rows[0].metrics['tokens_seen'] / 1e6:.1f}"]
+        cells.append(f"{statistics.mean(row.metrics['minutes'] for row in rows):.0f}")
+        for name in figures:
+            cells.append(spread([r.metrics[k] for r in rows if (k := f"heldout_{name}") in r.metrics]))
+        cells += [spread([row.scores[task] for row in rows]) for task in settings.tasks]
+        cells.append(spread([mean_score(row) for row in rows]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def contenders_of(results: Sequence[Result]) -> list[str]:
+    """ConvBERT, then the others."""
+    return sorted({result.cell.contender for result in results}, key=lambda name: (name != "convbert", name))
+
+
+def mean_score(result: Result) -> float:
+    """Over all tasks."""
+    return statistics.mean(result.scores.values())
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    shown = f"{statistics.mean(values):.3f}"
+    return shown if len(values) == 1 else f"{shown} ± {statistics.stdev(values):.3f}"
+
+
+def verdict(settings: Settings, results: Sequence[Result]) -> str:
+    """How ConvBERT stands to each other contender, seed by seed; clear where it is beyond two standard errors."""
+    of = {(result.cell.contender, result.cell.seed): mean_score(result) for result in results}
+    lines = []
+    for other in contenders_of(results):
+        shared = [seed for name, seed in of if name == other and ("convbert", seed) in of]
+        if other == "convbert" or not shared:
+            continue
+        differences = [of["convbert", seed] - of[other, seed] for seed in shared]
+        mean = statistics.mean(differences)
+        line = f"ConvBERT against {other}, mean of the tasks: {mean:+.3f}"
+        if len(shared) < 2:
+            lines.append(f"{line}, on one seed, which says little.")
+            continue
+        error = statistics.stdev(differences) / math.sqrt(len(shared))
+        better_or_worse = "ConvBERT is better" if mean > 0 else "ConvBERT is worse"
+        word = "no clear difference" if abs(mean) <= 2 * error else better_or_worse
+        lines.append(f"{line} ± {error:.3f} (standard error over {len(shared)} seeds): {word}.")
+    return "".join(f"\n{line}\n" for line in lines)
+
+
+def draw(settings: Settings, results: Sequence[Result], path: Path) -> None:
+    """Every seed's scores as points; and what the discriminators tell apart on held-out text, by arithmetic spent."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    upper, lower = figure.subplots(2, 2)
+    colors = {name: f"C{number}" for number, name in enumerate(contenders_of(results))}
+    for axes, budget in zip(upper, BUDGETS, strict=True):
+        columns = [*settings.tasks, "mean"]
+        for number, (name, color) in enumerate(colors.items()):
+            rows = [r for r in results if r.cell.budget == budget and r.cell.contender == name]
+            for place, task in enumerate(columns):
+                values = [mean_score(row) if task == "mean" else row.scores[task] for row in rows]
+                x = place + 0.15 * (number - 1)
+                axes.scatter(
+                    [x] * len(values), values, s=14, color=color, label=name if values and not place else None
+                )
+                if values:
+                    axes.hlines(statistics.mean(values), x - 0.06, x + 0.06, color=color)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set(title=f"fine-tuned, same {budget}", ylabel="score")
+        axes.legend(fontsize=8)
+    for axes, name in zip(lower, ("replaced_auc", "masked_accuracy"), strict=True):
+        for result in results:
+            if result.cell.budget != "tokens":
+                continue
+            points = [(e["step"], e[k]) for e in result.history if (k := f"heldout_{name}") in e]
+            contender = result.cell.contender
+            if points:
+                label = contender if result.cell.seed == 0 else None
+                axes.plot(*zip(*points, strict=True), color=colors[contender], alpha=0.8, label=label)
+        axes.set(title=f"held-out, by step, same tokens: {FIGURES[name]}", xlabel="step")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    for axes in (*upper, *lower):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

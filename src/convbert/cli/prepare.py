@@ -1,0 +1,122 @@
+"""`convbert prepare`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convbert.cli.failures import say
+from convbert.cli.progress import prepare_line
+from convbert.errors import InputError
+from convbert.optional import require
+
+if TYPE_CHECKING:
+    from convbert.pretraining.corpus.shards import Manifest
+
+
+def run(
+    output: Annotated[Path, typer.Option(help="Folder for the prepared corpus.")],
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text, JSON lines or Parquet, plain, .gz or .zst; a folder or quoted glob; may be repeated."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:CONFIG]", help="A data set of the hub, streamed, or one saved to disk."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of --dataset.")] = "train",
+    text_column: Annotated[str, typer.Option(help="Of JSON lines, Parquet and data sets.")] = "text",
+    document_per_line: Annotated[
+        bool,
+        typer.Option(
+            "--document-per-line", help="Text files: every line is a document. Else empty lines part them."
+        ),
+    ] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary that is learned.")] = 30_522,
+    cased: Annotated[bool, typer.Option("--cased", help="The one that is learned keeps upper case.")] = False,
+    sequence_length: Annotated[int, typer.Option(help="Tokens in a full sequence.")] = 128,
+    min_sequence_length: Annotated[int, typer.Option(help="Shorter rests are dropped.")] = 16,
+    segments: Annotated[
+        str, typer.Option(help='"one": [CLS] A [SEP], packed full; "two": the original\'s sentence pairs.')
+    ] = "one",
+    cross_documents: Annotated[
+        bool, typer.Option("--cross-documents", help="Sequences go on into the next document.")
+    ] = False,
+    skip_bad_files: Annotated[
+        bool,
+        typer.Option("--skip-bad-files", help="Leave out what is empty, damaged or not UTF-8, and count it."),
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    engine: Annotated[
+        str, typer.Option(help='"local", or "ray": the Ray cluster that is running (RAY_ADDRESS).')
+    ] = "local",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check every byte of what --output holds.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the counts as JSON to stdout.")] = False,
+) -> None:
+    """Tokenise a corpus once, for pretrain --corpus OUTPUT: any size, in parallel, read without copying.
+
+    Interrupted and repeated, it goes on. The result does not depend on the number of workers.
+
+    \b
+    Examples:
+      convbert prepare --corpus corpus/ --output prepared
+      convbert prepare --corpus "c4/*.jsonl.zst" --tokenizer my-tokenizer --output prepared --workers 16
+      convbert prepare --dataset wikimedia/wikipedia:20231101.en --output wikipedia
+      convbert prepare --verify --output prepared
+    """
+    require("train", "convbert prepare")
+    from convbert.pretraining.corpus.packing import Packing
+    from convbert.pretraining.corpus.prepare import Preparation
+    from convbert.pretraining.corpus.reading import Reading
+    from convbert.pretraining.data import open_corpus
+    from convbert.pretraining.prepare import NewVocabulary, prepare
+
+    if verify:
+        manifest = open_corpus(output, verify=True).manifest
+        say(f"{output}: {len(manifest.shards)} shards are as they were written")
+    else:
+        sources = [*(corpus or []), *([f"dataset:{dataset}@{split}"] if dataset else [])]
+        if not sources:
+            raise InputError("nothing to prepare: give --corpus or --dataset")
+        preparation = Preparation(
+            sources,
+            output,
+            Packing(sequence_length, min_sequence_length, segments, cross_documents),
+            Reading(text_column, document_per_line),
+            skip_bad_files,
+            workers or _cores(),
+            engine,
+        )
+        vocabulary = tokenizer or NewVocabulary(vocab_size, lowercase=not cased)
+        with prepare_line(say) as watch:
+            manifest = prepare(preparation, vocabulary, report=say, watch=watch)
+        for problem in manifest.skipped:
+            say(f"skipped: {problem}")
+    print(json.dumps(_counts(manifest, output)) if as_json else output)
+
+
+def _cores() -> int:
+    """Of those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _counts(manifest: Manifest, output: Path) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        **{what: manifest.count(what) for what in ("documents", "sequences", "tokens")},
+        "shards": len(manifest.shards),
+        "skipped": len(manifest.skipped),
+        "vocab_size": manifest.vocab_size,
+        "fingerprint": manifest.fingerprint,
+    }

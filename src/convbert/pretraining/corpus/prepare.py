@@ -1,0 +1,346 @@
+"""Sources -> a folder of shards. A run that was interrupted goes on; two at once are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from convbert.errors import InputError
+from convbert.optional import require
+from convbert.pretraining.corpus.encoding import Encoded, Encoder
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.corpus.reading import PLAIN, Block, Reading, Sources
+from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, Shard, sha256_of
+from convbert.pretraining.corpus.sources import Input, PathLike, Source, TextFile, find_sources
+from convbert.pretraining.corpus.workers import encode_in_order
+from convbert.saving import write_atomically
+
+JOURNAL = "journal.jsonl"
+_LOCK = ".lock"
+_PACKED = Packing()
+_OWN_FILES = {_LOCK, "tokenizer"}
+_SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What has to be known of a tokenizer.
+
+    Args:
+        tokenizer: see `Encoder`.
+        fingerprint: see `tokenizer_fingerprint`.
+        size: number of tokens.
+        cls_id, sep_id: special tokens.
+        learned: see `Manifest`.
+    """
+
+    tokenizer: Any
+    fingerprint: str
+    size: int
+    cls_id: int
+    sep_id: int
+    learned: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation has come.
+
+    Args:
+        documents, tokens: made so far, kept shards included.
+        bytes_done, bytes_total: of the sources, as they lie on disk; a total of 0 is not known.
+        tokens_per_second: of this run.
+        seconds_left: at that pace; None where the total is not known.
+    """
+
+    documents: int
+    tokens: int
+    bytes_done: int
+    bytes_total: int
+    tokens_per_second: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {timedelta(seconds=round(self.seconds_left))} left"
+        return f"{self.documents:,} documents, {self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s{left}"
+
+
+Watch = Callable[[Progress], None]
+
+
+def tell_now_and_then(report: Callable[[str], None], seconds: float = 20.0) -> Watch:
+    """A watch that reports as a line of words, so often at most, and not at once."""
+    last = time.monotonic()
+
+    def watch(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            report(str(progress))
+
+    return watch
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is wanted.
+
+    Args:
+        source: see `find_sources`.
+        folder: for `manifest.json` and `shards/`.
+        packing, reading: see there.
+        skip_bad: see `Sources`.
+        workers, engine: see `encode_in_order`.
+    """
+
+    source: Source
+    folder: Path
+    packing: Packing = _PACKED
+    reading: Reading = PLAIN
+    skip_bad: bool = False
+    workers: int = 1
+    engine: str = "local"
+
+    def is_done(self, vocabulary: Vocabulary) -> bool:
+        """Whether the folder holds exactly this. Reads nothing but the manifest."""
+        stored = Manifest.read(self.folder)
+        if stored is None or not stored.complete:
+            return False
+        inputs = find_sources(self.source)
+        return self._manifest(vocabulary, inputs).recipe == stored.recipe and stored.identity == [
+            source.identity for source in inputs
+        ]
+
+    def run(self, vocabulary: Vocabulary, watch: Watch = lambda progress: None) -> Manifest:
+        """Make what is not there yet. The caller holds the folder's lock: see `locked`.
+
+        Shards of an earlier run are kept where they are whole and were made from the same text in the same way.
+
+        Raises:
+            InputError: the corpus cannot be read or gives no sequence, or the folder cannot be written.
+        """
+        inputs = find_sources(self.source)
+        manifest = self._manifest(vocabulary, inputs)
+        kept = self._kept_shards()
+        try:
+            (self.folder / SHARDS).mkdir(parents=True, exist_ok=True)
+            self._write_journal(kept)
+            write_atomically(self.folder / MANIFEST, manifest.to_json())
+            sources = Sources(inputs, self.reading, self.skip_bad)
+            encoder = Encoder(
+                vocabulary.tokenizer,
+                self.reading,
+                self.packing,
+                manifest.layout,
+                vocabulary.cls_id,
+                vocabulary.sep_id,
+            )
+            manifest.shards = self._make_shards(sources, encoder, manifest, kept, watch)
+            self._finish(manifest, sources)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+        finally:
+            self._leave_nothing_useless()
+        return manifest
+
+    def check_folder(self) -> None:
+        """Refuse to write among other files.
+
+        Raises:
+            InputError: naming one of them.
+        """
+        if Manifest.read(self.folder) is None:
+            for file in self.folder.iterdir():
+                if file.name not in _OWN_FILES:
+                    raise InputError(f"{self.folder}: not empty ({file.name}), and holds no prepared corpus")
+
+    def check_same(self, vocabulary: Vocabulary) -> None:
+        """Refuse to replace what is not an earlier run of the same.
+
+        Raises:
+            InputError: the folder holds a corpus of another vocabulary or packing.
+        """
+        stored = Manifest.read(self.folder)
+        if stored is None:
+            return
+        wanted = self._manifest(vocabulary, [])
+        changes = [
+            f"{name} was {getattr(stored, name)}, now {getattr(wanted, name)}"
+            for name in ("packing", "text_column", "document_per_line", "learned")
+            if getattr(stored, name) != getattr(wanted, name)
+        ]
+        if stored.vocabulary != wanted.vocabulary:
+            changes.append("it has another vocabulary")
+        if changes:
+            raise InputError(
+                f"{self.folder}: holds another corpus: {'; '.join(changes)}; choose another folder"
+            )
+
+    def _manifest(self, vocabulary: Vocabulary, inputs: list[Input]) -> Manifest:
+        sizes = [source.size for source in inputs]
+        # Of what stays the same when a run is repeated: the corpus, never the workers. Size 0: not known.
+        share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK
+        return Manifest(
+            vocabulary=vocabulary.fingerprint,
+            vocab_size=vocabulary.size,
+            packing=self.packing,
+            text_column=self.reading.text_column,
+            document_per_line=self.reading.document_per_line,
+            block_bytes=min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK),
+            learned=vocabulary.learned,
+        )
+
+    def _kept_shards(self) -> dict[str, Shard]:
+        """Whole shards of earlier runs, by file."""
+        try:
+            lines = (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            stored = Manifest.read(self.folder)
+            found = [] if stored is None else stored.shards
+        else:
+            found = [shard for line in lines if (shard := _parse_shard(line)) is not None]
+        return {shard.file: shard for shard in found if shard.problem(self.folder, thorough=True) is None}
+
+    def _write_journal(self, shards: dict[str, Shard]) -> None:
+        """Before the manifest that knew the shards is replaced."""
+        write_atomically(self.folder / JOURNAL, "".join(map(_journal_line, shards.values())))
+
+    def _make_shards(
+        self, sources: Sources, encoder: Encoder, manifest: Manifest, kept: dict[str, Shard], watch: Watch
+    ) -> list[Shard]:
+        shards: dict[int, Shard] = {}
+        meter = _Meter(sum(source.size for source in sources.inputs), watch)
+
+        def missing() -> Iterator[Block]:
+            for block in sources.blocks(manifest.block_bytes):
+                key, old = block.key(manifest.recipe), kept.get(_file_of(block))
+                keys[block.index] = key
+                if old is not None and old.key == key:
+                    shards[block.index] = old
+                    meter.count(block, old, made=False)
+                else:
+                    yield block
+
+        keys: dict[int, str] = {}
+        with ExitStack() as stack:
+            journal = stack.enter_context(open(self.folder / JOURNAL, "a", encoding="utf-8"))
+            made = stack.enter_context(
+                closing(encode_in_order(missing(), encoder, self.workers, self.engine))
+            )
+            for block, encoded in made:
+                shard = self._write_shard(block, encoded, keys.pop(block.index))
+                journal.write(_journal_line(shard))
+                journal.flush()
+                shards[block.index] = shard
+                meter.count(block, shard, made=True)
+        return [shards[index] for index in sorted(shards)]
+
+    def _write_shard(self, block: Block, encoded: Encoded, key: str) -> Shard:
+        path = self.folder / SHARDS / _file_of(block)
+        write_atomically(path, encoded.data)
+        counts = (encoded.documents, encoded.sequences, encoded.tokens)
+        return Shard(path.name, len(encoded.data), sha256_of(path), *counts, key)
+
+    def _leave_nothing_useless(self) -> None:
+        """A run that failed before its first shard has nothing to go on from."""
+        shards = self.folder / SHARDS
+        if shards.is_dir() and not any(shards.iterdir()):
+            shards.rmdir()
+            for name in (MANIFEST, JOURNAL):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _finish(self, manifest: Manifest, sources: Sources) -> None:
+        if not manifest.count("sequences"):
+            for shard in manifest.shards:
+                (self.folder / SHARDS / shard.file).unlink()
+            names = _first_names(sources.inputs)
+            least = self.packing.min_sequence_length - (3 if self.packing.segments == "two" else 2)
+            why = f"; skipped: {'; '.join(sources.skipped[:3])}" if sources.skipped else ""
+            raise InputError(f"{names}: no document has {least} tokens or more{why}")
+        manifest.sources = [_describe(source) for source in sources.inputs]
+        manifest.identity = [source.identity for source in sources.inputs]
+        manifest.skipped = list(sources.skipped)
+        manifest.complete = True
+        write_atomically(self.folder / MANIFEST, manifest.to_json())
+        (self.folder / JOURNAL).unlink()
+        wanted = {shard.file for shard in manifest.shards}
+        for file in (self.folder / SHARDS).iterdir():
+            if file.name not in wanted:
+                file.unlink()
+
+
+@contextmanager
+def locked(folder: PathLike, wait: bool = False) -> Iterator[None]:
+    """Be the only one who prepares `folder`. The lock of a process that has died holds nobody up.
+
+    Args:
+        wait: for another to end, instead of refusing.
+
+    Raises:
+        InputError: another process is at it, or the folder cannot be written.
+    """
+    require("train", "preparing a corpus")
+    from filelock import FileLock, Timeout
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with FileLock(Path(folder, _LOCK), timeout=-1 if wait else 0):
+            yield
+    except Timeout as error:
+        raise InputError(f"{folder}: another process is preparing a corpus in this folder") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{folder}: is a file; the output must be a folder") from error
+
+
+class _Meter:
+    """Adds up and tells."""
+
+    def __init__(self, total: int, watch: Watch) -> None:
+        self.total, self.watch, self.started = total, watch, time.monotonic()
+        self.documents = self.tokens = self.bytes = self.tokens_made = self.bytes_made = 0
+
+    def count(self, block: Block, shard: Shard, made: bool) -> None:
+        self.documents += shard.documents
+        self.tokens += shard.tokens
+        self.bytes += block.source_bytes
+        self.tokens_made += shard.tokens if made else 0
+        self.bytes_made += block.source_bytes if made else 0
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        left = None
+        if self.total and self.bytes_made:
+            left = max(0, self.total - self.bytes) * seconds / self.bytes_made
+        speed = self.tokens_made / seconds
+        self.watch(Progress(self.documents, self.tokens, self.bytes, self.total, speed, left))
+
+
+def _file_of(block: Block) -> str:
+    return f"{block.index:06d}.bin"
+
+
+def _journal_line(shard: Shard) -> str:
+    return json.dumps(dataclasses.asdict(shard)) + "\n"
+
+
+def _parse_shard(line: str) -> Shard | None:
+    try:
+        return Shard(**json.loads(line))
+    except (ValueError, TypeError):  # the last line of a process that was killed
+        return None
+
+
+def _describe(source: Input) -> dict[str, Any]:
+    if isinstance(source, TextFile):
+        return {"name": str(source), "size": source.size, "sha256": sha256_of(source.path)}
+    return {"name": str(source), "size": source.size}
+
+
+def _first_names(inputs: list[Input]) -> str:
+    shown = ", ".join(map(str, inputs[:3]))
+    return shown if len(inputs) <= 3 else f"{shown} and {len(inputs) - 3} more"

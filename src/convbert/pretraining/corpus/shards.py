@@ -1,0 +1,255 @@
+"""What lies on disk: shards of token ids, and the manifest that describes and guards them.
+
+A shard is the ids of its sequences end to end, then the end of each sequence (uint32), then, for two segments,
+where segment 1 begins in each (uint16; 0: nowhere); little-endian. How many there are is in `manifest.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convbert.errors import InputError
+from convbert.pretraining.corpus.packing import Packing
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How numbers lie in a shard.
+
+    Args:
+        dtype: of token ids: "uint16" where the vocabulary allows, else "uint32".
+        two_segments: whether segment 1 is noted.
+    """
+
+    dtype: str
+    two_segments: bool
+
+    @classmethod
+    def of(cls, vocab_size: int, packing: Packing) -> Layout:
+        """The smallest that holds the vocabulary."""
+        return cls("uint16" if vocab_size <= 2**16 else "uint32", packing.segments == "two")
+
+    def to_bytes(self, sequences: Sequence[np.ndarray], seconds: Sequence[int]) -> bytes:
+        """A shard of these sequences."""
+        ids = np.concatenate(sequences) if sequences else np.empty(0)
+        parts = [ids.astype(self.ids), np.cumsum([len(sequence) for sequence in sequences]).astype("<u4")]
+        if self.two_segments:
+            parts.append(np.array(seconds, dtype="<u2"))
+        return b"".join(part.tobytes() for part in parts)
+
+    def read_ids(self, file: Path, tokens: int) -> np.ndarray:
+        """The ids of a shard, copied."""
+        return np.fromfile(file, self.ids, tokens)
+
+    def size(self, sequences: int, tokens: int) -> int:
+        """Bytes of a shard."""
+        return tokens * self.ids.itemsize + sequences * (6 if self.two_segments else 4)
+
+    @property
+    def ids(self) -> np.dtype:
+        """Type of a token id on disk."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One line of the manifest.
+
+    Args:
+        file: its name.
+        size, sha256: of the file.
+        documents, sequences, tokens: how many; special tokens included.
+        key: hash of the text it was made from, and of how.
+    """
+
+    file: str
+    size: int
+    sha256: str
+    documents: int
+    sequences: int
+    tokens: int
+    key: str
+
+    def problem(self, folder: Path, thorough: bool) -> str | None:
+        """What is wrong with the file, if anything: with its size alone, or with what it holds, too."""
+        path = folder / SHARDS / self.file
+        try:
+            size = path.stat().st_size
+            if size != self.size:
+                return f"{path}: damaged shard: {size} bytes, {self.size} expected"
+            if thorough and sha256_of(path) != self.sha256:
+                return f"{path}: damaged shard: its checksum is not the one in {MANIFEST}"
+        except OSError as error:
+            return f"{path}: damaged shard: {error.strerror or error}"
+        return None
+
+
+class ShardReader:
+    """The sequences of one shard, each read from the file when it is asked for.
+
+    Not through a memory map: its pages would count as resident memory of this process, 64 KiB for every sequence looked
+    up, and a file that is cut short meanwhile would end the process without a word. Processes may share it.
+
+    Args:
+        path: of the file.
+        shard, layout: what is in it.
+    """
+
+    def __init__(self, path: Path, shard: Shard, layout: Layout) -> None:
+        self.path, self.layout = path, layout
+        self._ends_at = shard.tokens * layout.ids.itemsize
+        self._seconds_at = self._ends_at + 4 * shard.sequences
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def sequence(self, place: int) -> tuple[np.ndarray, int]:
+        """Ids of the sequence at `place`, (n,), read-only, and where its segment 1 begins, 0 for nowhere.
+
+        Raises:
+            InputError: the file is not what it was.
+        """
+        ends = self._read(np.dtype("<u4"), self._ends_at, max(place - 1, 0), 2 if place else 1)
+        start, end = (int(ends[0]), int(ends[1])) if place else (0, int(ends[0]))
+        ids = self._read(self.layout.ids, 0, start, end - start)
+        if not self.layout.two_segments:
+            return ids, 0
+        return ids, int(self._read(np.dtype("<u2"), self._seconds_at, place, 1)[0])
+
+    def _read(self, dtype: np.dtype, at: int, first: int, count: int) -> np.ndarray:
+        wanted = max(count, 0) * dtype.itemsize
+        data = os.pread(self._file, wanted, at + first * dtype.itemsize)
+        if len(data) < wanted or not wanted:
+            raise InputError(f"{self.path}: damaged shard: it ends too early")
+        return np.frombuffer(data, dtype)
+
+
+@dataclass
+class Manifest:
+    """What a folder of shards holds.
+
+    Args:
+        vocabulary: `tokenizer_fingerprint` of the tokenizer.
+        vocab_size: its number of tokens.
+        packing, text_column, document_per_line, block_bytes: how text became sequences.
+        learned: the settings by which the vocabulary was learned from this corpus, if it was.
+        complete: whether all of the corpus is there.
+        sources: name, size and SHA-256 of every file; of a data set on the hub, its name.
+        skipped: what was left out, and why.
+        identity: tells without reading whether the sources have changed.
+        shards: in order.
+    """
+
+    vocabulary: str
+    vocab_size: int
+    packing: Packing
+    text_column: str
+    document_per_line: bool
+    block_bytes: int
+    learned: dict[str, Any] | None = None
+    complete: bool = False
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    identity: list[str] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.vocab_size, self.packing)
+
+    @property
+    def recipe(self) -> str:
+        """What, besides the text, decides the content of the shards."""
+        packing = dataclasses.asdict(self.packing)
+        return json.dumps([self.format, self.vocabulary, packing, self.text_column, self.document_per_line])
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal sequences in equal order, whatever the files were called."""
+        content = [shard.sha256 for shard in self.shards]
+        return hashlib.sha256(json.dumps([self.recipe, content]).encode()).hexdigest()
+
+    def count(self, what: str) -> int:
+        """How many "documents", "sequences" or "tokens" all shards hold."""
+        return sum(getattr(shard, what) for shard in self.shards)
+
+    def to_json(self) -> str:
+        """The content of `manifest.json`, with totals for a reader."""
+        totals = {what: self.count(what) for what in ("documents", "sequences", "tokens")}
+        head = {"format": self.format, "fingerprint": self.fingerprint, **totals}
+        content = head | dataclasses.asdict(self)
+        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest in `folder`; None where there is none.
+
+        Raises:
+            InputError: it is damaged, or of a later format.
+        """
+        path = folder / MANIFEST
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise InputError(
+                    f"{path}: format {stored['format']}, this version of convbert reads {FORMAT}"
+                )
+            names = {entry.name for entry in dataclasses.fields(cls)}
+            values = {name: value for name, value in stored.items() if name in names}
+            values["packing"] = Packing(**stored["packing"])
+            values["shards"] = [Shard(**shard) for shard in stored["shards"]]
+            manifest = cls(**values)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: damaged: {error}") from error
+        if stored.pop("checksum", None) != _checksum(stored):
+            raise InputError(f"{path}: damaged: its checksum is not that of its content")
+        return manifest
+
+    def check_shards(
+        self, folder: Path, thorough: bool = False, checked: Callable[[int], None] = lambda size: None
+    ) -> None:
+        """Check that every shard is there as it was written.
+
+        Args:
+            thorough: read them whole; otherwise sizes only.
+            checked: told the size of each.
+
+        Raises:
+            InputError: naming the first that is not.
+        """
+        for shard in self.shards:
+            if problem := shard.problem(folder, thorough):
+                raise InputError(f"{problem}; prepare the corpus again to replace it")
+            checked(shard.size)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,163 @@
+"""What a corpus is named by -> the files and data sets it is made of."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convbert.errors import InputError
+
+PathLike = str | os.PathLike[str]
+Source = PathLike | Sequence[PathLike]
+
+DATASET = "dataset:"
+"""Begins the name of a data set: `dataset:NAME`, `dataset:NAME:CONFIGURATION`, either with `@SPLIT`."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+"""By the end of the name; anything else is text."""
+
+# Collected from a folder, where other files may lie.
+_IN_FOLDERS = (".txt", ".jsonl", ".ndjson", ".parquet")
+_SAVED_DATASET = ("state.json", "dataset_dict.json")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text, of JSON objects a line, or a Parquet table.
+
+    Args:
+        path: where it is.
+        format: "text", "jsonl" or "parquet".
+        compression: "gzip", "zstd" or None.
+    """
+
+    path: Path
+    format: str
+    compression: str | None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size
+
+    @property
+    def identity(self) -> str:
+        """Changes when the file does, and costs nothing to ask for."""
+        stat = self.path.stat()
+        return f"{self.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """One split of a data set of the `datasets` library: from the hub, a script-free folder, or saved to disk.
+
+    Args:
+        name: as `datasets.load_dataset` takes it, or the folder that `save_to_disk` wrote.
+        configuration: where the data set has several.
+        split: "train" by default.
+    """
+
+    name: str
+    configuration: str | None = None
+    split: str = "train"
+
+    def __str__(self) -> str:
+        middle = f":{self.configuration}" if self.configuration else ""
+        return f"{DATASET}{self.name}{middle}@{self.split}"
+
+    @property
+    def saved(self) -> Path | None:
+        """The folder, if `save_to_disk` wrote it."""
+        folder = Path(self.name)
+        return folder if any((folder / file).is_file() for file in _SAVED_DATASET) else None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk; 0 where that is not known."""
+        if self.saved is None:
+            return 0
+        return sum(file.stat().st_size for file in self.saved.rglob("*.arrow"))
+
+    @property
+    def identity(self) -> str:
+        """As for a file. Of a data set on the hub it is the name: whether it changed there is not asked."""
+        if self.saved is None:
+            return str(self)
+        stamps = sorted(f"{file} {file.stat().st_mtime_ns}" for file in self.saved.rglob("*.arrow"))
+        return f"{self} {self.size} {stamps}"
+
+
+Input = TextFile | HubDataset
+
+
+def find_sources(source: Source) -> list[Input]:
+    """The parts of a corpus: a file, a glob, a folder, a data set, or several of these.
+
+    Of a folder, the `.txt`, `.jsonl` and `.parquet` files at any depth, compressed (`.gz`, `.zst`) or not.
+
+    Returns:
+        Data sets, then files, sorted and each once, so that a corpus does not depend on the order in which
+        its parts are named.
+
+    Raises:
+        InputError: something named does not exist or matches no file.
+    """
+    names = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if not names:
+        raise InputError("no corpus was given: name a text file, a folder or a glob")
+    texts = [os.fspath(name) for name in names]
+    hub = {_parse_dataset(name) for name in texts if name.startswith(DATASET)}
+    files: set[Path] = set()
+    for name in texts:
+        if name.startswith(DATASET):
+            continue
+        if (saved := HubDataset(name)).saved is not None:
+            hub.add(saved)
+        else:
+            files.update(_expand(name))
+    return [*sorted(hub, key=str), *(_describe(path) for path in sorted(files))]
+
+
+def _parse_dataset(text: str) -> HubDataset:
+    rest, _, split = text.removeprefix(DATASET).partition("@")
+    name, _, configuration = rest.partition(":")
+    if not name:
+        raise InputError(f"{text}: name a data set: {DATASET}NAME, {DATASET}NAME:CONFIGURATION@SPLIT")
+    return HubDataset(name, configuration or None, split or "train")
+
+
+def _describe(path: Path) -> TextFile:
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    inner = path.with_suffix("") if compression else path
+    return TextFile(path, FORMATS.get(inner.suffix.lower(), "text"), compression)
+
+
+def _expand(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if _belongs(file)]
+        if not found:
+            raise InputError(
+                f"{name}: no .txt, .jsonl or .parquet file in this folder (nor .gz or .zst of them)"
+            )
+    elif path.exists():
+        found = [path]
+    elif glob.has_magic(name):
+        found = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
+        if not found:
+            raise InputError(f"{name}: no file matches")
+    else:
+        raise InputError(f"{name}: no such file or folder")
+    return found
+
+
+def _belongs(file: Path) -> bool:
+    inner = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
+    return inner.suffix.lower() in _IN_FOLDERS and file.is_file()

@@ -1,0 +1,127 @@
+"""Who encodes blocks: this process, several on this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from convbert.errors import InputError
+from convbert.optional import require
+from convbert.pretraining.corpus.encoding import Encoded, Encoder
+from convbert.pretraining.corpus.reading import Block
+
+ENGINES = ("local", "ray")
+Submit = Callable[[Block], "Future[Encoded]"]
+
+_encoder: Encoder | None = None  # of this worker process
+
+
+def encode_in_order(
+    blocks: Iterable[Block], encoder: Encoder, workers: int, engine: str = "local"
+) -> Generator[tuple[Block, Encoded]]:
+    """Yield every block with what became of it; of as many blocks as there are workers, and two, at a time.
+
+    Args:
+        workers: processes; 1 encodes here, on the tokenizer's own threads. With Ray, the cluster's CPUs count.
+        engine: "local", or "ray" for the cluster that is running.
+
+    Raises:
+        InputError: a block cannot be encoded, a worker died, or there is no cluster.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    if engine == "local" and workers == 1:
+        yield from ((block, encoder.encode(block)) for block in blocks)
+        return
+    with _ray(encoder) if engine == "ray" else _processes(encoder, workers) as (submit, width):
+        waiting: deque[tuple[Block, Future[Encoded]]] = deque()
+        blocks = iter(blocks)
+        while True:
+            for block in itertools.islice(blocks, width + 2 - len(waiting)):
+                waiting.append((block, submit(block)))
+            if not waiting:
+                return
+            block, future = waiting.popleft()
+            yield block, future.result()
+
+
+@contextmanager
+def _processes(encoder: Encoder, workers: int) -> Iterator[tuple[Submit, int]]:
+    # Not forked: a process in which a tokenizer or PyTorch has started threads does not survive it.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(encoder,))
+    try:
+        yield lambda block: pool.submit(_encode, block), workers
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process died (killed, perhaps for want of memory); finished shards are kept: "
+            "run again, with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(encoder: Encoder) -> None:
+    global _encoder
+    _encoder = encoder
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the pool
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Workers of a killed process would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _encode(block: Block) -> Encoded:
+    assert _encoder is not None
+    return _encoder.encode(block)
+
+
+@contextmanager
+def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
+    """Tasks rather than a `ray.data` pipeline: blocks are read one after the other, and keep their order."""
+    require("ray", "--engine ray")
+    import ray
+
+    here = not ray.is_initialized()
+    if here:
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level="error")
+        except (ConnectionError, SystemExit) as error:  # Ray exits where RAY_ADDRESS does not answer
+            raise InputError(
+                "no Ray cluster is running here: start one (ray start --head), or set RAY_ADDRESS"
+            ) from error
+    try:
+        shared = ray.put(encoder)
+        task = ray.remote(num_cpus=1)(_encode_remotely)
+        width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield lambda block: task.remote(shared, block).future(), width
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise InputError(f"the Ray cluster failed, finished shards are kept: {error}") from error
+    finally:
+        if here:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+
+
+def _encode_remotely(encoder: Encoder, block: Block) -> Encoded:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return encoder.encode(block)

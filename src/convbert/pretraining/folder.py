@@ -1,0 +1,195 @@
+"""The folder of a pre-training run: whose it is, and what may go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convbert.errors import InputError
+from convbert.pretraining.recipes import PretrainingPlan
+from convbert.saving import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks, and no run there is guarded
+    fcntl = None  # type: ignore[assignment]
+
+# What may change when a run goes on; a change of anything else would make it another run. Batch size and accumulation
+# steps may, as long as a step takes equally many sequences: see `Run.data_record`.
+_MAY_CHANGE = frozenset(
+    (
+        *("name", "max_steps", "max_minutes", "bf16", "batch_size", "gradient_accumulation_steps"),
+        *(
+            "log_every",
+            "evaluate_every",
+            "save_every",
+            "keep_checkpoints",
+            "best_figure",
+            "max_skipped_steps",
+        ),
+        *("gradient_checkpointing", "compile", "fsdp", "dataloader_workers", "report_to"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of one run lies."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """The tokenised corpus."""
+        return self.root / "data"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The vocabulary that this run learned."""
+        return self.root / "tokenizer"
+
+    @property
+    def model(self) -> Path:
+        """The trained model."""
+        return self.root / "model"
+
+    @property
+    def plan(self) -> Path:
+        """What is being run."""
+        return self.root / "plan.json"
+
+    @property
+    def data_record(self) -> Path:
+        """What it is run on."""
+        return self.root / "run_data.json"
+
+    @property
+    def history(self) -> Path:
+        """One JSON object a line for every log entry."""
+        return self.root / "log.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """How the run goes, for people."""
+        return self.root / "report.html"
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of a finished run; written last."""
+        return self.root / "metrics.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running in this folder; a process that dies lets go of it.
+
+        Raises:
+            InputError: a run is going on in it, or it cannot be made.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file; the output must be a folder")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
+        descriptor = os.open(self.root, os.O_RDONLY)
+        _held.add(descriptor)
+        try:
+            _lock(descriptor, self.root)
+            yield
+        finally:
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+    def claim(self, plan: PretrainingPlan) -> bool:
+        """Note the plan; whether the run is a new one.
+
+        Raises:
+            InputError: the folder holds a run with another plan or something else, or cannot be written.
+        """
+        self._remove_drafts()
+        stored = read_json(self.plan)
+        is_new = stored is None
+        if is_new and any(self.root.iterdir()):
+            raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
+        wanted = json.loads(json.dumps(plan.to_dict()))
+        if stored is not None:
+            changes = _differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
+            if changes:
+                raise InputError(f"{self.root}: this run was started with another plan: {changes}")
+        self._write(self.plan, wanted)
+        return is_new
+
+    def bind(self, record: dict[str, Any]) -> None:
+        """Note what the run is trained on, or check that it is still that.
+
+        Raises:
+            InputError: it is something else.
+        """
+        stored = read_json(self.data_record)
+        if stored is None:
+            self._write(self.data_record, record)
+        elif changes := _differences(stored, record):
+            raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
+
+    def clear(self) -> None:
+        """Remove what was written since a `claim` of a new run."""
+        for path in self.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _remove_drafts(self) -> None:
+        """What a kill left half-written has a hidden name."""
+        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
+            if path.is_dir():
+                shutil.rmtree(path)
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        try:
+            write_atomically(path, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    changed = [name for name, value in wanted.items() if stored.get(name) != value]
+    return "; ".join(f"{name} was {stored.get(name)}, now {wanted[name]}" for name in changed)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{root}: another process is training in this folder") from None
+    except OSError:  # a file system without locks
+        pass
+
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A lock is the run's alone: processes that it starts must not keep it when the run is killed."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,100 @@
+"""The verb `prepare`: a corpus to a folder that training opens in a moment, with the tokenizer it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from convbert.errors import InputError
+from convbert.pretraining.corpus.prepare import Preparation, Watch, locked
+from convbert.pretraining.corpus.shards import Manifest
+from convbert.pretraining.corpus.sources import PathLike
+from convbert.pretraining.data import vocabulary_of
+from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
+from convbert.saving import whole_folder
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class NewVocabulary:
+    """A vocabulary to be learned from the corpus; see `train_wordpiece`."""
+
+    vocab_size: int = 30_522
+    lowercase: bool = True
+    min_frequency: int = 2
+    limit_alphabet: int = 1000
+
+
+def prepare(
+    preparation: Preparation,
+    tokenizer: PathLike | NewVocabulary,
+    *,
+    report: Report = lambda message: None,
+    watch: Watch = lambda progress: None,
+) -> Manifest:
+    """Tokenise a corpus once, into `preparation.folder`: `manifest.json`, `shards/` and `tokenizer/`.
+
+    Called again after an interruption, it goes on and keeps the shards that are finished; called again after
+    a change of the corpus, it keeps those that the change does not touch.
+
+    Args:
+        tokenizer: folder of a tokenizer, or the settings of a vocabulary to learn.
+        report, watch: see `prepare_sequences`.
+
+    Raises:
+        InputError: the corpus is unusable, the folder holds something else, or another process is at it.
+    """
+    folder = preparation.folder
+    loaded = None if isinstance(tokenizer, NewVocabulary) else load_tokenizer(tokenizer)
+    with locked(folder):
+        preparation.check_folder()
+        learned = vars(tokenizer).copy() if isinstance(tokenizer, NewVocabulary) else None
+        if loaded is None:
+            loaded = _learn(preparation, learned or {}, report)
+        vocabulary = vocabulary_of(loaded, learned)
+        preparation.check_same(vocabulary)
+        if not (folder / "tokenizer").exists():
+            _save_tokenizer(loaded, folder / "tokenizer")
+        if preparation.is_done(vocabulary):
+            report(f"{folder}: is complete")
+            manifest = Manifest.read(folder)
+            assert manifest is not None
+            manifest.check_shards(folder)
+            return manifest
+        return preparation.run(vocabulary, watch)
+
+
+def _learn(preparation: Preparation, settings: dict[str, Any], report: Report) -> PreTrainedTokenizerBase:
+    """The vocabulary that an earlier run in this folder learned by the same settings, or a new one."""
+    folder = preparation.folder / "tokenizer"
+    stored = Manifest.read(preparation.folder)
+    if stored is not None:
+        if stored.learned != settings:
+            raise InputError(
+                f"{preparation.folder}: was prepared with {_told(stored.learned)}, now {_told(settings)}; "
+                "choose another folder"
+            )
+        return load_tokenizer(folder)
+    report(f"learning a vocabulary of {settings['vocab_size']}")
+    return train_wordpiece(
+        preparation.source,
+        output_dir=folder,
+        reading=preparation.reading,
+        skip_bad=preparation.skip_bad,
+        **settings,
+    )
+
+
+def _told(learned: dict[str, Any] | None) -> str:
+    return f"a vocabulary learned by {learned}" if learned else "a given tokenizer"
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    with whole_folder(folder) as draft:
+        tokenizer.save_pretrained(draft)
+        tokenizer.save_vocabulary(str(draft))

@@ -1,0 +1,171 @@
+"""What models in training make of a few fixed sentences: how they fill masks, and what they take for replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from convbert.pretraining.data import SequenceDataset
+from convbert.pretraining.masking import choose_positions, number_to_predict, uniform
+
+_MOST_TOKENS = 40
+"""Of a sentence; longer ones are cut for a reader."""
+_ANSWERS = 5
+_SEED = 20_201
+"""Of masks and draws, the same in every run and at every step, so that pages can be compared."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The likeliest tokens of one masked place.
+
+    Args:
+        place: number of the token.
+        truth: the token that stood there.
+        truth_probability: what the model gives it.
+        best: tokens with their probabilities, the likeliest first.
+    """
+
+    place: int
+    truth: str
+    truth_probability: float
+    best: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A sentence with masks: its tokens as they were, and the answers for those that were masked."""
+
+    tokens: tuple[str, ...]
+    answers: tuple[Answers, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A sentence with replaced tokens.
+
+    Args:
+        tokens: as the discriminator sees them.
+        truth: as they were.
+        replaced: the discriminator's probability, for each, that it was replaced.
+    """
+
+    tokens: tuple[str, ...]
+    truth: tuple[str, ...]
+    replaced: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the models of an objective made of the sentences; empty where an objective has no such model."""
+
+    filled: tuple[Filled, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+
+class Probe:
+    """Fixed sentences, always masked at the same places; the replacements are the generator's draws from fixed numbers.
+
+    Nothing here draws from PyTorch's random numbers: a run that is looked at is the run that is not.
+
+    Args:
+        dataset: where the sentences are taken from, evenly.
+        mask_prob: share of tokens that are masked.
+    """
+
+    def __init__(
+        self,
+        dataset: SequenceDataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sentences: int = 6,
+        mask_prob: float = 0.15,
+    ) -> None:
+        places = np.linspace(0, len(dataset) - 1, min(sentences, len(dataset))).astype(int).tolist()
+        items = dataset.__getitems__(sorted(set(places)))
+        rows = [np.asarray(item["input_ids"], dtype=np.int64)[:_MOST_TOKENS] for item in items]
+        self.tokenizer = tokenizer
+        lengths = np.array([len(row) for row in rows])
+        self.attention_mask = np.arange(lengths.max()) < lengths[:, None]
+        self.ids = np.full(self.attention_mask.shape, tokenizer.pad_token_id, dtype=np.int64)
+        self.ids[self.attention_mask] = np.concatenate(rows)
+        special = np.isin(self.ids, tokenizer.all_special_ids)
+        numbers, columns = np.arange(len(rows), dtype=np.uint64), np.arange(lengths.max(), dtype=np.uint64)
+        scores, self.draws = (uniform(_SEED, s, numbers[:, None], columns[None, :]) for s in range(2))
+        self.masked = choose_positions(~special, scores, number_to_predict(lengths, mask_prob))
+
+    def __call__(self, objective: nn.Module) -> Samples:
+        """Ask the models of `objective`, in evaluation mode; they are left in the mode that they were in."""
+        models: dict[str, Any] = {
+            "filler": getattr(objective, "generator", None) or getattr(objective, "model", None),
+            "judge": getattr(objective, "discriminator", None),
+        }
+        modes = {name: model.training for name, model in models.items() if model is not None}
+        try:
+            for name in modes:
+                models[name].eval()
+            with torch.no_grad():
+                return self._ask(models["filler"], models["judge"])
+        finally:
+            for name, mode in modes.items():
+                models[name].train(mode)
+
+    def _ask(self, filler: Any, judge: Any) -> Samples:
+        shown = self.ids.copy()
+        filled: list[Filled] = []
+        if filler is not None:
+            masked = np.where(self.masked, self.tokenizer.mask_token_id, self.ids)
+            logits = filler(
+                **self._batch(masked, filler), logits_to_keep=torch.from_numpy(self.masked).to(filler.device)
+            ).logits
+            probabilities = logits.float().softmax(-1).cpu().numpy()
+            filled = self._filled(probabilities)
+            shown[self.masked] = _draw(probabilities, self.draws[self.masked])
+        elif judge is not None:  # replacements are any tokens, equally likely
+            shown[self.masked] = (self.draws[self.masked] * len(self.tokenizer)).astype(np.int64)
+        if judge is None:
+            return Samples(tuple(filled))
+        suspicion = judge(**self._batch(shown, judge)).logits.float().sigmoid().cpu().numpy()
+        return Samples(tuple(filled), tuple(self._judged(shown, suspicion)))
+
+    def _batch(self, ids: np.ndarray, model: Any) -> dict[str, Tensor]:
+        batch = {"input_ids": ids, "attention_mask": self.attention_mask.astype(np.int64)}
+        return {name: torch.from_numpy(value).to(model.device) for name, value in batch.items()}
+
+    def _filled(self, probabilities: np.ndarray) -> list[Filled]:
+        """From (n, V), in the order of the masked places."""
+        answers: list[list[Answers]] = [[] for _ in self.ids]
+        for row, column, shares in zip(*np.nonzero(self.masked), probabilities, strict=True):
+            best = np.argsort(shares)[::-1][:_ANSWERS]
+            truth = int(self.ids[row, column])
+            likeliest = tuple(zip(self._tokens(best), shares[best].tolist(), strict=True))
+            (word,) = self._tokens([truth])
+            answers[row].append(Answers(int(column), word, float(shares[truth]), likeliest))
+        return [
+            Filled(tuple(self._tokens(ids[mask])), tuple(found))
+            for ids, mask, found in zip(self.ids, self.attention_mask, answers, strict=True)
+        ]
+
+    def _judged(self, shown: np.ndarray, suspicion: np.ndarray) -> list[Judged]:
+        return [
+            Judged(
+                tuple(self._tokens(ids[mask])), tuple(self._tokens(truth[mask])), tuple(share[mask].tolist())
+            )
+            for ids, truth, share, mask in zip(shown, self.ids, suspicion, self.attention_mask, strict=True)
+        ]
+
+    def _tokens(self, ids: np.ndarray | Sequence[int]) -> list[str]:
+        return self.tokenizer.convert_ids_to_tokens([int(number) for number in ids])
+
+
+def _draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """One token a row of (n, V), by inverting its cumulative distribution at a number in [0, 1)."""
+    cumulative = probabilities.cumsum(1)
+    wanted = uniforms[:, None] * cumulative[:, -1:]
+    return np.minimum((cumulative <= wanted).sum(1), probabilities.shape[1] - 1)

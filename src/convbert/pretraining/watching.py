@@ -1,0 +1,150 @@
+"""What a run shows while it goes: its page, and how much of the device it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic, strftime
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from convbert.pretraining.data import SequenceDataset
+from convbert.pretraining.flops import parameter_counts, step_cost
+from convbert.pretraining.recipes import PretrainingPlan
+from convbert.pretraining.report import Watched, report_html
+from convbert.pretraining.samples import Probe, Samples
+from convbert.saving import write_atomically
+from convbert.training.callbacks import Clock, duration
+from convbert.training.utilisation import Utilisation, peak_of
+
+_SHARE = 0.01
+"""Of a run's time that may go into the page."""
+
+
+class ReportPage(TrainerCallback):
+    """Keeps `report.html` up to date: at log entries and evaluations, but in 1 % of the time at most; and at the end.
+
+    A page that cannot be written does not end the run.
+
+    Args:
+        path: of the page.
+        clock: of the run.
+        objective: whose models are asked; see `Probe`.
+        probe: None leaves the samples out.
+        plan, facts, flops: see `Watched`.
+        report: told when the page cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        objective: nn.Module,
+        probe: Probe | None,
+        *,
+        plan: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        flops: Mapping[str, float],
+        report: Callable[[str], None],
+    ) -> None:
+        self.path, self.clock, self.objective, self.probe = path, clock, objective, probe
+        self.plan, self.facts, self.flops, self.report = plan, facts, flops, report
+        self._next = 0.0
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if monotonic() >= self._next:
+            self.write(state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.write(state)
+
+    def write(self, state: TrainerState, metrics: Mapping[str, Any] | None = None) -> None:
+        """Write the page as things stand.
+
+        Args:
+            metrics: final figures, which say that the run is over.
+        """
+        if not state.is_world_process_zero:
+            return
+        started = monotonic()
+        html = report_html(
+            Watched(
+                name=str(self.plan.get("name", "")),
+                status=self._status(state, finished=metrics is not None),
+                fraction_done=self.clock.fraction_done(state.global_step),
+                history=state.log_history,
+                plan=self.plan,
+                facts=self.facts,
+                flops=self.flops,
+                samples=Samples() if self.probe is None else self.probe(self.objective),
+                metrics=metrics or {},
+            )
+        )
+        try:
+            write_atomically(self.path, html)
+        except OSError as error:
+            self.report(f"{self.path}: cannot be written: {error.strerror or error}")
+        self._next = monotonic() + (monotonic() - started) / _SHARE
+
+    def _status(self, state: TrainerState, finished: bool) -> str:
+        clock, step = self.clock, state.global_step
+        of = "" if clock.max_steps is None else f" of {clock.max_steps:,}"
+        spent = f"step {step:,}{of}, {clock.fraction_done(step):.1%}, {duration(clock.seconds)} of training"
+        left = next((e["minutes_left"] for e in reversed(state.log_history) if "minutes_left" in e), 0.0)
+        end = "; finished" if finished else f"; about {duration(60 * left)} left" if left else ""
+        return f"{spent}{end}. Written {strftime('%Y-%m-%d %H:%M:%S')}."
+
+
+def watch(
+    path: Path,
+    plan: PretrainingPlan,
+    objective: nn.Module,
+    clock: Clock,
+    train: SequenceDataset,
+    heldout: SequenceDataset | None,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    report: Callable[[str], None],
+) -> tuple[ReportPage, Utilisation]:
+    """The page of a run, and what adds its utilisation to the log.
+
+    Args:
+        path: of the page.
+        heldout: what the samples are taken from, if there is any.
+        arguments: of the Trainer: device, precision, processes.
+    """
+    cost = step_cost(
+        objective,
+        sequences=plan.batch_size * plan.gradient_accumulation_steps * arguments.world_size,
+        length=train.count_tokens() / len(train),
+        mask_prob=plan.mask_prob,
+    )
+    peak = peak_of(arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
+    facts = {
+        **{f"parameters, {name}": count for name, count in parameter_counts(objective).items()},
+        "sequences of the corpus": len(train),
+        "tokens in a step": round(cost.tokens),
+        "FLOPs in a step": f"{cost.flops:.4g}",
+        "processes": arguments.world_size,
+        "device": str(arguments.device),
+        "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
+        "peak of the device": str(peak),
+        "torch": torch.__version__,
+    }
+    # Sharded models cannot be asked by one process alone.
+    probe = None if arguments.fsdp else Probe(heldout or train, tokenizer, mask_prob=plan.mask_prob)
+    page = ReportPage(
+        path, clock, objective, probe, plan=plan.to_dict(), facts=facts, flops=cost.parts, report=report
+    )
+    return page, Utilisation(cost.flops / cost.tokens, peak, arguments.world_size)

@@ -1,0 +1,123 @@
+"""What transformers' Trainer is told."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from convbert.errors import InputError
+from convbert.training.callbacks import Clock
+
+_NEVER = 10**8
+"""A number of steps that no run reaches, for runs that end by the clock."""
+
+
+def training_arguments(
+    output_dir: str | Path,
+    clock: Clock,
+    *,
+    batch_size: int,
+    gradient_accumulation_steps: int = 1,
+    max_grad_norm: float = 1.0,
+    bf16: bool = False,
+    log_every: int = 50,
+    evaluate_every: int | None = None,
+    save_every: int = 500,
+    keep_checkpoints: int = 2,
+    seed: int = 0,
+    device: str | None = None,
+    best_metric: str | None = None,
+    greater_is_better: bool = True,
+    load_best_at_end: bool = True,
+    dataloader_workers: int | None = None,
+    compile: bool | str = False,
+    fsdp: bool = False,
+    report_to: str | None = None,
+) -> TrainingArguments:
+    """Arguments for `ObjectiveTrainer`; intervals count optimizer steps, `batch_size` is per process.
+
+    Args:
+        keep_checkpoints: the newest so many are kept, and the best.
+        evaluate_every: None turns evaluation during training off.
+        best_metric: name of a figure of `evaluate`, as "heldout_masked_loss"; a checkpoint is written whenever it is
+            better than before, and the best is kept.
+        load_best_at_end: go back to the best checkpoint when training ends. `save_every` must be a multiple of
+            `evaluate_every`.
+        device: "cpu" keeps a GPU unused; None takes what is there.
+        dataloader_workers: processes that prepare batches; None takes none on a CPU, where they would take cores
+            from the model, and up to four beside a GPU.
+        compile: run the objective through `torch.compile`; True for its default backend, or the name of another.
+        fsdp: shard parameters, gradients and optimizer over the processes (FSDP2); needs GPUs.
+        report_to: one of the Trainer's own integrations, as "tensorboard".
+
+    Raises:
+        InputError: `fsdp` without GPUs or in a single process, or the package behind `report_to` is missing.
+    """
+    use_cpu = device == "cpu" or not torch.accelerator.is_available()
+    if fsdp:
+        _check_fsdp(use_cpu)
+    if report_to == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise InputError("reporting to TensorBoard needs tensorboard: pip install tensorboard")
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=_NEVER if clock.max_steps is None else clock.max_steps,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        max_grad_norm=max_grad_norm,
+        bf16=bf16,
+        logging_strategy="steps",
+        logging_steps=log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # the trainer drops such steps whole
+        eval_strategy="no" if evaluate_every is None else "steps",
+        eval_steps=evaluate_every,
+        save_strategy="steps",
+        save_steps=save_every,
+        save_total_limit=keep_checkpoints,
+        ignore_data_skip=True,  # the stream of batches starts where it should
+        seed=seed,
+        use_cpu=use_cpu,
+        load_best_model_at_end=best_metric is not None and load_best_at_end,
+        metric_for_best_model=best_metric,
+        greater_is_better=None if best_metric is None else greater_is_better,
+        dataloader_num_workers=_default_workers(use_cpu)
+        if dataloader_workers is None
+        else dataloader_workers,
+        dataloader_pin_memory=not use_cpu,
+        torch_compile=bool(compile),
+        torch_compile_backend=compile if isinstance(compile, str) else None,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[] if report_to is None else [report_to],
+        **(_fsdp() if fsdp else {}),
+    )
+    _ = arguments.device  # sets the devices up
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # several GPUs are used by several processes, not by threads of one
+    return arguments
+
+
+def _fsdp() -> dict[str, Any]:
+    # Whole weights in checkpoints: their sharded form is read by unpickling.
+    layers, kind = ["ConvBertLayer"], "FULL_STATE_DICT"
+    config = {"version": 2, "transformer_layer_cls_to_wrap": layers, "state_dict_type": kind}
+    return {"fsdp": "full_shard auto_wrap", "fsdp_config": config}
+
+
+def _check_fsdp(use_cpu: bool) -> None:
+    if use_cpu:
+        raise InputError("fsdp needs GPUs; on CPUs, several processes train with whole copies of the model")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise InputError("fsdp needs several processes: start with torchrun or accelerate launch")
+
+
+def _default_workers(use_cpu: bool) -> int:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return 0 if use_cpu else max(1, min(4, (os.cpu_count() or 1) // processes - 1))

@@ -1,0 +1,143 @@
+"""transformers' Trainer with checkpoints that are there in full or not at all, and that forget nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState, TrainerState
+
+from convbert.errors import InputError
+from convbert.training.callbacks import STATE_FILE
+from convbert.training.checkpoints import (
+    checkpoint_folder,
+    draft_folder,
+    keep_newest,
+    remove_leftovers,
+    whole_checkpoint,
+)
+
+_WEIGHTS_FILE = "model.safetensors"
+_PROGRESS_FILE = "progress.json"
+
+
+class CheckpointingTrainer(Trainer):
+    """Writes whole checkpoints, keeps the newest and the best, and takes a run up where one was written.
+
+    Beside weights, optimizer, schedule and the Trainer's state, a checkpoint holds the state of all callbacks that can
+    be exported, and `progress` of every process. There are no states of random numbers: see `randomness`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Taken out of the Trainer's sight, which at the end of a run would remove the newest for the best.
+        self.keep_checkpoints, self.args.save_total_limit = self.args.save_total_limit or 1, None
+
+    def progress(self) -> dict[str, Any]:
+        """What else this process needs to go on as if nothing had happened, as JSON has it."""
+        raise NotImplementedError
+
+    def load_progress(self, progress: list[dict[str, Any]]) -> None:
+        """Go on from what `progress` gave in every process of the run before, which may have had more or fewer."""
+        raise NotImplementedError
+
+    def everyone(self, yes: bool) -> bool:
+        """Whether all processes say yes; they take the same way from here on."""
+        if self.args.world_size == 1:
+            return yes
+        votes = torch.tensor(float(yes), device=self.args.device)
+        return int(self.accelerator.reduce(votes, "sum")) == self.args.world_size
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        if self.is_world_process_zero():
+            remove_leftovers(Path(self.args.output_dir))
+        checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+        return super().train(checkpoint, **kwargs)
+
+    def take_up(self, checkpoint: Path) -> int:
+        """Restore what the Trainer itself does not.
+
+        Returns:
+            The step of the checkpoint.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        for callback in self.callback_handler.callbacks:
+            stored = state.stateful_callbacks.get(type(callback).__name__)
+            if isinstance(callback, ExportableState) and isinstance(stored, dict):
+                vars(callback).update(stored["attributes"])
+        self.load_progress(json.loads((checkpoint / _PROGRESS_FILE).read_text(encoding="utf-8")))
+        return state.global_step
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        from accelerate.utils import gather_object
+
+        root, step = Path(self.args.output_dir), self.state.global_step
+        folder = checkpoint_folder(root, step)
+        if self.state.best_global_step == step:
+            self.state.best_model_checkpoint = str(folder)
+        progress = gather_object([self.progress()])
+        failure: Exception | None = None
+        try:
+            if self.is_world_process_zero():
+                with whole_checkpoint(root, step) as draft:
+                    self._write_weights(draft)
+                    self._write_state(draft, progress)
+                keep_newest(root, self.keep_checkpoints, self.state.best_global_step)
+            elif self.is_fsdp_enabled:  # every process has its part of the weights
+                self._write_weights(draft_folder(root))
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of the three
+            failure = error
+        if not self.everyone(failure is None):
+            raise InputError(f"{folder}: the checkpoint cannot be written: {failure}") from failure
+
+    def _write_weights(self, draft: Path) -> None:
+        self.save_model(str(draft), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(draft))
+
+    def _write_state(self, draft: Path, progress: list[dict[str, Any]]) -> None:
+        (draft / _PROGRESS_FILE).write_text(json.dumps(progress) + "\n", encoding="utf-8")
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(draft / STATE_FILE))
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer's, for a figure of any name; a better one than before is saved at once."""
+        name, state = self.args.metric_for_best_model, self.state
+        if name is None:
+            return False
+        if name not in metrics:
+            raise InputError(f"no figure named {name}; there are {', '.join(sorted(metrics))}")
+        sign = 1 if self.args.greater_is_better else -1
+        better = state.best_metric is None or sign * metrics[name] > sign * state.best_metric
+        if better:
+            state.best_metric, state.best_global_step = metrics[name], state.global_step
+            self.control.should_save = True
+        return better
+
+    # Checkpoints hold the whole objective; safetensors keeps tied tables once and restores the tie.
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.is_world_process_zero():
+            return
+        file = str(Path(output_dir or self.args.output_dir, _WEIGHTS_FILE))
+        if state_dict is None:
+            safetensors.torch.save_model(self.model, file)
+        else:  # gathered from all processes
+            safetensors.torch.save_file(state_dict, file)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+
+
+def load_weights(objective: nn.Module, checkpoint: Path) -> None:
+    """Load the weights of a checkpoint into an objective like the one that was trained."""
+    safetensors.torch.load_model(objective, str(checkpoint / _WEIGHTS_FILE))

@@ -1,0 +1,50 @@
+"""A cluster of two workers on this machine makes the shards that one process makes."""
+
+import json
+
+import pytest
+
+from convbert.cli import main
+from convbert.errors import InputError
+from convbert.pretraining.corpus import prepare as preparing
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.corpus.prepare import Preparation, locked
+from convbert.pretraining.data import vocabulary_of
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_ray_makes_the_same_shards_and_names_bad_input(cluster, corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 3000)
+    made = []
+    for folder, options in ((tmp_path / "one", {}), (tmp_path / "two", {"engine": "ray"})):
+        with locked(folder):
+            manifest = Preparation(corpus, folder, Packing(32, 4), **options).run(vocabulary_of(tokenizer))
+        made.append((manifest.fingerprint, [path.read_bytes() for path in sorted(folder.glob("shards/*"))]))
+    assert made[0] == made[1]
+    assert len(made[0][1]) > 3
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"body": "text"}))
+    preparation = Preparation(tmp_path / "bad.jsonl", tmp_path / "three", Packing(32, 4), engine="ray")
+    with pytest.raises(InputError, match="line 1: no column 'text'; there are body"):
+        preparation.run(vocabulary_of(tokenizer))
+
+
+def test_without_a_cluster_one_is_asked_for(corpus, tmp_path, capsys, monkeypatch):
+    if ray.is_initialized():
+        ray.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    words = ["prepare", "--corpus", str(corpus), "--output", str(tmp_path / "out"), "--engine", "ray"]
+    assert main([*words, "--vocab-size", "200"]) == 2
+    assert "no Ray cluster is running here" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""Several processes train the model that one would."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from convbert.training.checkpoints import last_checkpoint
+from training_runs import STOPPED, finish, log_of, start, weights_of
+
+# Sums are added up in another order.
+ROUNDING = {"rel": 1e-5, "abs": 1e-6}
+
+
+def assert_equal_runs(one, other):
+    entries = log_of(one), log_of(other)
+    assert len(entries[0]) == len(entries[1])
+    for ours, theirs in zip(*entries, strict=True):
+        assert ours == pytest.approx(theirs, **ROUNDING)
+    for ours, theirs in zip(weights_of(one).values(), weights_of(other).values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+SIZES = {"steps": 8, "log_every": 1, "evaluate_every": 4}
+
+
+def test_two_processes_with_accumulation_are_one_large_batch(tmp_path):
+    """Texts have other lengths, so that a mean of the parts' means would be another number."""
+    assert finish(tmp_path / "one", batch_size=8, dropout=0.0, **SIZES) == [0]
+    assert finish(tmp_path / "two", 2, batch_size=4, dropout=0.0, **SIZES) == [0, 0]
+    parts = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    assert finish(tmp_path / "four", 2, dropout=0.0, **parts, **SIZES) == [0, 0]
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
+    assert_equal_runs(tmp_path / "four", tmp_path / "one")
+
+
+def test_dropout_belongs_to_the_batch_and_not_to_the_process(tmp_path):
+    assert finish(tmp_path / "one", batch_size=4, gradient_accumulation_steps=2, **SIZES) == [0]
+    assert finish(tmp_path / "two", 2, batch_size=4, **SIZES) == [0, 0]
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+def wait_for_checkpoint(folder):
+    end = time.monotonic() + 60
+    while last_checkpoint(folder) is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    assert finish(tmp_path / "whole", 2) == [0, 0]
+    processes = start(tmp_path / "parts", 2, slow_steps=0.05)
+    wait_for_checkpoint(tmp_path / "parts")
+    os.kill(processes[1].pid, signal.SIGTERM)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [STOPPED, STOPPED]
+    assert finish(tmp_path / "parts", 2) == [0, 0]
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+
+
+def test_when_one_process_dies_the_others_end_and_the_next_start_goes_on(tmp_path):
+    assert finish(tmp_path / "whole", 2) == [0, 0]
+    processes = start(tmp_path / "parts", 2, slow_steps=0.05)
+    wait_for_checkpoint(tmp_path / "parts")
+    processes[1].kill()
+    for process in processes:
+        process.join(60)
+    assert processes[0].exitcode not in (0, None)
+    assert finish(tmp_path / "parts", 2) == [0, 0]
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+
+
+def test_a_step_without_numbers_in_one_process_is_skipped_by_all(tmp_path):
+    assert finish(tmp_path, 2, poisoned=(3,), **SIZES) == [0, 0]
+    assert log_of(tmp_path)[-2]["skipped_steps"] == 1
