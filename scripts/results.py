@@ -161,17 +161,22 @@ def row(name: str, files: Files, run: Path) -> str:
 
 
 def share_of_wins(
-    kind: Kind, dev: Sequence[Example], ours: Sequence[Any], theirs: Sequence[Any], metric: str
+    kind: Kind,
+    dev: Sequence[Example],
+    ours: Sequence[Any],
+    theirs: Sequence[Any],
+    metric: str,
+    samples: int = _SAMPLES,
 ) -> float:
     """In what share of bootstrap samples of `dev` ours has the better score; a draw counts half."""
     random, wins = np.random.default_rng(0), 0.0
-    for _ in range(_SAMPLES):
+    for _ in range(samples):
         chosen = random.integers(len(dev), size=len(dev))
         # An example that is drawn twice counts twice: for that it needs two names.
         examples = [dataclasses.replace(dev[n], key=str(place)) for place, n in enumerate(chosen)]
         mine, other = (kind.score(examples, [side[n] for n in chosen])[metric] for side in (ours, theirs))
         wins += (mine > other) + 0.5 * (mine == other)
-    return wins / _SAMPLES
+    return wins / samples
 
 
 def as_text(score: float | None) -> str:
