@@ -147,7 +147,11 @@ def rows_of(kind: str, number: int) -> dict:
         "multi-label-classification": {"text": text, "labels": ["animal", f"is{label}"]},
         "entities": {"tokens": words, "tags": ["B-X" if word in ("cat", "dog") else "O" for word in words]},
         "tagging": {"tokens": words, "tags": [word[:1] for word in words]},
-        "multiple-choice": {"text": text, "choices": ["the cat", "the dog"], "label": 1 - int(label)},
+        "multiple-choice": {
+            "text": text,
+            "choices": ["a cat", "a dog"][:: 1 if label == "1" else -1],
+            "label": 1 - int(label),
+        },
         "question-answering": {
             "question": "a cat",
             "context": text,
