@@ -117,7 +117,7 @@ def _embedded_folder(task: str) -> str:
 
 def _read(source: str, task: str) -> ConvBertPreTrainedModel:
     """The model as it is stored, on the CPU."""
-    _check_source(source)
+    check_source(source)
     options = {"dtype": "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quiet_loading():
@@ -129,8 +129,12 @@ def _read(source: str, task: str) -> ConvBertPreTrainedModel:
     return model
 
 
-def _check_source(source: str) -> None:
-    """Refuse what can only be a folder and is none; a name on the Hub has at most one slash, and not in front."""
+def check_source(source: str) -> None:
+    """Refuse what can only be a folder and is none; a name on the Hub has at most one slash, and not in front.
+
+    Raises:
+        InputError: a file, a folder that is not there, or one without a model in it.
+    """
     if os.path.isfile(source):
         raise InputError(f"{source}: is a file; give the folder that holds it")
     is_path = (

@@ -17,22 +17,29 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem
 color: var(--ink); background: var(--paper); }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .2rem .7rem; text-align: left; }
-th { font-weight: 600; border-bottom: 1px solid var(--strong); } td.number {
-text-align: right; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; border-bottom: 1px solid var(--strong); } .number { text-align: right; }
+td.number { font-variant-numeric: tabular-nums; }
 .confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid var(--line); border-radius: 6px;
 padding: .6rem .9rem; margin: .7rem 0; } .note { color: var(--faint); } mark { border-radius: 3px; padding: 0 .15em;
-color: inherit; background: none; }
+color: inherit; background: none; } mark.piece { padding: 0; border-radius: 0; }
 mark.gold { background: var(--gold); } mark.answer { background: var(--answer); } mark.both { background: var(--both); }
 sub { color: var(--faint); } svg { max-width: 100%; height: auto; } svg text { fill: currentColor; }
-details { margin: .6rem 0; }
-canvas { image-rendering: pixelated; border: 1px solid var(--line); margin: 0 .6rem .2rem 0; }
-.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 0 .8rem; } figcaption { font-size: .8rem;
+details { margin: .6rem 0; } .wide { overflow-x: auto; }
+.many td { min-width: 0; } .many th, .many td { padding: .15rem .3rem; font-size: .72rem; }
+canvas { image-rendering: pixelated; border: 1px solid var(--line); box-sizing: content-box; }
+.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 1.2rem .8rem 0; } figcaption { font-size: .8rem;
 color: var(--faint); }
+.map { display: grid; grid-template-columns: auto auto; justify-content: start; } .map span { grid-column: 1;
+font-size: .7rem; text-align: right; padding-right: .4rem; white-space: nowrap; } .map canvas { grid-column: 2; }
 .bars td { padding: 0 .5rem 0 0; font-size: .85rem; white-space: nowrap; } .bars .bar { width: 9rem; }
 .bar div { height: .7rem; background: var(--bar); border-radius: 2px; }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: 0 .6rem .6rem 0; }
 .tile b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
 """
+
+
+_MANY = 8
+"""Of more labels the matrix is set smaller."""
 
 
 def page(title: str, *parts: str) -> str:
@@ -48,14 +55,23 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; numbers stand to the right."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    """A table; numbers and their heads stand to the right."""
+    rows = list(rows)
+    numeric = [bool(rows) and any(_is_number(row[place]) for row in rows) for place in range(len(head))]
+    cells = "".join(
+        f"<th{' class=number' if right else ''}>{escape(name)}</th>"
+        for name, right in zip(head, numeric, strict=True)
+    )
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return f"<td>{escape(str(value))}</td>"
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return f"<td class='number'>{shown}</td>"
@@ -72,7 +88,10 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             for count in row
         )
         rows += f"<tr><th>{escape(label)}</th>{shaded}</tr>"
-    return f"<table class='confusion'><tr><th>gold \\ answer</th>{head}</tr>{rows}</table>"
+    size = "confusion many" if len(labels) > _MANY else "confusion"
+    return (
+        f"<div class='wide'><table class='{size}'><tr><th>gold \\ answer</th>{head}</tr>{rows}</table></div>"
+    )
 
 
 def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
@@ -83,7 +102,9 @@ def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
         joined = word.startswith("##")
         text = escape(word.removeprefix("##"))
         space = "" if joined else " "
-        shown.append(f"{space}<mark style='background:rgba({color},{0.8 * abs(value):.2f})'>{text}</mark>")
+        shown.append(
+            f"{space}<mark class='piece' style='background:rgba({color},{0.8 * abs(value):.2f})'>{text}</mark>"
+        )
     return "".join(shown)
 
 

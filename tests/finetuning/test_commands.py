@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from convbert import ConvBertModel, ConvBertTokenizerFast
 from convbert.cli import main
 from labelled import sentence, write_objects, write_sentences
 
@@ -68,6 +70,24 @@ BAD_DATA = {
     "empty file": (OWN, "dev.jsonl", b"", ["dev.jsonl: is empty"]),
     "not UTF-8": (OWN, "dev.jsonl", b'{"review": "\xff", "stars": 1}\n', ["line 1: not UTF-8"]),
     "empty text": (OWN, "dev.jsonl", b'{"review": " ", "stars": 1}\n', ["line 1: review is empty"]),
+    "a label left out": (
+        OWN,
+        "dev.jsonl",
+        b'{"review": "a", "stars": 1}\n{"review": "b"}\n',
+        ["line 2: stars is empty"],
+    ),
+    "a number left out": (
+        ("--task", "regression"),
+        "train.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "b"}\n',
+        ["line 2: label must be a number, got None"],
+    ),
+    "labels left out": (
+        ("--task", "multi-label-classification"),
+        "train.jsonl",
+        b'{"text": "a", "labels": ["x", "y"]}\n{"text": "b"}\n',
+        ["line 2: labels must be a list of labels, got None"],
+    ),
     "one class": (OWN, "train.jsonl", b'{"review": "a", "stars": 1}\n' * 3, ["only the label '1' occurs"]),
     "tokens and tags": (
         ("--task", "entities"),
@@ -224,6 +244,60 @@ def test_predict_resumes_where_a_line_was_cut(model, tmp_path):
     found, expected = read_lines(parts), read_lines(whole)
     assert [answer["line"] for answer in found] == [answer["line"] for answer in expected]
     assert [answer["answer"] for answer in found] == [answer["answer"] for answer in expected]
+
+
+def test_predict_gives_vectors(model, tmp_path):
+    """Those of the encoder alone, and not of its batch; a line without a text has none."""
+    lines = [b"the cat sat .", b"", b'{"text": "a dog ran on .", "id": 7}', b'{"txt": 1}', b"the " * 99]
+    source, target = tmp_path / "texts.txt", tmp_path / "vectors.jsonl"
+    source.write_bytes(b"\n".join(lines))
+    words = ("--embeddings", "mean", "--precision", "fp32", "--model", model)
+    assert predict(*words, "--input", source, "--output", target) == 0
+    found = read_lines(target)
+    assert [set(record) - {"line"} for record in found] == [
+        {"embedding"},
+        {"error"},
+        {"id", "embedding"},
+        {"error"},
+        {"embedding"},
+    ]
+    encoder = ConvBertModel.from_pretrained(model).eval()
+    tokenizer = ConvBertTokenizerFast.from_pretrained(model)
+    texts = {
+        0: "the cat sat .",
+        2: "a dog ran on .",
+        4: "the " * 30,
+    }  # 32 positions hold [CLS], 30 words, [SEP]
+    for place, text in texts.items():
+        with torch.no_grad():
+            states = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        assert found[place]["embedding"] == pytest.approx(states.mean(0).tolist(), abs=1e-5)
+
+
+def test_predict_gives_vectors_of_the_first_token(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat sat .\n")))
+    assert predict("--embeddings", "first", "--precision", "fp32", "--model", model) == 0
+    encoder = ConvBertModel.from_pretrained(model).eval()
+    tokens = ConvBertTokenizerFast.from_pretrained(model)("the cat sat .", return_tensors="pt")
+    with torch.no_grad():
+        first = encoder(**tokens).last_hidden_state[0, 0]
+    assert json.loads(capsys.readouterr().out)["embedding"] == pytest.approx(first.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], "give --model"),
+        (["--embeddings", "median"], "--embeddings must be one of mean, first, max; got median"),
+        (["--model", "./nowhere"], "there is no such folder"),
+        (["--embeddings", "mean", "--input", "nowhere.txt"], "nowhere.txt: No such file"),
+    ],
+    ids=str,
+)
+def test_predict_refuses(words, wanted, tmp_path, refused):
+    source = [] if "--input" in words else ["--input", __file__]
+    assert wanted in refused("predict", *source, "--output", tmp_path / "answers.jsonl", *words)
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_overwrites_nothing(model, tmp_path, refused):

@@ -1,12 +1,17 @@
 """From rows to tokens and back, for each kind of task."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
 import tiny
-from convbert import ConvBertTokenizerFast, InputError
+from convbert import ConvBertForMultipleChoice, ConvBertTokenizerFast, InputError
 from convbert.finetuning.data import Example
+from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.prediction import Predictor
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tagging import share_words
 from convbert.finetuning.tasks import TASKS, find_task
@@ -21,8 +26,6 @@ def tokenizer():
 
 
 def write_squad(path, questions):
-    import json
-
     qas = [
         {"id": f"q{n}", "question": q, "answers": [{"text": t, "answer_start": s} for t, s in a]}
         for n, (q, a) in enumerate(questions)
@@ -138,6 +141,19 @@ def test_choices_are_read_beside_the_text(tmp_path, tokenizer):
     assert batch["input_ids"].shape == (2, 2, 10)
     assert batch["labels"].tolist() == [1, 1]
     assert batch["attention_mask"].sum().item() == 2 * feature.length
+
+
+def test_every_line_may_have_its_own_number_of_choices(tokenizer):
+    torch.manual_seed(0)
+    model = ConvBertForMultipleChoice(tiny.config(summary_type="first")).eval()
+    kind = kind_of(TASKS["multiple-choice"])
+    predictor = Predictor(FinetunedModel("here", model, tokenizer, kind, PLAN))
+    lines = [json.dumps({"text": "the cat", "choices": ["sat", "ran", "a dog"][:n]}) for n in (2, 3, 1, 2)]
+    found = list(predictor.answer(lines))
+    assert isinstance(found[2], InputError)
+    assert [len(answer["probabilities"]) for answer in found if isinstance(answer, dict)] == [2, 3, 2]
+    alone = next(predictor.answer(lines[:1]))
+    assert found[0]["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
 
 
 def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):

@@ -22,11 +22,13 @@ from convbert.finetuning.inference import run_features
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS, find_task
+from convbert.training.callbacks import ProgressLine
 from labelled import sentence, write_objects, write_sentences
 
-FAST = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "max_length": 32, "dropout": 0.0, "bf16": False}
-
-LONGER = {"epochs": 30, "learning_rate": 5e-3}
+FAST = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "max_length": 32, "dropout": 0.0, "bf16": False}
+LONGER = {"learning_rate": 2e-3, "epochs": 5}
+TRAIN, DEV = 256, 16
+"""Examples: many in few epochs, as every epoch ends with a checkpoint."""
 
 
 def train(task: str, start: Path, folder: Path, files: Files, **options):
@@ -51,8 +53,8 @@ def sst2_files(folder: Path) -> Files:
 def trained(start, tmp_path_factory) -> Path:
     """A finished run on a task that can be learned; it has two seeds."""
     folder = tmp_path_factory.mktemp("trained")
-    write_sentences(folder / "train.tsv", 64)
-    write_sentences(folder / "dev.tsv", 16)
+    write_sentences(folder / "train.tsv", TRAIN)
+    write_sentences(folder / "dev.tsv", DEV)
     train("sst2", start, folder, sst2_files(folder), seeds=2, explain=True)
     return folder
 
@@ -75,7 +77,7 @@ def test_a_run_learns_and_leaves_what_was_promised(trained):
     assert metrics["collapsed_seeds"] == []
     card = (run / "model" / "README.md").read_text()
     assert "accuracy | 1.0000" in card
-    assert '"layer_decay": 0.8' in card
+    assert '"layer_decay": 1.0' in card
     assert not list(run.glob("seed-*/checkpoint-*"))
 
 
@@ -121,7 +123,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
     model = ConvBertForSequenceClassification.from_pretrained(start, num_labels=2)
     arguments = TrainingArguments(
         str(tmp_path),
-        num_train_epochs=12,
+        num_train_epochs=FAST["epochs"],
         learning_rate=3e-3,
         per_device_train_batch_size=8,
         report_to=[],
@@ -145,7 +147,11 @@ def rows_of(kind: str, number: int) -> dict:
         "multi-label-classification": {"text": text, "labels": ["animal", f"is{label}"]},
         "entities": {"tokens": words, "tags": ["B-X" if word in ("cat", "dog") else "O" for word in words]},
         "tagging": {"tokens": words, "tags": [word[:1] for word in words]},
-        "multiple-choice": {"text": text, "choices": ["the cat", "the dog"], "label": 1 - int(label)},
+        "multiple-choice": {
+            "text": text,
+            "choices": ["a cat", "a dog"][:: 1 if label == "1" else -1],
+            "label": 1 - int(label),
+        },
         "question-answering": {
             "question": "a cat",
             "context": text,
@@ -154,53 +160,67 @@ def rows_of(kind: str, number: int) -> dict:
     }[kind]
 
 
+def files_of(kind: str, folder: Path) -> Files:
+    """Labelled data of a kind, in JSON Lines."""
+    train, dev = (
+        write_objects(folder / f"{name}.jsonl", [rows_of(kind, n) for n in range(count)])
+        for name, count in (("train", 2 * TRAIN), ("dev", DEV))
+    )
+    return Files(train, (dev,))
+
+
 GOOD_SCORES = {
     "regression": 0.8,
     "multi-label-classification": 0.95,
     "entities": 0.9,
     "tagging": 0.9,
-    "multiple-choice": 0.5,
+    "multiple-choice": 0.9,
     "question-answering": 90,
 }
 
 
 @pytest.mark.parametrize("kind", GOOD_SCORES)
 def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
-    files = [
-        write_objects(tmp_path / f"{name}.jsonl", [rows_of(kind, n) for n in range(64)])
-        for name in ("train", "dev")
-    ]
-    result = train(kind, start, tmp_path, Files(files[0], (files[1],)), overrides=LONGER)
+    files = files_of(kind, tmp_path)
+    result = train(kind, start, tmp_path, files, overrides=LONGER)
     scores = result.metrics["scores"]["dev"]
     assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
     report = (tmp_path / "run/report.html").read_text()
     assert "<script" not in report
     assert "http" not in report.replace("http://www.w3.org", "")
     # The folder alone is scored as the run was.
-    assert (
-        main(
-            [
-                "evaluate",
-                "--model",
-                str(result.model_dir),
-                "--file",
-                str(files[1]),
-                "--json",
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    )
+    words = ["evaluate", "--model", str(result.model_dir), "--file", str(files.dev[0]), "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["scores"]["dev"]
     assert again == pytest.approx(scores, abs=1e-4)
+    assert_predict_says_the_same(result.model_dir, files.dev[0], tmp_path)
+
+
+def assert_predict_says_the_same(model: Path, dev: Path, folder: Path) -> None:
+    """`convbert predict` on the dev file gives the answers that were scored; a useless line harms no other."""
+    answers, lines = folder / "answers.jsonl", dev.read_text().splitlines()
+    (folder / "lines.jsonl").write_text("\n".join([lines[0], '{"other": 1}', *lines[1:]]))
+    words = [
+        "predict",
+        "--model",
+        str(model),
+        "--input",
+        str(folder / "lines.jsonl"),
+        "--output",
+        str(answers),
+    ]
+    assert main([*words, "--device", "cpu"]) == 0
+    found = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert "error" in found.pop(1)
+    expected = [json.loads(line) for line in (folder / "run/dev_predictions.jsonl").read_text().splitlines()]
+    for ours, scored in zip(found, expected, strict=True):
+        if isinstance(scored["answer"], float):
+            scored["answer"] = pytest.approx(scored["answer"], abs=1e-3)
+        assert ours["answer"] == scored["answer"]
 
 
 def test_regression_answers_in_the_unit_of_the_data(start, tmp_path):
-    files = [
-        write_objects(tmp_path / f"{n}.jsonl", [rows_of("regression", k) for k in range(64)]) for n in "ab"
-    ]
-    train("regression", start, tmp_path, Files(files[0], (files[1],)), overrides=LONGER)
+    train("regression", start, tmp_path, files_of("regression", tmp_path), overrides=LONGER)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/model")
     with torch.no_grad():
@@ -215,35 +235,31 @@ def history(run: Path, seed: int = 0) -> list[dict]:
     return [json.loads(line) for line in (run / f"seed-{seed}/log.jsonl").read_text().splitlines()]
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path):
-    """With dropout: the states of all random numbers are taken up again."""
-    source = str(Path(convbert.__file__).parents[1])
-    command = [
-        sys.executable,
-        "-m",
-        "convbert",
-        "finetune",
-        "--task",
-        "sst2",
-        "--data",
-        str(sst2),
-        "--device",
-        "cpu",
-    ]
-    settings = ["--set", "epochs=4", "--set", "batch_size=4", "--set", "log_every=1", "--set", "bf16=false"]
-    environment = {**os.environ, "PYTHONPATH": source}
+class StopAtStep20(ProgressLine):
+    """A signal comes while training goes on."""
 
-    def run(name: str, *more: str, stop: bool = False) -> int:
-        words = [*command, "--model", str(start), "--output", str(tmp_path / name), *settings, *more]
-        with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
-            for line in process.stderr:
-                if stop and line.startswith("step 20/"):
-                    process.send_signal(signal.SIGTERM)
-        return process.returncode
+    def on_log(self, args, state, control, logs=None, **more):
+        if state.global_step == 20:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path, monkeypatch, capsys):
+    """With dropout: the states of all random numbers are taken up again."""
+    settings = ["--set", "epochs=2", "--set", "log_every=1", "--set", "bf16=false"]
+
+    def run(name: str, *more: str) -> int:
+        words = ["finetune", "--task", "sst2", "--data", str(sst2), "--model", str(start), "--device", "cpu"]
+        return main([*words, "--output", str(tmp_path / name), *settings, "--set", "batch_size=8", *more])
 
     assert run("whole") == 0
-    assert run("parts", stop=True) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("convbert.finetuning.seed.ProgressLine", StopAtStep20)
+        assert run("parts") == 130
+    assert len(history(tmp_path / "parts")) < 25
     assert not (tmp_path / "parts/model").exists()
+    capsys.readouterr()
+    assert run("parts", "--resume", "--set", "layer_decay=0.5") == 2
+    assert capsys.readouterr().err.endswith("this run was started otherwise: layer_decay was 1.0, now 0.5\n")
     assert run("parts", "--resume") == 0
     losses = [
         [entry["loss"] for entry in history(tmp_path / name) if "loss" in entry]
@@ -258,14 +274,14 @@ def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path):
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path):
-    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 40, "patience": 8})
-    assert result.metrics["seeds"][0]["steps"] < 40 * 8
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 20, "patience": 3})
+    assert result.metrics["seeds"][0]["steps"] < 20 * TRAIN // 8
     assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
 
 
 def test_the_best_checkpoint_is_kept(start, sst2, tmp_path):
     """A rate that ruins what was learned: the last model is worse than the one that is kept."""
-    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 8})
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 4})
     scores = [entry["dev_accuracy"] for entry in history(tmp_path / "run") if "dev_accuracy" in entry]
     assert result.metrics["scores"]["dev"]["accuracy"] == max(scores)
 
@@ -286,7 +302,7 @@ def test_a_seed_that_collapses_is_named(start, sst2, tmp_path):
 
 
 def test_adapters_train_act_and_merge(start, sst2, tmp_path):
-    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"lora_rank": 4, "epochs": 12})
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"lora_rank": 4})
     assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
     before = convbert.ConvBertModel.from_pretrained(start)
     after = ConvBertForSequenceClassification.from_pretrained(result.model_dir)
@@ -306,6 +322,20 @@ def test_grouped_layers_are_no_targets():
     assert not [
         name for name in target_modules(grouped) if "intermediate" in name or name.endswith("0.output.dense")
     ]
+
+
+def test_a_linear_head_is_learned_and_opens_in_transformers(start, sst2, tmp_path):
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"head": "linear"})
+    assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
+    theirs = AutoModelForSequenceClassification.from_pretrained(result.model_dir).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(result.model_dir)
+    with torch.no_grad():
+        said = [
+            theirs(**tokenizer(sentence(n)[0], return_tensors="pt")).logits.argmax().item() for n in range(8)
+        ]
+    assert said == [int(sentence(n)[1]) for n in range(8)]
+    # One linear layer in two: the second only subtracts.
+    assert theirs.classifier.out_proj.weight.unique().tolist() == [-1.0, 0.0, 1.0]
 
 
 def test_two_processes_train_one_model(start, sst2, tmp_path):
@@ -335,4 +365,4 @@ def test_two_processes_train_one_model(start, sst2, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["scores"]["dev"]["accuracy"] == 1.0
-    assert metrics["seeds"]["0"]["steps"] == 12 * 64 // 8
+    assert metrics["seeds"]["0"]["steps"] == 3 * TRAIN // 8

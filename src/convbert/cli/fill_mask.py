@@ -7,17 +7,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from convbert.cli.failures import say
-from convbert.cli.lines import Line, read_blocks
+from convbert.cli.lines import Line, answer_lines, read_blocks, run_each
 from convbert.cli.progress import Advance, progress_line
 from convbert.errors import InputError
-
-if TYPE_CHECKING:
-    from convbert.pipelines import FillMask
 
 Masks = list[list[dict[str, Any]]]
 """For each [MASK] of a text, the best tokens: `token` (id), `token_str`, `score`, `sequence`."""
@@ -67,41 +64,14 @@ def run(
         fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
         skipped = _Skipped(skip_bad)
         for lines in blocks:
-            for line, masks in answer(fill, lines):
+            for line, masks in answer_lines(lines, lambda texts: run_each(fill, texts)):
                 if isinstance(masks, InputError):
                     skipped.add(line, masks)
                 else:
-                    write(line, masks)
+                    write(line, _as_masks(masks))
             sys.stdout.flush()
             advance(len(lines), sum(line.size for line in lines))
     skipped.report()
-
-
-def answer(fill: FillMask, lines: list[Line]) -> Iterator[tuple[Line, Masks | InputError]]:
-    """Each line with its answer, or with the reason why it has none, in order."""
-    answers = _answer_each(fill, [line.text for line in lines if not line.problem])
-    for line in lines:
-        yield line, InputError(line.problem) if line.problem else next(answers)
-
-
-def _answer_each(fill: FillMask, texts: list[str]) -> Iterator[Masks | InputError]:
-    done = 0
-    while done < len(texts):
-        try:
-            for found in fill.stream(texts[done:]):
-                done += 1
-                yield _as_masks(found)
-        except InputError:
-            # Most likely the next text is to blame; alone, it cannot be confused with its neighbours.
-            yield _answer_alone(fill, texts[done])
-            done += 1
-
-
-def _answer_alone(fill: FillMask, text: str) -> Masks | InputError:
-    try:
-        return _as_masks(fill(text))
-    except InputError as error:
-        return error
 
 
 def _as_masks(found: list[Any]) -> Masks:

@@ -1,10 +1,17 @@
-"""Texts from a stream, one per line, in blocks: memory does not grow with the stream."""
+"""Texts from a stream, one per line, in blocks, and an answer for each: memory does not grow with the stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from convbert.errors import InputError
+
+if TYPE_CHECKING:
+    from convbert.pipelines.packed import PackedTexts
+
+Answer = TypeVar("Answer")
 
 BLOCK_BYTES = 1 << 18
 LONGEST_LINE_BYTES = 1 << 20
@@ -48,6 +55,40 @@ def read_blocks(stream: BinaryIO, name: str) -> Iterator[list[Line]]:
         number += len(whole)
     if rest:
         yield [_line(rest, number + 1, name)]
+
+
+def answer_lines(
+    lines: Sequence[Line], answer: Callable[[list[str]], Iterator[Answer | InputError]]
+) -> Iterator[tuple[Line, Answer | InputError]]:
+    """Each line with its answer, or with the reason why it has none, in order.
+
+    Args:
+        answer: texts to as many answers or errors, in their order.
+    """
+    found = answer([line.text for line in lines if not line.problem])
+    for line in lines:
+        yield line, InputError(line.problem) if line.problem else next(found)
+
+
+def run_each(pipe: PackedTexts, texts: Sequence[str]) -> Iterator[Any | InputError]:
+    """What a pipeline says of each text, or why it cannot."""
+    done = 0
+    while done < len(texts):
+        try:
+            for found in pipe.stream(texts[done:]):
+                done += 1
+                yield found
+        except InputError:
+            # Most likely the next text is to blame; alone, it cannot be confused with its neighbours.
+            yield _run_alone(pipe, texts[done])
+            done += 1
+
+
+def _run_alone(pipe: PackedTexts, text: str) -> Any | InputError:
+    try:
+        return pipe(text)
+    except InputError as error:
+        return error
 
 
 def _line(raw: bytes, number: int, name: str) -> Line:

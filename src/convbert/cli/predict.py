@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -14,25 +14,39 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from convbert.cli.failures import say
-from convbert.cli.lines import Line, read_blocks
+from convbert.cli.lines import Line, answer_lines, read_blocks
 from convbert.cli.progress import progress_line
 from convbert.errors import InputError
 
 
 def run(
-    model: Annotated[str, typer.Option(help="Folder of a fine-tuned model, or its name on the Hub.")],
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a fine-tuned model, or its name on the Hub.")
+    ] = None,
     input_file: Annotated[
         str, typer.Option("--input", help='A text or a JSON object a line, UTF-8; "-" reads stdin.')
     ] = "-",
     output: Annotated[
         Path | None, typer.Option(help="File for the answers, JSON Lines; by default they go to stdout.")
     ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POOLING",
+            help='A vector for each text in place of an answer: "mean" or "max" of its tokens, or "first", [CLS]. '
+            "Any model will do; by default the embedded English one.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run into --output ended.")
     ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(help='"auto", "fp32", "bf16" or "int8"; "convbert doctor" says what each gains here.'),
+    ] = "auto",
     device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
 ) -> int:
-    """Answer every line of a file with a fine-tuned model.
+    """Answer every line of a file with a fine-tuned model, or turn it into a vector.
 
     The answers come in the order of the lines, with their numbers; memory does not grow with the file. A line that
     cannot be used is answered with its error, and does not stop the others. Until the end, --output has the
@@ -43,22 +57,22 @@ def run(
       convbert predict --model runs/sst2/model --input reviews.txt --output answers.jsonl
       convbert predict --model runs/squad/model --input questions.jsonl --output answers.jsonl --resume
       zcat tweets.gz | convbert predict --model runs/btc/model > tags.jsonl
+      convbert predict --embeddings mean --input reviews.txt --output vectors.jsonl
     """
+    if model is None and embeddings is None:
+        raise InputError("give --model, a folder that convbert finetune wrote (or --embeddings, for vectors)")
     if resume and output is None:
         raise InputError("--resume goes on in a file: give --output")
     if resume and output is not None and output.exists():
         say(f"{output}: is finished; nothing to resume")
         return 0
     with _open(input_file) as (stream, size), _Answers(output, resume) as answers:
-        from convbert.finetuning.evaluation import FinetunedModel
-        from convbert.finetuning.prediction import Predictor
-
-        predictor = Predictor(FinetunedModel.load(model, device=device))
+        answer = _answerer(model, embeddings, precision, device)
         started, done = monotonic(), 0
         with progress_line(size, to_file=output is not None) as advance:
             for block in read_blocks(stream, "stdin" if input_file == "-" else input_file):
                 lines = [line for line in block if line.number > answers.already]
-                for line, record in answer(predictor, lines):
+                for line, record in answer_lines(lines, answer):
                     answers.write(line, record)
                 answers.flush()
                 done += len(lines)
@@ -69,11 +83,18 @@ def run(
     return 0
 
 
-def answer(predictor: Any, lines: list[Line]) -> Iterator[tuple[Line, dict[str, Any] | InputError]]:
-    """Each line with its answer, or with the reason why it has none, in order."""
-    found = predictor.answer([line.text for line in lines if not line.problem])
-    for line in lines:
-        yield line, InputError(line.problem) if line.problem else next(found)
+def _answerer(
+    model: str | None, embeddings: str | None, precision: str, device: str | None
+) -> Callable[[list[str]], Iterator[dict[str, Any] | InputError]]:
+    """Lines to answers, in their order."""
+    if embeddings is not None:
+        from convbert.cli.embedding import Embedder
+
+        return Embedder(model, embeddings, precision, device).answer
+    from convbert.finetuning.evaluation import FinetunedModel
+    from convbert.finetuning.prediction import Predictor
+
+    return Predictor(FinetunedModel.load(model, device=device, precision=precision)).answer
 
 
 class _Answers:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning.metrics import Scores
+from convbert.finetuning.readers import Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.model import ConvBertPreTrainedModel
@@ -76,6 +77,8 @@ class Kind(ABC):
     """
 
     model_class: type[ConvBertPreTrainedModel]
+    target_role = "label"
+    """The role of the column of right answers."""
     loss_counts_examples = True
     """False where the model's loss is a mean over tokens: batches of equal size in tokens then weigh the same."""
 
@@ -83,17 +86,54 @@ class Kind(ABC):
         self.task = task
         self.labels = tuple(labels)
 
-    @abstractmethod
     def read(self, path: Path, labelled: bool = True) -> list[Example]:
         """The examples of a file.
 
         Raises:
             InputError: a missing column, or a row that cannot be used; the message names it.
         """
+        target = self.task.columns[self.target_role]
+        wanted = [*self.input_columns(), *([target] if labelled else ())]
+        table = read_table(path, self.task.headerless, wanted, skip_broken=self.task.skips_broken_rows)
+        table.check_columns(wanted)
+        examples = []
+        for number, row in enumerate(table.rows):
+            inputs = self.read_inputs(row)
+            answer = self.read_target(row, target, inputs) if labelled else None
+            examples.append(Example(row.place, self._key(row, number), inputs, answer))
+        return examples
 
-    @abstractmethod
     def is_labelled(self, path: Path) -> bool:
         """Whether a file has the column of right answers."""
+        columns = read_table(path, self.task.headerless, self.input_columns()).columns
+        return self.task.columns[self.target_role] in columns
+
+    def input_columns(self) -> list[str]:
+        """The columns that the model is shown."""
+        return [column for role, column in self.task.columns.items() if role not in ("id", self.target_role)]
+
+    def read_inputs(self, row: Row) -> dict[str, Any]:
+        """What the model is shown, by role; by default the text in each column.
+
+        Raises:
+            InputError: a cell cannot be used.
+        """
+        roles = [role for role in self.task.columns if role not in ("id", self.target_role)]
+        return {role: text_in(row, self.task.columns[role]) for role in roles}
+
+    @abstractmethod
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> Any:
+        """The right answer that stands in `column`.
+
+        Raises:
+            InputError: it is none, or does not fit `inputs`.
+        """
+
+    def _key(self, row: Row, number: int) -> str:
+        for column in (self.task.columns.get("id", "id"), "index", "idx"):
+            if row.cells.get(column) is not None:
+                return str(row.cells[column])
+        return str(number)
 
     @abstractmethod
     def learn(self, train: Sequence[Example]) -> None:
@@ -189,6 +229,11 @@ def text_of(cell: Any, place: str, role: str) -> str:
     if not cell.strip():
         raise InputError(f"{place}: {role} is empty")
     return cell
+
+
+def text_in(row: Row, column: str) -> str:
+    """The text in a cell; see `text_of`."""
+    return text_of(row.cells.get(column), row.place, column)
 
 
 def check_known(label: str, labels: Sequence[str], place: str) -> None:

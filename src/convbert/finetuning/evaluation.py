@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, cast
 
 from convbert.errors import InputError
 from convbert.finetuning.data import Kind, Prediction
@@ -26,8 +24,10 @@ from convbert.finetuning.start import (
 )
 from convbert.finetuning.tasks import TASKS, Task
 from convbert.finetuning.writing import submission, write_predictions
+from convbert.loading import find_device
 from convbert.model import ConvBertPreTrainedModel
 from convbert.optional import require
+from convbert.precision import Precision, set_precision
 from convbert.saving import whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
 
@@ -52,12 +52,19 @@ class FinetunedModel:
     plan: FinetuningPlan
 
     @classmethod
-    def load(cls, source: str | None, task: Task | None = None, device: str | None = None) -> FinetunedModel:
+    def load(
+        cls,
+        source: str | None,
+        task: Task | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+    ) -> FinetunedModel:
         """Read a fine-tuned folder.
 
         Args:
             task: None is the one that the folder names, or what its head is for.
             device: None takes a GPU where there is one.
+            precision: see `convbert.load`, for a model that will only answer; None is fp32, with gradients.
 
         Raises:
             InputError: no such folder, or its head does not fit the task.
@@ -68,12 +75,11 @@ class FinetunedModel:
         chosen = task or (noted[0] if noted else _general_task(config, name))
         kind = kind_of_model(chosen, config, name)
         plan = noted[1] if noted else recipe(chosen, config)
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            model = load_filled(kind.model_class, name).to(place).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device {place!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        return cls(name, model, read_tokenizer(name), kind, plan)
+        place = find_device(device)
+        model = load_filled(kind.model_class, name)
+        if precision is not None:
+            set_precision(model, cast(Precision, precision), place)
+        return cls(name, model.to(place).eval(), read_tokenizer(name), kind, plan)
 
     def split(self, name: str, path: Path) -> Split:
         """The examples of a file: labelled where it has the task's column for that.

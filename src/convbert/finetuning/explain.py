@@ -24,9 +24,9 @@ const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 function draw(values, columns, rows, cell, title, xs, ys) {
   const figure = document.createElement('figure'), canvas = document.createElement('canvas');
   canvas.width = columns * cell; canvas.height = rows * cell;
-  const pen = canvas.getContext('2d');
+  const pen = canvas.getContext('2d'), most = Math.max(1, ...values);
   for (let y = 0; y < rows; y++) for (let x = 0; x < columns; x++) {
-    const v = values[y * columns + x];
+    const v = 255 * values[y * columns + x] / most;
     pen.fillStyle = `rgb(${255 - 0.85 * v},${255 - 0.6 * v},${255 - 0.2 * v})`;
     pen.fillRect(x * cell, y * cell, cell, cell);
   }
@@ -34,14 +34,22 @@ function draw(values, columns, rows, cell, title, xs, ys) {
     const x = Math.min(columns - 1, Math.floor(e.offsetX / cell)), y = Math.min(rows - 1, Math.floor(e.offsetY / cell));
     canvas.title = `${ys[y]} reads ${xs(x, y)}: ${(values[y * columns + x] / 255).toFixed(2)}`;
   };
-  const caption = document.createElement('figcaption'); caption.textContent = title;
-  figure.append(canvas, caption); return figure;
+  const caption = document.createElement('figcaption'), line = document.createElement('div');
+  caption.textContent = `${title}, at most ${(most / 255).toFixed(2)}`;
+  line.className = 'map';
+  if (cell >= 11) for (const name of ys) {  // smaller ones could not be read
+    const label = document.createElement('span'); label.textContent = name; label.style.height = `${cell}px`;
+    label.style.lineHeight = `${cell}px`; line.append(label);
+  }
+  line.style.gridTemplateRows = `repeat(${rows}, ${cell}px)`;
+  canvas.style.gridRow = `1 / span ${rows}`; line.append(canvas);
+  figure.append(line, caption); return figure;
 }
 function show() {
   const example = data[document.getElementById('example').value];
   const layer = example.layers[document.getElementById('layer').value];
   const n = example.tokens.length, k = layer.taps;
-  const cell = Math.max(5, Math.min(14, Math.floor(420 / n)));
+  const cell = Math.max(5, Math.min(22, Math.floor(420 / n)));
   const names = example.tokens;
   document.getElementById('tokens').textContent = names.join(' ');
   const at = bytes(layer.attention), kernels = bytes(layer.kernels);
@@ -76,8 +84,8 @@ def explain_html(
     data = json.dumps(shown).replace("<", "\\u003c")
     return page(
         "How the model mixes tokens",
-        "<p class='note'>A row is a token, and shows where it reads: the darker, the more. Point at a cell for its "
-        "tokens. Attention reads anywhere; a dynamic kernel mixes the neighbours of its token.</p>",
+        "<p class='note'>A row is a token, and shows where it reads: the darker, the more, within each map. Point at a "
+        "cell for its tokens. Attention reads anywhere; a dynamic kernel mixes the neighbours of its token.</p>",
         f"<p><select id='example'>{options}</select> <select id='layer'>{layers}</select></p><p id='tokens'></p>",
         "<h2>Attention</h2><div class='grid' id='attention'></div>",
         "<h2>Dynamic convolution kernels</h2><div class='grid' id='kernels'></div>",

@@ -53,10 +53,11 @@ class RunFolder:
                 f"{self.root}: not empty; resume the run in it (--resume), or choose another folder"
             )
         if resume and stored is not None:
+            before, now = _flat(stored), _flat(json.loads(json.dumps(record)))
             changes = [
-                f"{name} was {stored.get(name)}, now {value}"
-                for name, value in json.loads(json.dumps(record)).items()
-                if stored.get(name) != value and name not in _MAY_CHANGE
+                f"{name} was {before.get(name)}, now {value}"
+                for name, value in now.items()
+                if before.get(name) != value and name not in _MAY_CHANGE
             ]
             if changes:
                 raise InputError(f"{self.root}: this run was started otherwise: {'; '.join(changes)}")
@@ -67,6 +68,11 @@ class RunFolder:
         """Remove what only an interrupted run needs."""
         for checkpoint in self.of_seed(seed).glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the fields of the plan beside the others."""
+    return {**record, **record.get("plan", {}), "plan": None}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, softmax, text_of
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, softmax, text_in, text_of
 from convbert.finetuning.metrics import Scores, accuracy
-from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.heads.multiple_choice import ConvBertForMultipleChoice
 from convbert.tokenization import ConvBertTokenizerFast
@@ -25,13 +25,7 @@ class MultipleChoice(Kind):
     model_class = ConvBertForMultipleChoice
 
     def read(self, path: Path, labelled: bool = True) -> list[Example]:
-        columns = self.task.columns
-        wanted = [column for role, column in columns.items() if role not in ("label", "choices")]
-        wanted += columns["choices"].split(",")
-        wanted += [columns["label"]] if labelled else []
-        table = read_table(path, self.task.headerless, wanted)
-        table.check_columns(wanted)
-        examples = [self._example(number, row, labelled) for number, row in enumerate(table.rows)]
+        examples = super().read(path, labelled)
         count = len(examples[0].inputs["choices"])
         for example in examples:
             if len(example.inputs["choices"]) != count:
@@ -40,21 +34,25 @@ class MultipleChoice(Kind):
                 )
         return examples
 
-    def is_labelled(self, path: Path) -> bool:
-        texts = [column for role, column in self.task.columns.items() if role not in ("label", "choices")]
-        return self.task.columns["label"] in read_table(path, self.task.headerless, texts).columns
-
-    def _example(self, number: int, row: Row, labelled: bool) -> Example:
+    def input_columns(self) -> list[str]:
         columns = self.task.columns
-        inputs: dict[str, Any] = {"text": text_of(row.cells.get(columns["text"]), row.place, columns["text"])}
-        choices = _choices(row, columns["choices"])
+        return [
+            name
+            for role in ("text", "prefix", "choices")
+            for name in columns.get(role, "").split(",")
+            if name
+        ]
+
+    def read_inputs(self, row: Row) -> dict[str, Any]:
+        columns = self.task.columns
+        inputs: dict[str, Any] = {"text": text_in(row, columns["text"])}
         if "prefix" in columns:
-            prefix = text_of(row.cells.get(columns["prefix"]), row.place, columns["prefix"])
+            prefix = text_in(row, columns["prefix"])
             inputs["prefix"] = self.task.values.get("prefix", {}).get(prefix, prefix)
-        inputs["choices"] = choices
-        key = str(row.cells.get("idx", row.cells.get("id", number)))
-        target = _target(row, columns["label"], len(choices)) if labelled else None
-        return Example(row.place, key, inputs, target)
+        return {**inputs, "choices": _choices(row, columns["choices"])}
+
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> int:
+        return _target(row, column, len(inputs["choices"]))
 
     def learn(self, train: Sequence[Example]) -> None:
         """There are no labels; what can be wrong with a row was said when it was read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,15 +36,20 @@ class Predictor:
             yield example if isinstance(example, InputError) else next(answers)
 
     def _predict(self, examples: list[Example]) -> list[Prediction]:
-        if not examples:
-            return []
+        # Choices are batched as a rectangle: the same number of them in every example.
+        groups: dict[int, list[int]] = defaultdict(list)
+        for number, example in enumerate(examples):
+            groups[len(example.inputs.get("choices", ()))].append(number)
+        found: dict[int, Prediction] = {}
+        for numbers in groups.values():
+            found |= zip(numbers, self._predict_alike([examples[number] for number in numbers]), strict=True)
+        return [self._record(example, found[number]) for number, example in enumerate(examples)]
+
+    def _predict_alike(self, examples: list[Example]) -> list[Prediction]:
         model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
         features = self.kind.features(examples, tokenizer, plan)
         outputs = run_features(model, self.kind, features, tokenizer.pad_token_id)
-        found = self.kind.decode(examples, features, outputs, plan)
-        return [
-            self._record(example, prediction) for example, prediction in zip(examples, found, strict=True)
-        ]
+        return self.kind.decode(examples, features, outputs, plan)
 
     def _record(self, example: Example, prediction: Prediction) -> Prediction:
         record = {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
@@ -64,7 +70,7 @@ class Predictor:
 
     def _example_or_error(self, line: str) -> Example | InputError:
         try:
-            cells = _cells(line)
+            cells = read_cells(line)
             inputs = {
                 "tagging": self._words,
                 "question-answering": self._question,
@@ -116,8 +122,12 @@ class Predictor:
         return inputs
 
 
-def _cells(line: str) -> dict[str, Any]:
-    """The object of a JSON line; a line that does not look like one is a text."""
+def read_cells(line: str) -> dict[str, Any]:
+    """The object of a JSON line; a line that does not look like one is the `text`.
+
+    Raises:
+        InputError: nothing but space, or damaged JSON.
+    """
     if not line.strip():
         raise InputError("is empty")
     if not line.lstrip().startswith("{"):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning import squad
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, text_of
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction
 from convbert.finetuning.metrics import Scores
-from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.heads.question_answering import ConvBertForQuestionAnswering
 from convbert.heads.spans import Window, best_spans, log_scale, plan_windows
@@ -41,19 +41,16 @@ class QuestionAnswering(Kind):
     """Start and end of the answer; contexts longer than `max_length` are read in windows that move by `stride`."""
 
     model_class = ConvBertForQuestionAnswering
+    target_role = "answers"
 
     def read(self, path: Path, labelled: bool = True) -> list[Example]:
-        columns = self.task.columns
-        wanted = [columns[role] for role in ("question", "context", *(("answers",) if labelled else ()))]
-        table = read_table(path)
-        table.check_columns(wanted)
-        examples = [_example(number, row, columns, labelled) for number, row in enumerate(table.rows)]
+        examples = super().read(path, labelled)
         if labelled:
             _check_answers(examples, path)
         return examples
 
-    def is_labelled(self, path: Path) -> bool:
-        return self.task.columns["answers"] in read_table(path).columns
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+        return _read_answers(row, column)
 
     def learn(self, train: Sequence[Example]) -> None:
         unanswered = [example for example in train if not example.target]
@@ -138,20 +135,10 @@ class QuestionAnswering(Kind):
         }
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
-        """The first three words of the context: as many as an answer often has."""
-        blank = {"null_odds": 1.0}
-        return [
-            {"answer": " ".join(e.inputs["context"].split()[:3]), "best_span": "", **blank} for e in examples
-        ]
-
-
-def _example(number: int, row: Row, columns: Any, labelled: bool) -> Example:
-    inputs = {
-        role: text_of(row.cells.get(columns[role]), row.place, role) for role in ("question", "context")
-    }
-    target = _read_answers(row, columns["answers"]) if labelled else None
-    key = row.cells.get(columns.get("id", "id"))
-    return Example(row.place, str(number if key is None else key), inputs, target)
+        """No answer, where that may be right; else the first three words of the context: as many as one often has."""
+        if self.task.answers_may_be_missing:
+            return [{"answer": "", "best_span": "", "null_odds": 1.0}] * len(examples)
+        return [{"answer": " ".join(example.inputs["context"].split()[:3])} for example in examples]
 
 
 def _read_answers(row: Row, column: str) -> tuple[tuple[str, int], ...]:

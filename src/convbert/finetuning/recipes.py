@@ -1,4 +1,8 @@
-"""The plan of a fine-tuning run: the original's recipe, by model size and task. Any field can be overridden."""
+"""The plan of a fine-tuning run: the original's recipe, by model size and task. Any field can be overridden.
+
+Models of fewer layers than the paper's (12) are ours, and pre-trained briefly: every layer of them has to learn, so
+they have no layer-wise decay. For the embedded model on SST-2 that is worth several points (docs/finetuning.md).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from convbert.errors import InputError
 from convbert.finetuning.tasks import Task
 
 _BASE_WIDTH = 768
+_PAPER_LAYERS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,7 @@ class FinetuningPlan:
 
     Args:
         learning_rate: the peak, of the head; 3e-4 below the width of base, 1e-4 from there on.
-        layer_decay: how much slower each layer learns than the one above it; see `layerwise_groups`.
+        layer_decay: how much slower each layer learns than the one above it, see `layerwise_groups`; 1 below 12 layers.
         warmup_fraction: share of the steps in which the rate rises; over the whole run it decays to zero.
         weight_decay, adam_beta1, adam_beta2, adam_epsilon: of AdamW; norms and biases are not decayed.
         max_grad_norm: gradients are clipped to this norm.
@@ -33,6 +38,8 @@ class FinetuningPlan:
         stride: tokens by which the window on a context moves on.
         max_question_length, max_answer_length: tokens.
         both_orders: train on pairs in both orders.
+        head: of classification and regression: "two-layer", transformers' own, or "linear", the original's dropout and
+            one layer, which is stored as the other (see `linear_head`).
         dropout: of the whole model while training; None leaves what its configuration says.
         evaluations_per_epoch: how often the dev data is scored; the best of these models is kept.
         patience: evaluations without a better score after which a run ends early; None never.
@@ -60,6 +67,7 @@ class FinetuningPlan:
     max_question_length: int = 64
     max_answer_length: int = 30
     both_orders: bool = False
+    head: str = "two-layer"
     dropout: float | None = 0.1
     evaluations_per_epoch: int = 1
     patience: int | None = None
@@ -92,6 +100,8 @@ class FinetuningPlan:
                 )
         if self.batching not in ("tokens", "examples"):
             raise InputError(f"batching must be 'tokens' or 'examples', got {self.batching!r}")
+        if self.head not in ("two-layer", "linear"):
+            raise InputError(f"head must be 'two-layer' or 'linear', got {self.head!r}")
         if self.bf16 not in (True, False, "auto"):
             raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
 
@@ -117,13 +127,14 @@ class FinetuningPlan:
 
 
 def recipe(task: Task, config: ConvBertConfig, **overrides: Any) -> FinetuningPlan:
-    """The original's plan for a task and a model, with fields overridden.
+    """The plan for a task and a model, with fields overridden.
 
     Raises:
         InputError: an unknown field, or texts of more tokens than the model has positions.
     """
     learning_rate = 3e-4 if config.hidden_size < _BASE_WIDTH else 1e-4
-    plan = FinetuningPlan(learning_rate=learning_rate).override(**task.recipe)
+    layer_decay = 1.0 if config.num_hidden_layers < _PAPER_LAYERS else 0.8
+    plan = FinetuningPlan(learning_rate=learning_rate, layer_decay=layer_decay).override(**task.recipe)
     chosen = plan.override(**overrides)
     if chosen.max_length > config.max_position_embeddings:
         if "max_length" in overrides:

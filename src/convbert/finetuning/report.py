@@ -42,7 +42,7 @@ def report_html(
     return page(
         title,
         section("Scores", _scores(metrics)),
-        section("Training", _curves(histories or {}, split.name)),
+        section("Training", _curves(histories or {}, f"{split.name}_{metrics.get('metric', '')}")),
         section("Recipe", _recipe(split)),
         section("Answers", _overview(split, predictions)),
         section("Most wrong", _worst(split, predictions, model, tokenizer)),
@@ -52,11 +52,12 @@ def report_html(
 def _scores(metrics: Mapping[str, Any]) -> str:
     baseline = metrics.get("baseline") or {}
     rows = [
-        (split, name, value, baseline.get(name, ""))
+        (split, name, value, *([baseline.get(name, "")] if baseline else []))
         for split, scores in metrics["scores"].items()
         for name, value in scores.items()
     ]
-    shown = table(("data", "metric", "score", "most frequent answer"), rows)
+    head = ("data", "metric", "score", *(["most frequent answer"] if baseline else []))
+    shown = table(head, rows)
     seeds = metrics.get("seeds", {})
     if len(seeds) > 1:
         spread = metrics["spread"]
@@ -69,20 +70,18 @@ def _scores(metrics: Mapping[str, Any]) -> str:
     return shown
 
 
-def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> str:
+def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], scored: str) -> str:
     if not histories:
         return ""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     loss, score = figure.subplots(1, 2)
-    scored = next(
-        (name for h in histories.values() for entry in h for name in entry if name.startswith(f"{split}_")),
-        "",
-    )
     for run, history in histories.items():
         for axes, name in ((loss, "train_loss"), (score, scored)):
-            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            # The last entry of a run has the mean loss over all of it, under the same name.
+            entries = [entry for entry in history if name in entry and "train_runtime" not in entry]
+            points = [(entry["step"], entry[name]) for entry in entries]
             if points:
                 axes.plot(*zip(*points, strict=True), label=run, marker="." if axes is score else None)
     loss.set(xlabel="step", ylabel="training loss")
@@ -225,7 +224,20 @@ def _worst(
         else:
             shown = _read(split, number, prediction, model, tokenizer)
         cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
-    return "".join(cards)
+    return _LEGENDS.get(split.kind.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
+
+
+_INFLUENCE = (
+    "<p class='note'>Words that <mark style='background:rgba(245,130,50,.5)'>speak for the answer</mark> and "
+    "<mark style='background:rgba(60,130,220,.5)'>against it</mark>, by the gradient of its score.</p>"
+)
+_LEGENDS = {
+    "tagging": "<p class='note'><mark class='both'>right</mark> and <mark class='answer'>wrong</mark> tags.</p>",
+    "question-answering": (
+        "<p class='note'><mark class='answer'>The answer</mark>, <mark class='gold'>what is right</mark> and "
+        "<mark class='both'>where they agree</mark>.</p>"
+    ),
+}
 
 
 def _error(kind: Kind, example: Example, prediction: Prediction) -> float:

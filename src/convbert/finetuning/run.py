@@ -27,7 +27,7 @@ from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.seed import Report, SeedTrainer
 from convbert.finetuning.start import check_head, find_model, read_config, read_tokenizer
 from convbert.finetuning.tasks import Task
-from convbert.finetuning.writing import model_card
+from convbert.finetuning.writing import model_card, read_predictions
 from convbert.optional import require
 from convbert.saving import whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
@@ -231,7 +231,7 @@ class Run:
                 draft,
                 metrics,
                 split,
-                split.predict(found.model),
+                read_predictions(chosen, split.name),
                 found.model,
                 self.tokenizer,
                 explain=self.explain,

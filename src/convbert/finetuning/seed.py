@@ -16,6 +16,7 @@ from convbert.configuration import ConvBertConfig
 from convbert.finetuning.data import Feature, Kind, Prediction
 from convbert.finetuning.folder import RunFolder, write_json
 from convbert.finetuning.inference import Split
+from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.start import build_model, read_config, write_task
@@ -86,6 +87,8 @@ class SeedTrainer:
             self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
             return None
         trained = merge_adapters(net) if self.plan.lora_rank else model
+        if isinstance(getattr(trained, "classifier", None), LinearHead):
+            fold_linear_head(trained)
         predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
         result = {
             "scores": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from convbert.finetuning.data import (
     check_known,
     order_labels,
     softmax,
-    text_of,
 )
 from convbert.finetuning.metrics import Scores
-from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.tokenization import ConvBertTokenizerFast
@@ -35,30 +33,6 @@ class SequenceKind(Kind):
 
     model_class = ConvBertForSequenceClassification
     problem_type: str
-
-    def read(self, path: Path, labelled: bool = True) -> list[Example]:
-        columns = dict(self.task.columns)
-        target = columns.pop("label")
-        wanted = [*columns.values(), *([target] if labelled else ())]
-        table = read_table(path, self.task.headerless, wanted, skip_broken=self.task.skips_broken_rows)
-        table.check_columns(wanted)
-        return [
-            Example(
-                row.place,
-                str(row.cells.get("index", number)),
-                {role: text_of(row.cells.get(column), row.place, column) for role, column in columns.items()},
-                self.read_target(row, target) if labelled else None,
-            )
-            for number, row in enumerate(table.rows)
-        ]
-
-    def is_labelled(self, path: Path) -> bool:
-        texts = [column for role, column in self.task.columns.items() if role != "label"]
-        return self.task.columns["label"] in read_table(path, self.task.headerless, texts).columns
-
-    def read_target(self, row: Row, column: str) -> Any:
-        """The cell of the label as what is predicted."""
-        raise NotImplementedError
 
     def config_changes(self) -> dict[str, Any]:
         return {**super().config_changes(), "problem_type": self.problem_type}
@@ -99,7 +73,7 @@ class Classification(SequenceKind):
 
     problem_type = "single_label_classification"
 
-    def read_target(self, row: Row, column: str) -> str:
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> str:
         return read_label(self, row, column)
 
     def learn(self, train: Sequence[Example]) -> None:
@@ -145,8 +119,8 @@ class MultiLabel(SequenceKind):
 
     problem_type = "multi_label_classification"
 
-    def read_target(self, row: Row, column: str) -> tuple[str, ...]:
-        cell = row.cells[column]
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
+        cell = row.cells.get(column)
         names = cell.split(",") if isinstance(cell, str) else cell
         if not isinstance(names, list | tuple):
             raise InputError(f"{row.place}: {column} must be a list of labels, got {cell!r:.60}")
@@ -204,13 +178,14 @@ class Regression(SequenceKind):
         super().__init__(task, ("value",))
         self.mean, self.deviation = 0.0, 1.0
 
-    def read_target(self, row: Row, column: str) -> float:
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> float:
+        cell = row.cells.get(column)
         try:
-            number = float(row.cells[column])
+            number = float(cell)  # type: ignore[arg-type]  # None is a TypeError
         except (TypeError, ValueError):
             number = float("nan")
         if not np.isfinite(number):
-            raise InputError(f"{row.place}: {column} must be a number, got {row.cells[column]!r}")
+            raise InputError(f"{row.place}: {column} must be a number, got {cell!r:.60}")
         return number
 
     def learn(self, train: Sequence[Example]) -> None:

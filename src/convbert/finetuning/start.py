@@ -15,9 +15,11 @@ from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.finetuning.data import Kind
 from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.linear_head import use_linear_head
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.loading import quiet_loading
+from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.loading import check_source, quiet_loading
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 
@@ -36,12 +38,7 @@ def find_model(source: str | os.PathLike[str] | None) -> str:
     if source is None or source == "embedded":
         return str(embedded.folder())
     name = os.fspath(source)
-    folder = Path(name)
-    looks_like_folder = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{name}: holds no model: there is no config.json")
-    if looks_like_folder and not folder.is_dir():
-        raise InputError(f"{name}: there is no such folder")
+    check_source(name)
     return name
 
 
@@ -95,6 +92,8 @@ def build_model(
         return load_filled(kind.model_class, source, config)
     model = kind.model_class(config)
     model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())
+    if plan.head == "linear" and isinstance(model, ConvBertForSequenceClassification):
+        use_linear_head(model)
     return model
 
 

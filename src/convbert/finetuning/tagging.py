@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from convbert.errors import InputError
 from convbert.finetuning import metrics
 from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, check_known, pad
 from convbert.finetuning.metrics import Scores
-from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.sequence import learn_labels
 from convbert.heads.spans import plan_windows
@@ -40,6 +39,7 @@ class Tagging(Kind):
     """A tag for every word, at its first piece. Sentences longer than `max_length` are read in overlapping windows."""
 
     model_class = ConvBertForTokenClassification
+    target_role = "tags"
     loss_counts_examples = False
 
     @property
@@ -47,27 +47,13 @@ class Tagging(Kind):
         """Whether tags say where spans begin."""
         return "entity_f1" in self.task.metrics
 
-    def read(self, path: Path, labelled: bool = True) -> list[Example]:
-        words, tags = self.task.columns["tokens"], self.task.columns["tags"]
-        table = read_table(path)
-        table.check_columns((words, tags) if labelled else (words,))
-        return [
-            Example(
-                row.place,
-                str(number),
-                {"tokens": _strings(row, words)},
-                self._read_tags(row, words, tags) if labelled else None,
-            )
-            for number, row in enumerate(table.rows)
-        ]
+    def read_inputs(self, row: Row) -> dict[str, Any]:
+        return {"tokens": _strings(row, self.task.columns["tokens"])}
 
-    def is_labelled(self, path: Path) -> bool:
-        return self.task.columns["tags"] in read_table(path).columns
-
-    def _read_tags(self, row: Row, words: str, column: str) -> tuple[str, ...]:
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
         tags = _strings(row, column)
-        if len(tags) != len(row.cells[words]):
-            raise InputError(f"{row.place}: {len(row.cells[words])} tokens and {len(tags)} tags")
+        if len(tags) != len(inputs["tokens"]):
+            raise InputError(f"{row.place}: {len(inputs['tokens'])} tokens and {len(tags)} tags")
         if not self.has_entities:
             return tuple(tags)
         for tag in tags:

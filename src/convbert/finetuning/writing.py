@@ -40,6 +40,12 @@ def write_predictions(folder: Path, split: Split, predictions: Sequence[Predicti
             (folder / f"{split.name}_{name}.json").write_text(text, encoding="utf-8")
 
 
+def read_predictions(folder: Path, name: str) -> list[Prediction]:
+    """What `write_predictions` wrote for the split `name`, without the n-best lists."""
+    lines = (folder / f"{name}_predictions.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
 def submission(split: Split, predictions: Sequence[Prediction]) -> str:
     """The file that GLUE's server takes: index and prediction, labels as in the data."""
     as_in_file = {meant: said for said, meant in split.kind.task.values.get("label", {}).items()}
