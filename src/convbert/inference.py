@@ -7,6 +7,7 @@ from torch import nn
 
 from convbert import ops
 from convbert.layers import Linear, MixedAttention, PackedLinear, is_plain
+from convbert.layers.mixed_attention import SeparableConv
 
 
 def pack_weights(model: nn.Module) -> nn.Module:
@@ -21,6 +22,10 @@ def pack_weights(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if isinstance(module, MixedAttention):
             _join(module)
+        if isinstance(module, SeparableConv):
+            # A row of memory for each tap, as the compiled kernel reads them; the shape stays.
+            weight = module.depthwise.weight
+            weight.data = weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
         for name, child in list(module.named_children()):
             if is_plain(child, Linear) and (packed := ops.pack(child.weight)) is not None:
                 setattr(module, name, PackedLinear(packed, _detached(child.bias)))

@@ -31,7 +31,7 @@ def case(name, shape, taps, dtype=torch.float32, heads=2, width=5):
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("taps", [1, 3, 9, 31])
+@pytest.mark.parametrize("taps", [9, 31])
 def test_unpadded(name, lengths, taps):
     assert_fast_equals_reference(OPS[name], case(name, [sum(lengths)], taps), bounds(lengths))
 
@@ -39,7 +39,7 @@ def test_unpadded(name, lengths, taps):
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("taps", range(1, 32, 2))
 def test_every_number_of_taps(name, taps):
-    assert_fast_equals_reference(OPS[name], case(name, [37], taps), bounds([16, 2, 19]))
+    assert_fast_equals_reference(OPS[name], case(name, [19], taps), bounds([1, 16, 2]))
 
 
 @pytest.mark.parametrize("name", OPS)

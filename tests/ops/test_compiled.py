@@ -184,3 +184,27 @@ def test_extreme_scores_stay_finite():
     inputs = [x.requires_grad_() for x in (query, key, value)]
     out = attention(*inputs)
     assert all(torch.isfinite(x).all() for x in (out, *torch.autograd.grad(out.sum(), inputs)))
+
+
+@pytest.mark.skipif(compiled.build() is None, reason="no compiled kernels here")
+@pytest.mark.parametrize("lengths", [None, [3, 30, 0, 7]], ids=["rectangle", "unpadded"])
+@torch.no_grad()
+def test_results_are_written_where_there_is_room(lengths):
+    """Both branches side by side, as an encoder for inference has them; with a gradient, into new memory."""
+    tokens = (2, 20) if lengths is None else (40,)
+    cu_seqlens = None if lengths is None else bounds(lengths)
+    query, key, value = (torch.randn(*tokens, 3, 5) for _ in range(3))
+    logits = torch.randn(*tokens, 3, 9)
+    calls = (
+        lambda out: attention(query, key, value, cu_seqlens=cu_seqlens, out=out),
+        lambda out: span_dynamic_conv(value, logits, cu_seqlens, out=out),
+    )
+    context = torch.full((*tokens, 2, 3, 5), torch.nan)
+    for half, call in zip(context.unbind(-3), calls, strict=True):
+        assert call(half) is half
+        assert torch.equal(half, call(None))
+    assert torch.isfinite(context).all()
+    value.requires_grad_()
+    with torch.enable_grad():
+        for call in calls:
+            assert call(context[..., 0, :, :]).data_ptr() != context.data_ptr()

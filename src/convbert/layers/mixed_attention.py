@@ -69,15 +69,28 @@ class MixedAttention(nn.Module):
             states: (B, T, C), zero where the convolution may not read; or (N, C) where the layout has bounds.
         """
         query, key, value, conv_value = self._project(states)
-        attended, weights = self._attend(query, key, value, layout)
-        kernel_logits = self._heads(self.conv_kernel_layer(self.key_conv_attn_layer(states, layout) * query))
+        context = self._room(states)
+        first, second = (None, None) if context is None else context.unbind(-3)
+        attended, weights = self._attend(query, key, value, layout, first)
+        spans = self._times(self.key_conv_attn_layer(states, layout), query)
+        kernel_logits = self._heads(self.conv_kernel_layer(spans))
         # The zero beyond a sequence stands for the projected state, bias included.
         conv_value = self._heads(layout.readable(conv_value))
         convolved = span_dynamic_conv(
-            conv_value, kernel_logits, layout.cu_seqlens, backend=layout.conv_backend
+            conv_value, kernel_logits, layout.cu_seqlens, backend=layout.conv_backend, out=second
         )
-        context = torch.cat([attended.flatten(-2), convolved.flatten(-2)], dim=-1)
-        return MixedOutput(context, weights, kernel_logits)
+        if context is None or attended is not first or convolved is not second:
+            context = torch.stack((attended, convolved), dim=-3)
+        return MixedOutput(context.flatten(-3), weights, kernel_logits)
+
+    def _room(self, states: Tensor) -> Tensor | None:
+        """(..., 2, H, D) where both branches may be written side by side; for inference alone."""
+        if self.joined is None:
+            return None
+        return states.new_empty(*states.shape[:-1], 2, self.num_heads, self.head_size)
+
+    def _times(self, spans: Tensor, query: Tensor) -> Tensor:
+        return spans * query if self.joined is None else spans.mul_(query)
 
     def _project(self, states: Tensor) -> tuple[Tensor, ...]:
         """Query, key, value and the convolution's value, each (..., A)."""
@@ -90,7 +103,7 @@ class MixedAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1))
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, out: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         heads = self._heads(query), self._heads(key), self._heads(value)
         dropout = self.dropout if self.training else 0.0
@@ -102,5 +115,6 @@ class MixedAttention(nn.Module):
             cu_seqlens=layout.cu_seqlens,
             max_length=layout.max_length,
             dropout=dropout,
+            out=out,
         )
         return mixed, None

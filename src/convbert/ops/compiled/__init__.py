@@ -28,7 +28,7 @@ _SIGNATURES = {
     "gelu_backward": [_INT, _LONG, *[_POINTER] * 3],
     "add_norm_forward": [_INT, _LONG, _LONG, *[_POINTER] * 4, _DOUBLE, _DOUBLE, _LONG, *[_POINTER] * 4],
     "add_norm_backward": [_INT, _LONG, _LONG, *[_POINTER] * 5, _DOUBLE, _LONG, *[_POINTER] * 3],
-    "span_dynamic_conv_forward": [_INT, *[_LONG] * 4, *_BOUNDS, _POINTER, _LONG, *[_POINTER] * 2],
+    "span_dynamic_conv_forward": [_INT, *[_LONG] * 4, *_BOUNDS, _POINTER, _LONG, *[_POINTER] * 2, _LONG],
     "span_dynamic_conv_backward": [_INT, *[_LONG] * 4, *_BOUNDS, *[_POINTER] * 6],
     "attention_forward": [
         _INT,
@@ -38,7 +38,9 @@ _SIGNATURES = {
         *[_POINTER, _LONG] * 3,
         _DOUBLE,
         _LONG,
-        *[_POINTER] * 2,
+        _POINTER,
+        _LONG,
+        _POINTER,
     ],
     "attention_backward": [
         _INT,

@@ -77,7 +77,7 @@ static void transpose(const float *in, int64_t row, int64_t tokens, int64_t widt
     }
 }
 
-/* What all tasks of a call share. query, key, value: (N, H, D) with rows so many floats apart. */
+/* What all tasks of a call share. query, key, value, and out in the forward pass: (N, H, D) with rows so many floats apart. */
 typedef struct {
     int64_t heads, width, length, num_sequences;
     const int32_t *cu_seqlens;
@@ -111,10 +111,11 @@ static void drop_row(const Attention *call, int64_t token, int64_t head, int64_t
  * Returns 0, or 1 where memory ran out. */
 EXPORT int attention_forward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
                              int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
-                             const float *value, int64_t value_row, double p, int64_t seed, float *out, float *log_sums) {
+                             const float *value, int64_t value_row, double p, int64_t seed, float *out, int64_t out_row,
+                             float *log_sums) {
     Attention call = {heads, width, length, num_sequences, cu_seqlens, (float)(1.0 / sqrt((double)width)),
                       threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
-    int64_t blocks = (length + QUERIES - 1) / QUERIES, columns = padded(length), row = heads * width;
+    int64_t blocks = (length + QUERIES - 1) / QUERIES, columns = padded(length);
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
@@ -148,7 +149,7 @@ EXPORT int attention_forward(int threads, int64_t heads, int64_t width, const in
                 drop_row(&call, token, head, tokens, s);
             }
             product(rows, width, tokens, (Strided){scores, padded(tokens), 1}, value + start * value_row + head * width,
-                    value_row, out + (start + first) * row + head * width, row, 0);
+                    value_row, out + (start + first) * out_row + head * width, out_row, 0);
         }
         free(keys);
     }

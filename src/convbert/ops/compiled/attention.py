@@ -27,6 +27,7 @@ def attention(
     value: Tensor,
     cu_seqlens: Tensor | None,
     dropout: float,
+    out: Tensor | None = None,
 ) -> Tensor:
     """(B, T, H, D), or (N, H, D) with bounds; see `ops.attention`. `compiled.takes` must hold of the inputs."""
     bounds, num_sequences, max_length = compiled.bounds_arguments(query, cu_seqlens)
@@ -34,22 +35,31 @@ def attention(
     settings = Settings(bounds, num_sequences, max_length, dropout, seed)
     query, key, value = (evenly_spaced(x) for x in (query, key, value))
     if compiled.without_gradient(query, key, value):
-        return _forward(query, key, value, settings, None)
+        return _forward(query, key, value, settings, room_for(query, out), None)
     return _CompiledAttention.apply(query, key, value, settings)
 
 
 def evenly_spaced(x: Tensor) -> Tensor:
     """(B, T, H, D) or (N, H, D) whose tokens are rows with any one distance, such as slices of a joined projection."""
+    return x if _is_evenly_spaced(x) else x.contiguous()
+
+
+def room_for(result: Tensor, out: Tensor | None) -> Tensor:
+    """`out` if a kernel can write a result of that shape there, else new memory."""
+    return torch.empty(result.shape) if out is None or not _is_evenly_spaced(out) else out
+
+
+def _is_evenly_spaced(x: Tensor) -> bool:
     *outer, head, channel = x.stride()
     one_axis = len(outer) == 1 or x.shape[0] == 1 or outer[0] == x.shape[1] * outer[1]
-    return x if one_axis and (head, channel) == (x.shape[-1], 1) else x.contiguous()
+    return one_axis and (head, channel) == (x.shape[-1], 1)
 
 
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, settings: Settings, log_sums: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, settings: Settings, out: Tensor, log_sums: Tensor | None
 ) -> Tensor:
-    out = torch.empty(query.shape)
-    compiled.call("attention_forward", *_arguments(query, key, value, settings), out, log_sums)
+    arguments = _arguments(query, key, value, settings)
+    compiled.call("attention_forward", *arguments, out, out.stride(-3), log_sums)
     return out
 
 
@@ -65,7 +75,7 @@ class _CompiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
         log_sums = torch.empty(query.shape[:-1])
-        out = _forward(query, key, value, settings, log_sums)
+        out = _forward(query, key, value, settings, torch.empty(query.shape), log_sums)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.settings = settings
         return out

@@ -271,11 +271,10 @@ static inline void softmax(const float *logits, float *weights, int64_t taps) {
     for (int64_t k = 0; k < taps; k++) weights[k] *= scale;
 }
 
-/* value, out (N, H, D), the rows of `value` so many floats apart; logits (N, H, K). */
+/* value, out (N, H, D), their rows so many floats apart; logits (N, H, K). */
 EXPORT void span_dynamic_conv_forward(int threads, int64_t tokens, int64_t heads, int64_t width, int64_t taps,
                                       const int32_t *cu_seqlens, int64_t num_sequences, int64_t length, const float *value,
-                                      int64_t value_row, const float *logits, float *out) {
-    int64_t row = heads * width;
+                                      int64_t value_row, const float *logits, float *out, int64_t out_row) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++) {
         for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
@@ -284,7 +283,7 @@ EXPORT void span_dynamic_conv_forward(int threads, int64_t tokens, int64_t heads
                 float weights[MAX_TAPS];
                 softmax(logits + (t * heads + h) * taps, weights, taps);
                 mix_rows(weights, 1, value + (t - taps / 2) * value_row + h * width, value_row, at.first, at.last,
-                         out + t * row + h * width, width);
+                         out + t * out_row + h * width, width);
             }
         }
     }

@@ -16,19 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
-from convbert.ops.compiled.attention import evenly_spaced
+from convbert.ops.compiled.attention import evenly_spaced, room_for
 from convbert.ops.unpad import position_in_sequence
 
 BLOCK = 32
 
 
-def forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def forward(
+    value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None, out: Tensor | None = None
+) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
     if _is_compiled(value, kernel_logits):
         value, kernel_logits = evenly_spaced(value), kernel_logits.contiguous()
-        out = torch.empty(value.shape)
-        sizes = _sizes(value, kernel_logits, cu_seqlens)
-        compiled.call("span_dynamic_conv_forward", *sizes, value, value.stride(-3), kernel_logits, out)
+        out = room_for(value, out)
+        rows = value, value.stride(-3), kernel_logits, out, out.stride(-3)
+        compiled.call("span_dynamic_conv_forward", *_sizes(value, kernel_logits, cu_seqlens), *rows)
         return out
     outside = _outside(value, kernel_logits.shape[-1], cu_seqlens)
     weights = _softmax(kernel_logits).masked_fill_(outside, 0).to(value.dtype)
