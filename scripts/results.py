@@ -35,7 +35,6 @@ _SAMPLES = 200
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "cb": {"epochs": 6},
-    "wnut17": {"epochs": 1},
     "cola": {"epochs": 1},
     "gum_upos": {"epochs": 1},
     "qamr": {"epochs": 1},
@@ -73,6 +72,11 @@ regression; for choices, each choice alone, right or wrong; for tagging, of the 
 neighbours. *Beats both*: in what share of 200 bootstrap samples of the dev data the model has a better score than the
 better of the two: 97.5 % and more is clear, about 50 % is a draw. Correlations, F1 of entities and accuracy are shares
 of 1; EM and F1 of questions are percentages.
+
+Where the model does not beat both: SST-2 is decided mostly by single words, which TF-IDF sees as well. Parts of speech
+follow from endings and neighbours, and one epoch is short. CoLA, RTE, CB, COPA, CODAH and Cosmos QA ask for a sense of
+grammar, for inference or for knowledge that a model of this size, with this little text, does not have; and the dev
+sets of CB (56) and COPA (100) decide nothing. STS-B and MRPC stop after a fraction of an epoch.
 """
 
 
