@@ -35,7 +35,6 @@ _SAMPLES = 200
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "cb": {"epochs": 6},
-    "wnut17": {"epochs": 1},
     "cola": {"epochs": 1},
     "gum_upos": {"epochs": 1},
     "qamr": {"epochs": 1},
@@ -73,6 +72,11 @@ regression; for choices, each choice alone, right or wrong; for tagging, of the 
 neighbours. *Beats both*: in what share of 200 bootstrap samples of the dev data the model has a better score than the
 better of the two: 97.5 % and more is clear, about 50 % is a draw. Correlations, F1 of entities and accuracy are shares
 of 1; EM and F1 of questions are percentages.
+
+Where the model does not beat both: SST-2 is decided mostly by single words, which TF-IDF sees as well. Parts of speech
+follow from endings and neighbours, and one epoch is short. CoLA, RTE, CB and COPA ask for a sense of grammar, for
+inference or for knowledge that a model of this size, with this little text, does not have; and the dev sets of CB (56)
+and COPA (100) decide nothing. STS-B and BTC stop after a fraction of an epoch.
 """
 
 
@@ -100,7 +104,9 @@ def main(
             raise typer.Exit(130)
     finished = sorted(name for name in names if (runs / name / "metrics.json").is_file())
     rows = [row(name, files_of(name, data, runs), runs / name) for name in finished]
-    output.write_text(HEAD + "".join(rows) + NOTES + footer(runs, finished), encoding="utf-8")
+    missing = [name for name in sorted(names) if name not in finished]
+    left = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
+    output.write_text(HEAD + "".join(rows) + NOTES + left + footer(runs, finished), encoding="utf-8")
 
 
 def cost(task: Task, folder: Path) -> float:
