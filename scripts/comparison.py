@@ -84,7 +84,8 @@ class AttentionOnly(MixedAttention):
 
     def forward(self, states: torch.Tensor, layout: Layout) -> MixedOutput:
         """As `MixedAttention`'s, with kernel logits of no taps."""
-        context, weights = self._attend(self.query(states), self.key(states), self.value(states), layout)
+        projected = self.query(states), self.key(states), self.value(states)
+        context, weights = self._attend(*projected, layout)
         none = states.new_empty(*states.shape[:-1], self.num_heads, 0)
         return MixedOutput(context.flatten(-2), weights, none)
 

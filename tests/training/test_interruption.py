@@ -39,25 +39,31 @@ def assert_same_run(folder, whole):
 
 
 def test_a_run_killed_at_any_moment_is_the_unbroken_run(whole, tmp_path):
-    """Most of its time goes into writing checkpoints, so most kills hit one that is half-written."""
-    source, half_written = random.Random(0), 0
-    began = time.monotonic()
-    assert finish(tmp_path / "measured", slow_disk=0.01) == [0]
-    duration = time.monotonic() - began
-    for kills in range(40):
-        (process,) = start(tmp_path / "run", slow_disk=0.01)
-        process.join(duration * source.uniform(0.1, 0.6) * (1 + kills / 10))
-        if process.exitcode is not None:
-            break
+    """At random moments of its way, and while it writes checkpoints, which takes most of its time."""
+    source, half_written, folder = random.Random(0), 0, tmp_path / "run"
+
+    def entries():
+        log = folder / "log.jsonl"
+        return log.read_text().count("\n") if log.exists() else 0
+
+    def is_writing():
+        return (folder / ".writing-checkpoint").exists()
+
+    ways = [lambda wanted=wanted: entries() >= wanted for wanted in sorted(source.sample(range(1, 8), 3))]
+    for has_come in (ways[0], is_writing, is_writing, ways[1], is_writing, is_writing, ways[2], is_writing):
+        (process,) = start(folder, slow_disk=0.02)
+        while not has_come():
+            assert process.is_alive()
+        time.sleep(source.uniform(0, 0.05))
         process.kill()
         process.join()
-        half_written += (tmp_path / "run/.writing-checkpoint").exists()
-    assert process.exitcode == 0
-    assert kills >= 3
+        assert process.exitcode == -signal.SIGKILL
+        half_written += is_writing()
     assert half_written >= 1
-    assert_same_run(tmp_path / "run", whole)
-    assert not list((tmp_path / "run").glob(".*"))
-    assert len(checkpoints_in(tmp_path / "run")) == 2
+    assert finish(folder) == [0]
+    assert_same_run(folder, whole)
+    assert not list(folder.glob(".*"))
+    assert len(checkpoints_in(folder)) == 2
 
 
 def test_a_run_stopped_by_a_signal_is_the_unbroken_run(whole, tmp_path):

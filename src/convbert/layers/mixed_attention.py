@@ -103,7 +103,7 @@ class MixedAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1))
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, out: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         heads = self._heads(query), self._heads(key), self._heads(value)
         dropout = self.dropout if self.training else 0.0
