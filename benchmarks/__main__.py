@@ -56,9 +56,8 @@ def main(
     except (re.error, RuntimeError, AssertionError) as error:
         raise typer.BadParameter(str(error).splitlines()[0]) from error
     torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = (
-        False  # the oracle's convolutions, whose float32 is to be float32 on a GPU
-    )
+    # The oracle's convolutions, whose float32 is to be float32 on a GPU.
+    torch.backends.cudnn.allow_tf32 = False
     run = Run(place, threads, rounds, warmup, seconds, compile, only)
     refused = False
     for name in parts or PARTS:

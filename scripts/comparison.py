@@ -218,11 +218,11 @@ def run(
     device: Annotated[str, typer.Option(help='"cpu" leaves a GPU unused.')] = "",
 ) -> None:
     """Run every cell that is not finished, ConvBERT's first, then write the page."""
-    if not (runs / "settings.json").exists():
-        prepare(runs, corpus, heldout, tasks_folder, scale, minutes_per_run, tokens, tasks, epochs, device)
     names = contenders.split(",")
     if unknown := sorted(set(names) - set(CONTENDERS)):
         raise typer.BadParameter(f"no contender named {', '.join(unknown)}")
+    if not (runs / "settings.json").exists():
+        prepare(runs, corpus, heldout, tasks_folder, scale, minutes_per_run, tokens, tasks, epochs, device)
     for seed in range(seeds):
         for each in (Cell(name, budget, seed) for budget in BUDGETS for name in names):
             if each.contender == "convbert" and each.budget == "flops":

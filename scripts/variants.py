@@ -46,6 +46,8 @@ def main(
     epochs: Annotated[float | None, typer.Option(help="In place of the recipe's.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/variants"),
 ) -> None:
+    if unknown := sorted(set(variants.split(",")) - {*VARIANTS, "plain-trainer"}):
+        raise typer.BadParameter(f"no variant named {', '.join(unknown)}")
     for name in sets.split(","):
         task = TASKS[name]
         train, dev = (task.find_files(data / name, split)[0] for split in ("train", "dev"))

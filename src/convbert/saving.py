@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -71,6 +72,14 @@ def whole_folder(folder: PathLike) -> Iterator[Path]:
         if is_new:
             shutil.rmtree(target, ignore_errors=True)
         raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is none, or a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

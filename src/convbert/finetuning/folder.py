@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.saving import whole_folder
+from convbert.saving import read_json, whole_folder
 
 _MAY_CHANGE = ("bf16", "log_every", "seeds")
 
@@ -73,14 +73,6 @@ class RunFolder:
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """The record with the fields of the plan beside the others."""
     return {**record, **record.get("plan", {}), "plan": None}
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is none, or a damaged one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def write_json(path: Path, content: Any) -> None:

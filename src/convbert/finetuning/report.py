@@ -79,9 +79,7 @@ def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], scored: str) -
     loss, score = figure.subplots(1, 2)
     for run, history in histories.items():
         for axes, name in ((loss, "train_loss"), (score, scored)):
-            # The last entry of a run has the mean loss over all of it, under the same name.
-            entries = [entry for entry in history if name in entry and "train_runtime" not in entry]
-            points = [(entry["step"], entry[name]) for entry in entries]
+            points = [(entry["step"], entry[name]) for entry in history if name in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), label=run, marker="." if axes is score else None)
     loss.set(xlabel="step", ylabel="training loss")

@@ -19,7 +19,7 @@ import transformers
 from convbert.errors import InputError
 from convbert.finetuning.data import Example, Kind
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
-from convbert.finetuning.folder import RunFolder, read_json, write_json
+from convbert.finetuning.folder import RunFolder, write_json
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
@@ -29,8 +29,9 @@ from convbert.finetuning.start import check_head, find_model, read_config, read_
 from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
 from convbert.optional import require
-from convbert.saving import whole_folder
+from convbert.saving import read_json, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.training.arguments import launched_processes
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def finetune(
         "seeds": seeds,
         "plan": plan.to_dict(),
     }
-    processes = _processes(device)
+    processes = launched_processes(device)
     if processes.is_main_process:
         folder.claim(record, resume)
     processes.wait_for_everyone()
@@ -209,7 +210,7 @@ class Run:
         }
         for seed in collapsed:
             self.report(f"seed {seed} has collapsed: it says the same of every dev example")
-        if _processes(self.device).is_main_process:
+        if launched_processes(self.device).is_main_process:
             self._write_run(best, metrics, splits)
         self.report(f"model written to {self.folder.model}")
         return FinetuningResult(True, self.folder.model, metrics)
@@ -246,10 +247,3 @@ class Run:
 
 def _medians(scores: Sequence[Scores]) -> Scores:
     return {name: statistics.median(each[name] for each in scores) for name in scores[0]}
-
-
-def _processes(device: str | None) -> Any:
-    """accelerate's view of this process among others."""
-    from accelerate import PartialState
-
-    return PartialState(cpu=device == "cpu")

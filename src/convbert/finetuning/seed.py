@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import set_seed
 
@@ -30,10 +29,9 @@ from convbert.finetuning.trainer import (
 )
 from convbert.finetuning.writing import write_predictions
 from convbert.model import ConvBertPreTrainedModel
-from convbert.ops.backends import supports_bfloat16
 from convbert.saving import whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
-from convbert.training.arguments import training_arguments
+from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.batching import BalancedBatches
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpoints import last_checkpoint
@@ -121,7 +119,7 @@ class SeedTrainer:
             clock,
             batch_size=per_process,
             max_grad_norm=plan.max_grad_norm,
-            bf16=self._use_bfloat16(),
+            bf16=uses_bfloat16(self.plan.bf16, self.device),
             log_every=plan.log_every,
             evaluate_every=interval,
             save_every=interval,
@@ -169,12 +167,6 @@ class SeedTrainer:
             ],
         )
         return trainer, clock, stop
-
-    def _use_bfloat16(self) -> bool:
-        if self.plan.bf16 != "auto":
-            return bool(self.plan.bf16)
-        on_gpu = torch.cuda.is_available() and self.device != "cpu"
-        return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
 
     def _summary(self, seed: int, net: nn.Module, trainer: FinetuningTrainer) -> str:
         trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)

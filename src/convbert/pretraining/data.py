@@ -199,7 +199,7 @@ def prepare_sequences(
     preparation = Preparation(source, folder, packing)
     vocabulary = vocabulary_of(tokenizer)
     with locked(folder, wait=True):
-        if not preparation.is_done(vocabulary):
+        if preparation.finished(vocabulary) is None:
             report(f"tokenising {name}")
             preparation.run(vocabulary, tell_now_and_then(report))
     return open_corpus(folder, tokenizer, packing.sequence_length)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,8 +24,9 @@ from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepa
 from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.pretraining.run import Run, RunFolder, resolve_tokenizer
+from convbert.pretraining.run import Run, RunFolder, check_enough, resolve_tokenizer
 from convbert.pretraining.watching import ReportPage
+from convbert.training.arguments import uses_bfloat16, uses_cpu
 from convbert.training.callbacks import Clock, ProgressLine, StopOnSignal
 
 _SAMPLE_BYTES = 2_000_000
@@ -104,10 +105,8 @@ def dry_run(
             share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES)
         resolved = resolve_tokenizer(plan, source, folder, tokenizer, lambda message: None)
         train = prepare_sequences(source, resolved, folder.data, plan.packing)
-        if share == 1.0 and len(train) < plan.batch_size:
-            raise InputError(
-                f"the corpus gives {len(train)} sequences, less than one batch (batch_size={plan.batch_size})"
-            )
+        if share == 1.0:
+            check_enough(plan, train)
         report(f"timing {_SECONDS:.0f} seconds of training")
         run = Run(_endless(plan), folder, resolved, train, None, device, lambda message: None)
         # A vocabulary learned from the sample may be smaller than the one that the corpus will give.
@@ -125,10 +124,7 @@ def _measure(plan: PretrainingPlan, run: Run, vocab_size: int, share: float) -> 
     device = _device(run.device)
     activations, seconds_per_row = _pilot(objective.to(device), run, device)
     rows = max(1, min(plan.batch_size, int(_SECONDS / 4 / seconds_per_row)))
-    timed = Run(
-        run.plan.override(batch_size=rows), run.folder, run.tokenizer, run.train, None, run.device, run.report
-    )
-    seconds, utilisation = _time_steps(objective, timed)
+    seconds, utilisation = _time_steps(objective, replace(run, plan=run.plan.override(batch_size=rows)))
     seconds_per_step = seconds * per_step / rows
     count = parameter_counts(objective)
     memory = _memory(count["together"], round(activations * plan.batch_size), device)
@@ -204,7 +200,9 @@ def _pilot(objective: nn.Module, run: Run, device: torch.device) -> tuple[float,
         for _ in range(2):  # the first one sets things up
             kept.clear()
             started = perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=run.use_bfloat16()):
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=uses_bfloat16(run.plan.bf16, run.device)
+            ):
                 loss = objective(**batch)["loss"]
             loss.backward()
             if device.type != "cpu":
@@ -246,7 +244,7 @@ def _memory(parameters: int, activations: int, device: torch.device) -> dict[str
 
 def _device(asked: str | None) -> torch.device:
     """What the Trainer takes."""
-    if asked == "cpu" or not torch.accelerator.is_available():
+    if uses_cpu(asked):
         return torch.device("cpu")
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 

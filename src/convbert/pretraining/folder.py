@@ -13,7 +13,7 @@ from typing import Any
 
 from convbert.errors import InputError
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.saving import write_atomically
+from convbert.saving import read_json, write_atomically
 
 try:
     import fcntl
@@ -25,14 +25,8 @@ except ImportError:  # Windows has other locks, and no run there is guarded
 _MAY_CHANGE = frozenset(
     (
         *("name", "max_steps", "max_minutes", "bf16", "batch_size", "gradient_accumulation_steps"),
-        *(
-            "log_every",
-            "evaluate_every",
-            "save_every",
-            "keep_checkpoints",
-            "best_figure",
-            "max_skipped_steps",
-        ),
+        *("log_every", "evaluate_every", "save_every"),
+        *("keep_checkpoints", "best_figure", "max_skipped_steps"),
         *("gradient_checkpointing", "compile", "fsdp", "dataloader_workers", "report_to"),
     )
 )
@@ -185,11 +179,3 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds, or None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

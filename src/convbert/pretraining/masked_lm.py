@@ -43,19 +43,38 @@ class MaskedLanguageModel(nn.Module):
             loss_counts: what the loss is divided by, where that is not this batch's own; see `ObjectiveTrainer`.
         """
         predicted = labels != IGNORED
-        targets = labels[predicted]
         logits = self.model(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             logits_to_keep=predicted,
         ).logits
-        losses = F.cross_entropy(logits.float(), targets, reduction="sum")
-        count = torch.tensor(len(targets), device=losses.device)
-        correct = (logits.detach().argmax(-1) == targets).sum()
-        of_step = count.clamp(min=1) if loss_counts is None else loss_counts[0].to(losses.dtype)
-        return {
-            "loss": losses / of_step,
-            "masked_loss": torch.stack((losses.detach(), count.to(losses.dtype))),
-            "masked_accuracy": torch.stack((correct, count)).to(losses.dtype),
-        }
+        of_step = None if loss_counts is None else loss_counts[0]
+        loss, figures = masked_lm_loss(logits, labels[predicted], None, of_step)
+        return {"loss": loss, **figures}
+
+
+def masked_lm_loss(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, of_step: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross-entropy over n masked positions, and the figures `masked_loss` and `masked_accuracy`.
+
+    Args:
+        logits: (n, V). targets: (n,).
+        weights: (n,), how much each position counts; None for ones.
+        of_step: see `mean_of_step`.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    weights = torch.ones_like(losses) if weights is None else weights.to(losses.dtype)
+    total, count = (losses * weights).sum(), weights.sum()
+    correct = ((logits.detach().argmax(-1) == targets) * weights).sum()
+    figures = {
+        "masked_loss": torch.stack((total.detach(), count)),
+        "masked_accuracy": torch.stack((correct, count)),
+    }
+    return mean_of_step(total, count, of_step), figures
+
+
+def mean_of_step(total: Tensor, count: Tensor, of_step: Tensor | None) -> Tensor:
+    """The batch's own mean, 0 where it has nothing, or its part of a step's."""
+    return total / (count.clamp(min=1) if of_step is None else of_step.to(total.dtype))

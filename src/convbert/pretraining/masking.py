@@ -6,6 +6,7 @@ worker, process or restart, and anew each epoch. See `SequenceDataset` for the d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,15 +69,15 @@ class MaskingCollator:
         self.is_special = np.zeros(len(tokenizer), dtype=bool)
         self.is_special[tokenizer.all_special_ids] = True
         self.ordinary_ids = np.flatnonzero(~self.is_special)
-        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.continues_word = np.array([(token or "").startswith("##") for token in tokens])
+        self.continues_word = _continuations(tokenizer) if masking.whole_words else None
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        token_ids, attention_mask = self._pad([item["input_ids"] for item in items])
+        token_ids, attention_mask = pad([item["input_ids"] for item in items], self.pad_id)
         draws = np.array([item["draw"] for item in items], dtype=np.uint64)
         positions = np.arange(token_ids.shape[1], dtype=np.uint64)
-        scores, actions, choices, samples = (
-            uniform(self.seed, stream, draws[:, None], positions[None, :]) for stream in range(4)
+        scores, actions, choices, *samples = (
+            uniform(self.seed, stream, draws[:, None], positions[None, :])
+            for stream in range(4 if self.sampling else 3)
         )
         predicted = self._choose(token_ids, attention_mask, scores)
         shown = np.where(predicted, self._replace(token_ids, actions, choices), token_ids)
@@ -90,23 +91,16 @@ class MaskingCollator:
             segments = (np.arange(len(positions)) >= starts[:, None]) & (attention_mask == 1)
             batch["token_type_ids"] = torch.from_numpy(segments.astype(np.int64))
         if self.sampling:
-            batch["sample_uniforms"] = torch.from_numpy(samples.astype(np.float32))
+            batch["sample_uniforms"] = torch.from_numpy(samples[0].astype(np.float32))
         return batch
 
     def _choose(self, token_ids: np.ndarray, attention_mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Which positions are predicted: (B, T) bool."""
         candidates = (attention_mask == 1) & ~self.is_special[token_ids]
         counts = number_to_predict(attention_mask.sum(axis=1), self.masking.mask_prob)
-        if self.masking.whole_words:
+        if self.continues_word is not None:
             return choose_words(candidates, self.continues_word[token_ids], scores, counts)
         return choose_positions(candidates, scores, counts)
-
-    def _pad(self, sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        lengths = np.array([len(sequence) for sequence in sequences])
-        attention_mask = np.arange(lengths.max())[None, :] < lengths[:, None]
-        token_ids = np.full(attention_mask.shape, self.pad_id, dtype=np.int64)
-        token_ids[attention_mask] = np.concatenate(sequences)
-        return token_ids, attention_mask.astype(np.int64)
 
     def _replace(self, token_ids: np.ndarray, actions: np.ndarray, choices: np.ndarray) -> np.ndarray:
         """What a predicted position shows, from two uniform numbers for each: all (B, T)."""
@@ -114,6 +108,21 @@ class MaskingCollator:
         random_ids = self.ordinary_ids[(choices * len(self.ordinary_ids)).astype(np.int64)]
         shown = np.where(actions < masking.mask_token_prob + masking.random_token_prob, random_ids, token_ids)
         return np.where(actions < masking.mask_token_prob, self.mask_id, shown)
+
+
+def pad(sequences: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids to a rectangle (B, T) int64, and its attention mask (B, T) int64, 1 on real tokens."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    attention_mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    token_ids = np.full(attention_mask.shape, pad_id, dtype=np.int64)
+    token_ids[attention_mask] = np.concatenate(sequences)
+    return token_ids, attention_mask.astype(np.int64)
+
+
+def _continuations(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """(V,) bool: pieces that go on with a word."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return np.array([(token or "").startswith("##") for token in tokens])
 
 
 def number_to_predict(lengths: np.ndarray, mask_prob: float) -> np.ndarray:

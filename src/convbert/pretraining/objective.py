@@ -39,9 +39,7 @@ def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> Objective:
         )
     if plan.gradient_checkpointing:
         for model in objective.models().values():
-            new, old = (
-                "activation_checkpointing_enable",
-                "gradient_checkpointing_enable",
-            )  # transformers' names
+            # transformers' names, of later and of earlier versions
+            new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
             getattr(model, new if hasattr(model, new) else old)()
     return objective

@@ -60,10 +60,8 @@ def prepare(
         preparation.check_same(vocabulary)
         if not (folder / "tokenizer").exists():
             _save_tokenizer(loaded, folder / "tokenizer")
-        if preparation.is_done(vocabulary):
+        if (manifest := preparation.finished(vocabulary)) is not None:
             report(f"{folder}: is complete")
-            manifest = Manifest.read(folder)
-            assert manifest is not None
             manifest.check_shards(folder)
             return manifest
         return preparation.run(vocabulary, watch)

@@ -18,6 +18,7 @@ from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.heads.replaced_token import ConvBertForPreTraining
 from convbert.model import ConvBertPreTrainedModel
+from convbert.pretraining.masked_lm import masked_lm_loss, mean_of_step
 from convbert.pretraining.masking import IGNORED
 from convbert.pretraining.sampling import sample_tokens, uniform_tokens
 
@@ -106,7 +107,7 @@ class ReplacedTokenDetection(nn.Module):
         else:
             logits = self.generator(input_ids, logits_to_keep=masked, **context).logits
             weights = None if label_weights is None else label_weights[masked]
-            generator_loss, figures = _masked_lm_loss(logits, targets, weights, of_step[0])
+            generator_loss, figures = masked_lm_loss(logits, targets, weights, of_step[0])
         if sampled_ids is None:
             if sample_uniforms is None:
                 raise InputError("either sample_uniforms or sampled_ids must be given")
@@ -181,21 +182,6 @@ def generator_config(
     return generator
 
 
-def _masked_lm_loss(
-    logits: Tensor, targets: Tensor, weights: Tensor | None, of_step: Tensor | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean cross-entropy over n masked positions: logits (n, V), targets (n,), weights (n,) or None for ones."""
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    weights = torch.ones_like(losses) if weights is None else weights.to(losses.dtype)
-    total, count = (losses * weights).sum(), weights.sum()
-    correct = ((logits.detach().argmax(-1) == targets) * weights).sum()
-    figures = {
-        "masked_loss": torch.stack((total.detach(), count)),
-        "masked_accuracy": torch.stack((correct, count)),
-    }
-    return _mean(total, count, of_step), figures
-
-
 def _replaced_token_loss(
     logits: Tensor, replaced: Tensor, attention_mask: Tensor, of_step: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -213,12 +199,7 @@ def _replaced_token_loss(
         "replaced_recall": torch.stack((found, replaced.sum())).float(),
         "replaced_auc": _histograms(logits.detach(), replaced, real),
     }
-    return _mean(total, count, of_step), figures
-
-
-def _mean(total: Tensor, count: Tensor, of_step: Tensor | None) -> Tensor:
-    """The batch's own mean, 0 where it has nothing, or its part of a step's."""
-    return total / (count.clamp(min=1) if of_step is None else of_step.to(total.dtype))
+    return mean_of_step(total, count, of_step), figures
 
 
 def _histograms(logits: Tensor, replaced: Tensor, real: Tensor) -> Tensor:

@@ -33,10 +33,7 @@ _LABELS = {
 }
 """Figures of a log that are drawn, in this order. One that is not listed is drawn after them, under its own name."""
 _SHARES = ("mfu", "input_wait")
-_NOT_DRAWN = {
-    *("step", "epoch", "minutes", "minutes_left", "seconds_per_step", "total_flos"),
-    *("train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"),
-}
+_NOT_DRAWN = {"step", "epoch", "minutes", "minutes_left", "seconds_per_step"}
 _HELDOUT = "heldout_"
 _MOST_POINTS = 300
 """Of a curve: more could not be told apart. Each point is then a mean."""

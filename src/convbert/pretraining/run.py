@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
-from convbert.ops.backends import supports_bfloat16
 from convbert.optional import require
 from convbert.pretraining import baselines
 from convbert.pretraining.data import (
@@ -32,15 +31,15 @@ from convbert.pretraining.data import (
     prepared_folder,
     tokenizer_fingerprint,
 )
-from convbert.pretraining.folder import RunFolder, read_json
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
-from convbert.saving import write_atomically
-from convbert.training.arguments import training_arguments
+from convbert.saving import read_json, write_atomically
+from convbert.training.arguments import launched_processes, training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights
 from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
@@ -105,7 +104,7 @@ def pretrain(
     """
     require("train", "pre-training")
     folder = RunFolder(Path(output_dir))
-    processes = _processes(device)
+    processes = launched_processes(device)
     if not processes.is_main_process:
         report = _say_nothing
     with folder.locked() if processes.is_main_process else nullcontext():
@@ -124,7 +123,7 @@ def pretrain(
                 resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
                 train = prepare(corpus, "train")
                 held = None if heldout is None else prepare(heldout, "heldout")
-            _check_enough(plan, train)
+            check_enough(plan, train)
             run = Run(plan, folder, resolved, train, held, device, report)
             if processes.is_main_process:
                 folder.bind(run.data_record(processes.num_processes))
@@ -198,7 +197,7 @@ class Run:
             batch_size=plan.batch_size,
             gradient_accumulation_steps=plan.gradient_accumulation_steps,
             max_grad_norm=plan.max_grad_norm,
-            bf16=self.use_bfloat16(),
+            bf16=uses_bfloat16(plan.bf16, self.device),
             log_every=plan.log_every,
             evaluate_every=None if self.heldout is None else plan.evaluate_every,
             save_every=plan.save_every,
@@ -259,13 +258,6 @@ class Run:
         """What makes batches of sequences; the seed decides the masks."""
         return MaskingCollator(self.tokenizer, self.plan.masking, seed, sampling=self.plan.objective == "rtd")
 
-    def use_bfloat16(self) -> bool:
-        """Whether the model runs under bfloat16 autocast."""
-        if self.plan.bf16 != "auto":
-            return bool(self.plan.bf16)
-        on_gpu = torch.cuda.is_available() and self.device != "cpu"
-        return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
-
     def _summary(self, objective: Objective, trainer: ObjectiveTrainer) -> str:
         plan = self.plan
         parameters = sum(parameter.numel() for parameter in objective.parameters())
@@ -313,9 +305,8 @@ class Run:
                 card = model_card(self.plan, metrics, type(model).__name__)
                 (drafts[name] / "README.md").write_text(card, encoding="utf-8")
             for name, draft in drafts.items():
-                shutil.rmtree(
-                    root / name, ignore_errors=True
-                )  # left by an end that did not get to the metrics
+                # Left by an end that did not get to the metrics.
+                shutil.rmtree(root / name, ignore_errors=True)
                 os.replace(draft, root / name)
             write_atomically(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
         except (OSError, SafetensorError) as error:
@@ -363,18 +354,12 @@ def _identity(dataset: SequenceDataset) -> str:
     return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {dataset.fingerprint[:16]}"
 
 
-def _processes(device: str | None) -> Any:
-    """accelerate's view of this process among others."""
-    from accelerate import PartialState
-
-    return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
-
-
 def _say_nothing(message: str) -> None:
     """The report of all processes but the first."""
 
 
-def _check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
+def check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
+    """Refuse a corpus that does not fill a batch."""
     if len(train) < plan.batch_size:
         raise InputError(
             f"the corpus gives {len(train)} sequences, less than one batch (batch_size={plan.batch_size})"

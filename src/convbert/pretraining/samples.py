@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from convbert.pretraining.data import SequenceDataset
-from convbert.pretraining.masking import choose_positions, number_to_predict, uniform
+from convbert.pretraining.masking import choose_positions, number_to_predict, pad, uniform
+from convbert.pretraining.sampling import sample_tokens, uniform_tokens
 
 _MOST_TOKENS = 40
 """Of a sentence; longer ones are cut for a reader."""
@@ -91,14 +92,15 @@ class Probe:
         items = dataset.__getitems__(sorted(set(places)))
         rows = [np.asarray(item["input_ids"], dtype=np.int64)[:_MOST_TOKENS] for item in items]
         self.tokenizer = tokenizer
-        lengths = np.array([len(row) for row in rows])
-        self.attention_mask = np.arange(lengths.max()) < lengths[:, None]
-        self.ids = np.full(self.attention_mask.shape, tokenizer.pad_token_id, dtype=np.int64)
-        self.ids[self.attention_mask] = np.concatenate(rows)
+        self.ids, attention_mask = pad(rows, tokenizer.pad_token_id)
+        self.attention_mask = attention_mask == 1
         special = np.isin(self.ids, tokenizer.all_special_ids)
-        numbers, columns = np.arange(len(rows), dtype=np.uint64), np.arange(lengths.max(), dtype=np.uint64)
-        scores, self.draws = (uniform(_SEED, s, numbers[:, None], columns[None, :]) for s in range(2))
-        self.masked = choose_positions(~special, scores, number_to_predict(lengths, mask_prob))
+        numbers, columns = (np.arange(size, dtype=np.uint64) for size in self.ids.shape)
+        scores, draws = (uniform(_SEED, s, numbers[:, None], columns[None, :]) for s in range(2))
+        self.masked = choose_positions(
+            ~special, scores, number_to_predict(attention_mask.sum(axis=1), mask_prob)
+        )
+        self.draws = torch.from_numpy(draws[self.masked])
 
     def __call__(self, objective: nn.Module) -> Samples:
         """Ask the models of `objective`, in evaluation mode; they are left in the mode that they were in."""
@@ -124,11 +126,10 @@ class Probe:
             logits = filler(
                 **self._batch(masked, filler), logits_to_keep=torch.from_numpy(self.masked).to(filler.device)
             ).logits
-            probabilities = logits.float().softmax(-1).cpu().numpy()
-            filled = self._filled(probabilities)
-            shown[self.masked] = _draw(probabilities, self.draws[self.masked])
-        elif judge is not None:  # replacements are any tokens, equally likely
-            shown[self.masked] = (self.draws[self.masked] * len(self.tokenizer)).astype(np.int64)
+            filled = self._filled(logits.float().softmax(-1).cpu().numpy())
+            shown[self.masked] = sample_tokens(logits, self.draws.to(logits.device)).cpu().numpy()
+        elif judge is not None:
+            shown[self.masked] = uniform_tokens(self.draws, len(self.tokenizer)).numpy()
         if judge is None:
             return Samples(tuple(filled))
         suspicion = judge(**self._batch(shown, judge)).logits.float().sigmoid().cpu().numpy()
@@ -162,10 +163,3 @@ class Probe:
 
     def _tokens(self, ids: np.ndarray | Sequence[int]) -> list[str]:
         return self.tokenizer.convert_ids_to_tokens([int(number) for number in ids])
-
-
-def _draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """One token a row of (n, V), by inverting its cumulative distribution at a number in [0, 1)."""
-    cumulative = probabilities.cumsum(1)
-    wanted = uniforms[:, None] * cumulative[:, -1:]
-    return np.minimum((cumulative <= wanted).sum(1), probabilities.shape[1] - 1)

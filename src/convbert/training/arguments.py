@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from convbert.errors import InputError
+from convbert.ops.backends import supports_bfloat16
 from convbert.training.callbacks import Clock
 
 _NEVER = 10**8
@@ -58,7 +59,7 @@ def training_arguments(
     Raises:
         InputError: `fsdp` without GPUs or in a single process, or the package behind `report_to` is missing.
     """
-    use_cpu = device == "cpu" or not torch.accelerator.is_available()
+    use_cpu = uses_cpu(device)
     if fsdp:
         _check_fsdp(use_cpu)
     if report_to == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
@@ -98,10 +99,29 @@ def training_arguments(
         **(_fsdp() if fsdp else {}),
     )
     _ = arguments.device  # sets the devices up
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # several GPUs are used by several processes, not by threads of one
+    # Several GPUs are used by several processes, not by threads of one.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def uses_cpu(device: str | None) -> bool:
+    """Whether a run that was asked for on `device` ("cpu", or None for what is there) runs on a CPU."""
+    return device == "cpu" or not torch.accelerator.is_available()
+
+
+def uses_bfloat16(asked: bool | str, device: str | None) -> bool:
+    """Whether a run on `device` autocasts to bfloat16: as asked, or with "auto" where the hardware multiplies it."""
+    if asked != "auto":
+        return bool(asked)
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
+
+
+def launched_processes(device: str | None) -> Any:
+    """accelerate's view of this process among others."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=uses_cpu(device))
 
 
 def _fsdp() -> dict[str, Any]:

@@ -100,7 +100,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self._losses_of_step: list[Tensor] = []
         self._pace = Pace()
         self._skipped_steps = self._skipped_in_a_row = 0
-        self._batches_of_step = 0
 
     # ------------------------------------------------------------------------------------------- batches
 
@@ -127,7 +126,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
         except RuntimeError as error:
             raise _as_input_error(error) from error
         self._pace.wait(monotonic() - started)
-        self._batches_of_step = 0
         if not batches:  # the clock had already run out
             self.control.should_training_stop = True
             return batches, None
@@ -156,8 +154,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         args = self.args
-        number = self.state.global_step * args.gradient_accumulation_steps + self._batches_of_step
-        self._batches_of_step += 1
+        number = self.state.global_step * args.gradient_accumulation_steps + len(self._losses_of_step)
         seed_all(args.seed, number * args.world_size + args.process_index)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._losses_of_step.append(loss)

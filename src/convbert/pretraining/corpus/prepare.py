@@ -108,15 +108,14 @@ class Preparation:
     workers: int = 1
     engine: str = "local"
 
-    def is_done(self, vocabulary: Vocabulary) -> bool:
-        """Whether the folder holds exactly this. Reads nothing but the manifest."""
+    def finished(self, vocabulary: Vocabulary) -> Manifest | None:
+        """The manifest, if the folder holds exactly this. Reads nothing else."""
         stored = Manifest.read(self.folder)
         if stored is None or not stored.complete:
-            return False
+            return None
         inputs = find_sources(self.source)
-        return self._manifest(vocabulary, inputs).recipe == stored.recipe and stored.identity == [
-            source.identity for source in inputs
-        ]
+        is_same = self._manifest(vocabulary, inputs).recipe == stored.recipe
+        return stored if is_same and stored.identity == [source.identity for source in inputs] else None
 
     def run(self, vocabulary: Vocabulary, watch: Watch = lambda progress: None) -> Manifest:
         """Make what is not there yet. The caller holds the folder's lock: see `locked`.
