@@ -10,7 +10,18 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks import bandwidth, forward, int8, masked_lm, memory, padding, pipeline, readme, training
+from benchmarks import (
+    bandwidth,
+    forward,
+    int8,
+    masked_lm,
+    memory,
+    padding,
+    pipeline,
+    pretraining,
+    readme,
+    training,
+)
 from benchmarks.report import RESULTS, ROOT
 from benchmarks.run import Run, run_part
 
@@ -23,6 +34,7 @@ PARTS = {
     "int8": int8,
     "padding": padding,
     "bandwidth": bandwidth,
+    "pretraining": pretraining,
 }
 
 

@@ -41,7 +41,7 @@ class Case:
         sentences: how many, in place of a rectangle.
         half_padded: half of the rectangle's positions are padding, in rows of unequal length.
         dtype: name of the precision in which everybody computes.
-        step: "forward" or "training".
+        step: "forward" or "training"; in pre-training, the objective: "rtd" or "mlm".
     """
 
     size: str
@@ -144,6 +144,16 @@ def padding_cases(device: torch.device) -> list[Case]:
     return _in(dtypes(device)[-1:], steps)
 
 
+def pretraining_cases(device: torch.device) -> list[Case]:
+    shapes = (
+        [Case("small", (16, 128)), Case("medium-small", (16, 128)), Case("base", (4, 128))]
+        if device.type == "cpu"
+        else [Case("small", (128, 128)), Case("base", (256, 128))]
+    )
+    steps = [replace(case, step=objective) for case in shapes for objective in ("rtd", "mlm")]
+    return _in(dtypes(device), steps)
+
+
 @dataclass(frozen=True)
 class Bar:
     """A figure to reach: a subject's measure, or its ratio to another's, at most or at least so much.
@@ -173,6 +183,7 @@ OURS, THEIRS, FLOOR = "ours", "transformers' ConvBERT", "floor"
 COMPILED = f"{THEIRS}, compiled"
 FILLED = "ours, all positions filled"
 COPY = "copy of as many bytes"
+SPEED, UTILISATION, INPUT_WAIT = "tokens a second", "utilisation in %", "input wait in %"
 THEIRS_FLOAT32 = f"{THEIRS}, float32"
 ELECTRA, BERT = "transformers' ELECTRA, SDPA", "transformers' BERT, SDPA"
 RIVAL = {"tiny": ELECTRA, "small": ELECTRA, "medium-small": ELECTRA, "base": BERT}
@@ -218,6 +229,15 @@ BARS = [
     Bar("pipeline", "embedded model, lost against float32", "ours, int8", at_most=0.5, dtype="any"),
     Bar("masked_lm", "base 8×128", "ours, all logits", OURS, at_least=1.2),
     Bar("int8", "base 8×128", THEIRS, "ours, int8", at_least=3.0, dtype="int8"),
+    *(
+        Bar("pretraining", f"rtd, {case}", INPUT_WAIT, at_most=2.0)
+        for case in ("small 16×128", "medium-small 16×128", "base 4×128")
+    ),
+    *(
+        Bar("pretraining", f"rtd, {case}", INPUT_WAIT, at_most=2.0, **_GPU)
+        for case in ("small 128×128", "base 256×128")
+    ),
+    Bar("pretraining", "rtd, base 256×128", SPEED, at_least=400_000.0, **_GPU),
     *_ON_TRAINING_GPU,
     *(
         Bar("bandwidth", f"span_dynamic_conv {way}", COPY, OURS, at_least=0.6, **_GPU)

@@ -18,6 +18,7 @@ from benchmarks import (
     oracle,
     padding,
     pipeline,
+    pretraining,
     readme,
     report,
     timing,
@@ -212,6 +213,20 @@ def test_padding_measures_a_tiny_case(step):
 def test_masked_lm_measures_a_tiny_case():
     (row,) = masked_lm.measure(TINY, QUICK)
     assert set(row.values) == {OURS, masked_lm.ALL, THEIRS}
+
+
+@pytest.mark.parametrize("objective", ["rtd", "mlm"])
+def test_pretraining_measures_a_tiny_case(objective):
+    case = Case("tiny", (4, 32), step=objective)
+    (row,) = pretraining.measure(case, replace(QUICK, rounds=3))
+    assert {name: len(values) for name, values in row.values.items()} == {
+        cases.SPEED: 3,
+        cases.UTILISATION: 3,
+        cases.INPUT_WAIT: 3,
+    }
+    assert all(
+        0 < value < 100 for name in (cases.UTILISATION, cases.INPUT_WAIT) for value in row.values[name]
+    )
 
 
 @pytest.mark.parametrize("op", bandwidth.OPS)

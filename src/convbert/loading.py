@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from convbert import embedded
+from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.heads.multiple_choice import ConvBertForMultipleChoice
@@ -77,6 +78,47 @@ def load(
     model = _read(_embedded_folder(name) if source is None else os.fspath(source), name)
     set_precision(model, precision, place)
     return model.to(place).eval()
+
+
+def find_model(source: str | os.PathLike[str] | None) -> str:
+    """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded model.
+
+    Raises:
+        InputError: it can only be a folder, and there is none with a model in it.
+    """
+    if source is None or source == "embedded":
+        return str(embedded.folder())
+    name = os.fspath(source)
+    check_source(name)
+    return name
+
+
+def load_filled(
+    model_class: type[ConvBertPreTrainedModel],
+    source: str,
+    config: ConvBertConfig | None = None,
+    *,
+    optional_head: bool = False,
+) -> Any:
+    """Load a model in fp32, to train it, and refuse weights that leave a part of it random.
+
+    Args:
+        config: in place of the stored one.
+        optional_head: what lies above the encoder may be missing.
+    """
+    options: dict[str, Any] = {} if config is None else {"config": config}
+    with quiet_loading():
+        model, info = model_class.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
+    if optional_head:
+        missing = [name for name in missing if name.startswith(f"{model_class.base_model_prefix}.")]
+    if missing:
+        raise InputError(
+            f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
+        )
+    return model
 
 
 def find_task(task: str) -> str:

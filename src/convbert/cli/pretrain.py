@@ -44,6 +44,13 @@ def run(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin with the weights of this model: a folder, a name on the Hub, or embedded. Its vocabulary is "
+            "taken, too; recipe and settings must describe its architecture."
+        ),
+    ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Tokens in the vocabulary that is learned.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens in a full sequence.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Length of the run in optimizer steps.")] = None,
@@ -71,7 +78,7 @@ def run(
         typer.Option("--json", help="Write the final figures, or those of --dry-run, as JSON to stdout."),
     ] = False,
 ) -> int:
-    """Train a model from scratch on text: one paragraph a line, an empty line between documents.
+    """Train a model on text: one paragraph a line, an empty line between documents.
 
     Progress goes to stderr, and to report.html in the output folder. Ctrl-C and SIGTERM save a checkpoint and end;
     killed or not, the same command goes on from the last checkpoint.
@@ -81,18 +88,20 @@ def run(
       convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
       convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
       torchrun --nproc-per-node 8 -m convbert pretrain --recipe base --corpus corpus/ --output runs/base
+      convbert pretrain --recipe embedded --corpus recipes.txt --start-from embedded --output runs/cook
       convbert pretrain --recipe base --corpus corpus/ --dry-run
       convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
     """
     require("train", "convbert pretrain")
     from convbert.pretraining.recipes import recipe as find_recipe
-    from convbert.pretraining.run import pretrain as train_from_scratch
+    from convbert.pretraining.run import pretrain as train
 
     if device not in (None, "cpu"):
         raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
     plan = find_recipe(recipe)
     changes = {
         "objective": objective,
+        "start_from": start_from,
         "vocab_size": vocab_size,
         "sequence_length": sequence_length,
         "max_steps": max_steps,
@@ -113,7 +122,7 @@ def run(
         return 0
     if output is None:
         raise InputError("--output is missing: name a folder for the run, or say --dry-run")
-    result = train_from_scratch(
+    result = train(
         plan,
         corpus,
         output,

@@ -15,16 +15,14 @@ from convbert.finetuning.inference import Split
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
 from convbert.finetuning.start import (
-    find_model,
     kind_of_model,
-    load_filled,
     read_config,
     read_task,
     read_tokenizer,
 )
 from convbert.finetuning.tasks import TASKS, Task
 from convbert.finetuning.writing import submission, write_predictions
-from convbert.loading import find_device
+from convbert.loading import find_device, find_model, load_filled
 from convbert.model import ConvBertPreTrainedModel
 from convbert.optional import require
 from convbert.precision import Precision, set_precision

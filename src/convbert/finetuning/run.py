@@ -25,9 +25,10 @@ from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.seed import Report, SeedTrainer
-from convbert.finetuning.start import check_head, find_model, read_config, read_tokenizer
+from convbert.finetuning.start import check_head, read_config, read_tokenizer
 from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
+from convbert.loading import find_model
 from convbert.optional import require
 from convbert.saving import read_json, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast

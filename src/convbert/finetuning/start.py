@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from convbert import embedded
 from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
 from convbert.errors import InputError
@@ -19,7 +16,7 @@ from convbert.finetuning.linear_head import use_linear_head
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
-from convbert.loading import check_source, quiet_loading
+from convbert.loading import load_filled
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 
@@ -27,19 +24,6 @@ TASK_FILE = "finetuning.json"
 """Beside the weights: the task and the plan that the model was trained with."""
 
 _PRETRAINED = ("ConvBertModel", "ConvBertForMaskedLM", "ConvBertForPreTraining")
-
-
-def find_model(source: str | os.PathLike[str] | None) -> str:
-    """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded model.
-
-    Raises:
-        InputError: it can only be a folder, and there is none with a model in it.
-    """
-    if source is None or source == "embedded":
-        return str(embedded.folder())
-    name = os.fspath(source)
-    check_source(name)
-    return name
 
 
 def read_config(source: str) -> ConvBertConfig:
@@ -94,23 +78,6 @@ def build_model(
     model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())
     if plan.head == "linear" and isinstance(model, ConvBertForSequenceClassification):
         use_linear_head(model)
-    return model
-
-
-def load_filled(
-    model_class: type[ConvBertPreTrainedModel], source: str, config: ConvBertConfig | None = None
-) -> Any:
-    """Load a model in fp32 and refuse weights that leave a part of it random."""
-    options: dict[str, Any] = {} if config is None else {"config": config}
-    with quiet_loading():
-        model, info = model_class.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
-    if missing:
-        raise InputError(
-            f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
-        )
     return model
 
 

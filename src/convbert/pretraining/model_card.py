@@ -63,6 +63,10 @@ def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str
     held_out = {name: value for name, value in metrics.items() if name.startswith(("heldout_", "baseline_"))}
     cost = {name: value for name, value in metrics.items() if name not in held_out}
     sections = [_introduction(plan, architecture)]
+    if plan.start_from is not None:
+        sections.append(
+            f"Training began with the weights of `{plan.start_from}`, which this card does not count.\n"
+        )
     if held_out:
         notes = f"{_FIGURES_NOTE}\n{_REPLACED_NOTE}" if plan.objective == "rtd" else _FIGURES_NOTE
         sections.append(f"## Held-out figures\n\n{_table(held_out)}\n\n{notes}\n")

@@ -32,6 +32,9 @@ class PretrainingPlan:
         mask_prob, whole_words: see `Masking`.
         mask_token_prob, random_token_prob: likewise; None stands for the objective's own, 0.85 and 0 with "rtd", 0.8
             and 0.1 with "mlm".
+        start_from: a model whose weights the run begins with, in place of random ones: a folder, a name on the Hub, or
+            "embedded". Its vocabulary is the run's, and its architecture must be the plan's.
+        start_generator_from: likewise, for the generator.
         generator_hidden_size, generator_layers: of "rtd", as fractions of the discriminator's; see
             `generator_config`.
         untied_generator_embeddings: the generator has embeddings of its own.
@@ -76,6 +79,8 @@ class PretrainingPlan:
     mask_token_prob: float | None = None
     random_token_prob: float | None = None
     whole_words: bool = False
+    start_from: str | None = None
+    start_generator_from: str | None = None
     generator_hidden_size: float = 0.25
     generator_layers: float = 1.0
     untied_generator_embeddings: bool = False
@@ -123,6 +128,8 @@ class PretrainingPlan:
             )
         if self.bf16 not in (True, False, "auto"):
             raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
+        if self.start_generator_from is not None and (self.objective != "rtd" or self.uniform_generator):
+            raise InputError("start_generator_from is given, and this plan has no generator")
         self._check_ranges()
         self._check_model()
 

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining import baselines
+from convbert.pretraining.beginning import begin, check_beginning, tokenizer_of
 from convbert.pretraining.data import (
     EpochSampler,
     PathLike,
@@ -81,7 +82,7 @@ def pretrain(
     device: str | None = None,
     report: Report = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> PretrainingResult:
-    """Train a model from scratch on text files.
+    """Train a model on text files, from scratch or from the weights of another (`start_from` in the plan).
 
     Writes to `output_dir`: `tokenizer/` (where none is given), `data/` (the tokenised corpus), `plan.json`,
     `checkpoint-*/`, `log.jsonl`, `report.html`, and at the end `model/` (weights, configuration, tokenizer, model card,
@@ -121,6 +122,7 @@ def pretrain(
         try:
             with processes.main_process_first():  # the others find its work done
                 resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+                check_beginning(plan, len(resolved))
                 train = prepare(corpus, "train")
                 held = None if heldout is None else prepare(heldout, "heldout")
             check_enough(plan, train)
@@ -169,6 +171,9 @@ class Run:
         checkpoint = last_checkpoint(self.folder.root)
         if checkpoint is not None:
             self.report(f"going on from {checkpoint}")
+        else:
+            for name, source in begin(objective, self.plan).items():
+                self.report(f"{name}: begins with the weights of {source}")
         self.report(self._summary(objective, trainer))
         with stop.listening():
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -329,11 +334,14 @@ def resolve_tokenizer(
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Report,
 ) -> PreTrainedTokenizerBase:
-    """The given tokenizer; or that of the run in `folder`, learned from the corpus the first time."""
+    """The given tokenizer, else that of the model to start from, else that of a prepared corpus, else one learned from
+    the corpus, which is then kept in `folder`."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return check_tokenizer(tokenizer, "the given tokenizer")
     if tokenizer is not None:
         return load_tokenizer(tokenizer)
+    if plan.start_from is not None:
+        return tokenizer_of(plan.start_from)
     if (folder.tokenizer / "tokenizer.json").exists():
         return load_tokenizer(folder.tokenizer)
     if (prepared := prepared_folder(corpus)) is not None:

@@ -1,0 +1,157 @@
+"""Runs that begin with trained weights."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from convbert import ConvBertForMaskedLM, embedded
+from convbert.cli import main
+from convbert.errors import InputError
+from convbert.pretraining.beginning import begin, check_beginning
+from convbert.pretraining.objective import build_objective
+from convbert.pretraining.recipes import recipe, smoke
+from convbert.pretraining.run import pretrain
+
+FIELDS = {"vocab_size": 200, "bf16": False, "max_steps": 4, "save_every": 2, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def first(corpus, tmp_path_factory):
+    """A finished run with replaced token detection."""
+    folder = tmp_path_factory.mktemp("first") / "run"
+    pretrain(smoke(**FIELDS), corpus, folder, device="cpu", report=lambda message: None)
+    return folder
+
+
+def vocab_size(run):
+    return len((run / "model/vocab.txt").read_text(encoding="utf-8").splitlines())
+
+
+def objective_of(plan, run):
+    torch.manual_seed(5)
+    return build_objective(plan, plan.model_config(vocab_size(run)))
+
+
+def assert_holds(model, folder):
+    """The model's weights are those stored in the folder, to the last bit."""
+    stored, own = load_file(folder / "model.safetensors"), model.state_dict()
+    assert stored
+    for name, weight in stored.items():
+        assert torch.equal(own[name], weight), name
+
+
+def test_both_models_begin_where_the_other_run_ended(first):
+    plan = smoke(**FIELDS, start_from=str(first / "model"), start_generator_from=str(first / "generator"))
+    objective = objective_of(plan, first)
+    begin(objective, plan)
+    assert_holds(objective.discriminator, first / "model")
+    assert_holds(objective.generator, first / "generator")
+    # Loading must not undo the sharing.
+    assert objective.generator.convbert.embeddings is objective.discriminator.convbert.embeddings
+    assert (
+        objective.generator.generator_lm_head.weight
+        is objective.discriminator.convbert.embeddings.word_embeddings.weight
+    )
+
+
+def test_a_generator_that_is_not_given_starts_anew_on_the_given_embeddings(first):
+    plan = smoke(**FIELDS, start_from=str(first / "model"))
+    objective, untouched = objective_of(plan, first), objective_of(plan, first)
+    begin(objective, plan)
+    assert_holds(objective.discriminator, first / "model")
+    ours = objective.generator.convbert.encoder.state_dict()
+    for name, weight in untouched.generator.convbert.encoder.state_dict().items():
+        assert torch.equal(ours[name], weight)
+
+
+def test_a_discriminator_can_become_a_masked_language_model_with_a_new_head(first):
+    plan = smoke(**FIELDS, objective="mlm", start_from=str(first / "model"))
+    objective = objective_of(plan, first)
+    begin(objective, plan)
+    stored = load_file(first / "model/model.safetensors")
+    own = objective.model.state_dict()
+    encoder = [name for name in stored if name.startswith("convbert.")]
+    assert encoder
+    assert all(torch.equal(own[name], stored[name]) for name in encoder)
+
+
+def test_a_run_goes_on_training_what_it_began_with(first, corpus, tmp_path):
+    """The first logged loss is that of the given weights, with their vocabulary; a resumed run does not begin again."""
+    messages: list[str] = []
+    plan = smoke(**FIELDS, start_from=str(first / "model"), start_generator_from=str(first / "generator"))
+    pretrain(plan, corpus, tmp_path / "run", device="cpu", report=messages.append)
+    assert any("begins with the weights" in message for message in messages)
+    assert not (tmp_path / "run/tokenizer").exists()
+    vocabulary = "model/vocab.txt"
+    assert (tmp_path / "run" / vocabulary).read_bytes() == (first / vocabulary).read_bytes()
+    assert "began with the weights" in (tmp_path / "run/model/README.md").read_text()
+
+    # Killed after its second step: it goes on from there.
+    for left in ("model", "generator", "checkpoint-4"):
+        shutil.rmtree(tmp_path / "run" / left)
+    (tmp_path / "run/metrics.json").unlink()
+    before = load_file(first / "model/model.safetensors")
+    messages.clear()
+    pretrain(plan, corpus, tmp_path / "run", device="cpu", report=messages.append)
+    assert not any("begins with the weights" in message for message in messages)
+    after = load_file(tmp_path / "run/model/model.safetensors")
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+def test_the_embedded_model_fits_its_recipe():
+    plan = recipe("embedded", start_from="embedded")
+    objective = build_objective(plan, plan.model_config(12_288))
+    check_beginning(plan, 12_288)
+    begin(objective, plan)
+    given = ConvBertForMaskedLM.from_pretrained(embedded.folder(), dtype=torch.float32).state_dict()
+    for name, weight in objective.model.state_dict().items():
+        assert torch.equal(weight, given[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 64}, "hidden_size is 32 there, 64 here"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 2 there, 3 here"),
+        ({"conv_kernel_size": 5}, "conv_kernel_size is 9 there, 5 here"),
+    ],
+)
+def test_another_architecture_is_refused_and_the_field_named(first, changes, said):
+    plan = smoke(**FIELDS, **changes, start_from=str(first / "model"))
+    with pytest.raises(InputError, match=said):
+        check_beginning(plan, vocab_size(first))
+
+
+def test_another_vocabulary_is_refused_before_the_corpus_is_read(first, corpus, tmp_path, tokenizer):
+    plan = smoke(**FIELDS, start_from="embedded", num_hidden_layers=6)
+    with pytest.raises(InputError, match="vocab_size is 12288 there"):
+        pretrain(plan, corpus, tmp_path / "run", tokenizer=tokenizer, report=lambda message: None)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_models_of_two_runs_cannot_share_their_embeddings(first, corpus, tmp_path):
+    second = tmp_path / "second"
+    pretrain(smoke(**FIELDS, seed=1), corpus, second, device="cpu", report=lambda message: None)
+    plan = smoke(**FIELDS, start_from=str(first / "model"), start_generator_from=str(second / "generator"))
+    with pytest.raises(InputError, match="other embeddings"):
+        begin(objective_of(plan, first), plan)
+
+
+def test_a_generator_needs_a_plan_with_one(first):
+    with pytest.raises(InputError, match="this plan has no generator"):
+        smoke(objective="mlm", start_generator_from=str(first / "generator"))
+
+
+@pytest.mark.parametrize("source", ["not/a/folder", "{corpus}"])
+def test_the_command_line_names_a_source_that_is_none(source, corpus, tmp_path, capsys):
+    source = source.format(corpus=corpus)
+    code = main(
+        [
+            *("pretrain", "--recipe", "smoke", "--corpus", str(corpus), "--output", str(tmp_path / "run")),
+            *("--start-from", source),
+        ]
+    )
+    assert code == 2
+    assert source in capsys.readouterr().err
