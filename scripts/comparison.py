@@ -134,12 +134,12 @@ def plan_of(contender: str, settings: Settings, tokenizer: Any, length: float) -
 
 
 def with_steps(plan: PretrainingPlan, steps: int) -> PretrainingPlan:
-    """The same plan, so many steps long: a tenth of them warm up, as many evaluations as ten."""
+    """The same plan, so many steps long: a tenth of them warm up; five evaluations."""
     tenth = max(1, steps // 10)
     return plan.override(
         max_steps=steps,
         warmup_steps=tenth,
-        evaluate_every=tenth,
+        evaluate_every=max(1, steps // 5),
         save_every=tenth,
         log_every=max(1, tenth // 10),
     )
@@ -222,7 +222,14 @@ def run(
     if unknown := sorted(set(names) - set(CONTENDERS)):
         raise typer.BadParameter(f"no contender named {', '.join(unknown)}")
     if not (runs / "settings.json").exists():
-        prepare(runs, corpus, heldout, tasks_folder, scale, minutes_per_run, tokens, tasks, epochs, device)
+        tuning = {} if epochs is None else {"epochs": epochs}
+        chosen = tuple(tasks.split(","))
+        prepare(
+            runs,
+            Settings(corpus, heldout, tasks_folder, chosen, scale, tokens or 0, tuning),
+            minutes_per_run,
+            device or None,
+        )
     for seed in range(seeds):
         for each in (Cell(name, budget, seed) for budget in BUDGETS for name in names):
             if each.contender == "convbert" and each.budget == "flops":
@@ -242,31 +249,21 @@ def run(
     write_page(runs)
 
 
-def prepare(
-    runs: Path,
-    corpus: str,
-    heldout: str,
-    tasks_folder: str,
-    scale: str,
-    minutes: float,
-    tokens: int | None,
-    tasks: str,
-    epochs: float | None,
-    device: str,
-) -> None:
-    """Learn the vocabulary, tokenise the text, find the number of tokens, and keep the settings."""
-    plan = recipe("small").override(objective="rtd", **SCALES[scale])
+def prepare(runs: Path, settings: Settings, minutes: float, device: str | None) -> None:
+    """Learn the vocabulary, tokenise the text, find the number of tokens where it is 0, and keep the settings."""
+    plan = recipe("small").override(objective="rtd", **SCALES[settings.scale])
     runs.mkdir(parents=True, exist_ok=True)
     if not (runs / "tokenizer" / "tokenizer.json").exists():
         say(f"learning a vocabulary of {plan.vocab_size}")
-        train_wordpiece(corpus, plan.vocab_size, runs / "tokenizer", limit_alphabet=plan.limit_alphabet)
-    if tokens is None:
-        estimate = dry_run(plan, corpus, tokenizer=runs / "tokenizer", device=device or None)
-        tokens = round(estimate.tokens_per_second * 60 * minutes)
-    tokenizer = load_tokenizer(runs / "tokenizer")
-    prepare_sequences(corpus, tokenizer, runs / "data", plan.packing, report=say)
-    tuning = {} if epochs is None else {"epochs": epochs}
-    settings = Settings(corpus, heldout, tasks_folder, tuple(tasks.split(",")), scale, tokens, tuning)
+        train_wordpiece(
+            settings.corpus, plan.vocab_size, runs / "tokenizer", limit_alphabet=plan.limit_alphabet
+        )
+    prepare_sequences(
+        settings.corpus, load_tokenizer(runs / "tokenizer"), runs / "data", plan.packing, report=say
+    )
+    if not settings.tokens:
+        estimate = dry_run(plan, settings.corpus, tokenizer=runs / "tokenizer", device=device)
+        settings = replace(settings, tokens=round(estimate.tokens_per_second * 60 * minutes))
     write_atomically(runs / "settings.json", json.dumps(asdict(settings), indent=2) + "\n")
 
 
