@@ -55,6 +55,33 @@ def test_feed_forward_in_chunks(chunk):
     assert_close(build_block(feed_forward_chunk=chunk)(states, Layout()).states, whole, torch.float32)
 
 
+def whole_and_seen(listens_to):
+    """A training step's states and gradients, and what a listener at that place was given."""
+    block, seen = build_block(), []
+    if listens_to:
+        block.get_submodule(listens_to).register_forward_hook(
+            lambda _, inputs, out: seen.append((inputs[0], out))
+        )
+    states = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    out = block(states, Layout()).states
+    gradients = torch.autograd.grad(out.square().sum(), [states, *block.parameters()])
+    return [out, *gradients], seen
+
+
+@pytest.mark.parametrize("place", ["intermediate", "intermediate.dense", "output", "output.dense"])
+def test_whoever_listens_in_training_hears_what_the_layer_says(place):
+    """The two halves of the feed-forward layer are only joined where nobody listens between them."""
+    expected, _ = whole_and_seen(None)
+    actual, seen = whole_and_seen(place)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_close(ours.detach(), theirs.detach(), torch.float32)
+    ((given, out),) = seen
+    assert out.shape[-1] == (24 if "intermediate" in place else 16)
+    if place in ("intermediate", "output", "output.dense"):
+        activated = out if place == "intermediate" else given
+        assert activated.min() > -0.2  # GELU's lowest value; before it, there are lower ones
+
+
 def test_readable_zeroes_what_the_convolution_may_not_read():
     states = torch.ones(1, 3, 2)
     layout = Layout(conv_mask=torch.tensor([[True, True, False]]))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convbert.layers.feed_forward import Intermediate, ResidualOutput
+from convbert.layers.feed_forward import Intermediate, ResidualOutput, feed_forward
 from convbert.layers.layout import Layout
 from convbert.layers.linear import Linear, build_linear
 from convbert.layers.mixed_attention import MixedAttention
@@ -89,10 +89,8 @@ class Block(nn.Module):
         states = self.attention.output(context, states)
         if self.feed_forward_chunk:
             chunks = states.split(self.feed_forward_chunk, dim=-2)
-            states = torch.cat([self._feed_forward(chunk) for chunk in chunks], dim=-2)
+            mapped = [feed_forward(self.intermediate, self.output, chunk) for chunk in chunks]
+            states = torch.cat(mapped, dim=-2)
         else:
-            states = self._feed_forward(states)
+            states = feed_forward(self.intermediate, self.output, states)
         return BlockOutput(states, mixed.attention_weights, mixed.kernel_logits)
-
-    def _feed_forward(self, states: Tensor) -> Tensor:
-        return self.output(self.intermediate(states), states)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from convbert.layers.linear import (
     project_and_gelu,
 )
 from convbert.layers.packed_linear import PackedLinear
+from convbert.ops import gelu_linear
 
 
 class Intermediate(nn.Module):
@@ -48,5 +50,18 @@ class ResidualOutput(nn.Module):
         """(..., I) and (..., C) to (..., C)."""
         # Whoever listens to `dense` may have kept what it gave.
         is_ours = is_plain(self.dense, Linear) or is_plain(self.dense, PackedLinear)
-        projected = self.dense(states)
-        return add_and_norm(self.dropout, self.LayerNorm, projected, residual, may_overwrite=is_ours)
+        return self.finish(self.dense(states), residual, may_overwrite=is_ours)
+
+    def finish(self, projected: Tensor, residual: Tensor, *, may_overwrite: bool) -> Tensor:
+        """What comes after the projection: (..., C) and (..., C) to (..., C)."""
+        return add_and_norm(self.dropout, self.LayerNorm, projected, residual, may_overwrite=may_overwrite)
+
+
+def feed_forward(first: Intermediate, second: ResidualOutput, states: Tensor) -> Tensor:
+    """Both halves, (..., C) to (..., C); where gradients are wanted, with one wide activation in memory and not two."""
+    is_plain_pair = is_plain(first, Intermediate) and is_plain(second, ResidualOutput)
+    dense = second.dense
+    if torch.is_grad_enabled() and is_plain_pair and first.activation is F.gelu and is_plain(dense, Linear):
+        projected = gelu_linear(first.dense(states), dense.weight, dense.bias)
+        return second.finish(projected, states, may_overwrite=True)
+    return second(first(states), states)

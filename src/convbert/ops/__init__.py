@@ -6,6 +6,7 @@ from convbert.ops.backends import Backend
 from convbert.ops.depthwise_conv import depthwise_conv
 from convbert.ops.dropout import dropout
 from convbert.ops.gelu import gelu
+from convbert.ops.gelu_linear import gelu_linear
 from convbert.ops.linear import linear, pack, packed_linear
 from convbert.ops.span_dynamic_conv import span_dynamic_conv
 from convbert.ops.unpad import Packing, pack_mask
@@ -18,6 +19,7 @@ __all__ = [
     "depthwise_conv",
     "dropout",
     "gelu",
+    "gelu_linear",
     "linear",
     "pack",
     "pack_mask",

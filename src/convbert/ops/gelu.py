@@ -27,6 +27,16 @@ def gelu(x: Tensor, *, may_overwrite: bool = False) -> Tensor:
     return _forward(x, x if may_overwrite else torch.empty_like(x))
 
 
+def gelu_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """`grad` times the derivative of GELU at `x`, of the same shape."""
+    if not compiled.takes(grad, x):
+        return torch.ops.aten.gelu_backward(grad, x)
+    grad, x = grad.contiguous(), x.contiguous()
+    grad_x = torch.empty_like(x)
+    compiled.call("gelu_backward", compiled.threads_for(x.numel()), x.numel(), grad, x, grad_x)
+    return grad_x
+
+
 def _forward(x: Tensor, out: Tensor) -> Tensor:
     compiled.call("gelu_forward", compiled.threads_for(x.numel()), x.numel(), x, out)
     return out
@@ -42,8 +52,4 @@ class _CompiledGelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        grad, x = grad.contiguous(), x.contiguous()
-        grad_x = torch.empty_like(x)
-        compiled.call("gelu_backward", compiled.threads_for(x.numel()), x.numel(), grad, x, grad_x)
-        return grad_x
+        return gelu_gradient(grad, *ctx.saved_tensors)
