@@ -60,7 +60,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 512,
         "vocab_size": 8192,
-        "batch_size": 32,
+        "batch_size": 8,  # so little text makes few steps of a larger batch
         "learning_rate": 1e-3,
         "generator_hidden_size": 0.5,
     },
@@ -134,12 +134,12 @@ def plan_of(contender: str, settings: Settings, tokenizer: Any, length: float) -
 
 
 def with_steps(plan: PretrainingPlan, steps: int) -> PretrainingPlan:
-    """The same plan, so many steps long: a tenth of them warm up; five evaluations."""
+    """The same plan, so many steps long: a tenth of them warm up; four evaluations."""
     tenth = max(1, steps // 10)
     return plan.override(
         max_steps=steps,
         warmup_steps=tenth,
-        evaluate_every=max(1, steps // 5),
+        evaluate_every=max(1, steps // 4),
         save_every=tenth,
         log_every=max(1, tenth // 10),
     )
