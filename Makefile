@@ -12,8 +12,9 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
+# A process for each core; the tests of a file stay together, so that what they share is made once.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 # Kernels, layers and model: what a change to the mathematics is likely to break.
 test-fast: $(READY)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from convbert.errors import InputError
 
 EXTRAS = {
-    "train": ("accelerate", "datasets", "filelock", "matplotlib", "scikit-learn", "scipy"),
+    "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
     "lora": ("peft",),
     "ray": ("ray",),
 }

@@ -1,4 +1,4 @@
-"""Write files, and the files of a model folder, whole or not at all."""
+"""Write files, and the files of a folder, whole or not at all, and as the only process that does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from convbert.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
 
@@ -72,6 +77,57 @@ def whole_folder(folder: PathLike) -> Iterator[Path]:
         if is_new:
             shutil.rmtree(target, ignore_errors=True)
         raise
+
+
+@contextmanager
+def own_folder(folder: PathLike, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Be the only process that does something in a folder, which is made where missing.
+
+    The lock is on the folder itself, leaves no file, and goes with the process, however that ends. On Windows, and on
+    file systems without locks, nothing is guarded.
+
+    Args:
+        doing: what, for the process that is refused, as "training".
+        wait: for the other to end, instead of refusing.
+
+    Raises:
+        InputError: another process is at it, or the folder cannot be written.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; the output must be a folder")
+    with _naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY) if fcntl is not None else None
+    if descriptor is None:
+        yield
+        return
+    _held.add(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        _let_go(descriptor)
+        raise InputError(f"{path}: another process is {doing} in this folder") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        _let_go(descriptor)
+
+
+_held: set[int] = set()
+
+
+def _let_go(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    # Processes that the owner starts must not keep its lock when it is killed.
+    os.register_at_fork(after_in_child=lambda: _let_go(*_held))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

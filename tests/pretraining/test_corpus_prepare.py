@@ -14,11 +14,12 @@ from convbert.cli import main
 from convbert.errors import InputError
 from convbert.pretraining.corpus import prepare as preparing
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.prepare import Preparation, locked
+from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.reading import Sources
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import open_corpus, prepare_sequences, vocabulary_of
+from convbert.saving import own_folder
 
 PACKING = Packing(32, 4, "two")
 
@@ -30,7 +31,7 @@ def small_blocks(monkeypatch):
 
 def run(source, tokenizer, folder, **options) -> Manifest:
     """Prepare without a tokenizer folder, and the files whose shards were made anew."""
-    with locked(folder):
+    with own_folder(folder, "preparing"):
         return Preparation(source, folder, PACKING, **options).run(vocabulary_of(tokenizer))
 
 
@@ -183,16 +184,16 @@ def test_workers_start_without_the_heavy_libraries():
 
 def test_two_at_once_on_one_folder_are_refused(corpus, own_tokenizer, tmp_path, capsys):
     words = command(corpus, own_tokenizer, tmp_path / "out")
-    with locked(tmp_path / "out"):
+    with own_folder(tmp_path / "out", "preparing a corpus"):
         assert main(words) == 2
     assert "another process is preparing" in capsys.readouterr().err
-    assert main(words) == 0  # the lock file that is left does not hold anybody up
+    assert main(words) == 0
 
 
 def test_a_process_that_waits_for_another_opens_what_that_one_made(corpus, tokenizer, tmp_path):
     program = (
-        "import sys, time; from convbert.pretraining.corpus.prepare import locked\n"
-        "with locked(sys.argv[1]): print('locked', flush=True); time.sleep(1.0)"
+        "import sys, time; from convbert.saving import own_folder\n"
+        "with own_folder(sys.argv[1], 'preparing'): print('locked', flush=True); time.sleep(1.0)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "data" / "train"], stdout=subprocess.PIPE, text=True
@@ -293,7 +294,7 @@ def test_the_command_learns_a_vocabulary_counts_and_is_repeatable(corpus, tmp_pa
     words += ["--vocab-size", "300", "--sequence-length", "64", "--segments", "two", "--json"]
     assert main(words) == 2
     assert "b.txt: is empty" in capsys.readouterr().err
-    assert not any(path.is_file() and path.name != ".lock" for path in (tmp_path / "out").rglob("*"))
+    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
     words.append("--skip-bad-files")
     assert main(words) == 0
     out, err = capsys.readouterr()

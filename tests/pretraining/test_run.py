@@ -13,12 +13,12 @@ from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.heads.replaced_token import ConvBertForPreTraining
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.pretraining.data import open_corpus
-from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.replaced_token import ReplacedTokenDetection
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
+from convbert.saving import own_folder
 from convbert.training import callbacks
 from convbert.training.callbacks import HistoryFile
 from convbert.training.trainer import ObjectiveTrainer
@@ -246,7 +246,7 @@ def test_another_plan_or_corpus_is_refused_with_what_differs(corpus, heldout_tex
 
 
 def test_a_folder_in_use_is_refused(corpus, tmp_path):
-    with RunFolder(tmp_path).locked(), pytest.raises(InputError, match="another process is training"):
+    with own_folder(tmp_path, "training"), pytest.raises(InputError, match="another process is training"):
         pretrain(plan(), corpus, tmp_path)
 
 
@@ -302,3 +302,13 @@ def test_an_output_that_is_a_file_is_refused(corpus, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match="is a file"):
         pretrain(plan(), corpus, tmp_path / "out")
+
+
+def test_tensorboard_gets_the_curves(corpus, heldout_text, tmp_path):
+    """Through Trainer's own callback; event files hold their tags as plain bytes."""
+    changes = {"max_steps": 4, "save_every": 4, "evaluate_every": 4, "report_to": "tensorboard"}
+    pretrain(plan(**changes), corpus, tmp_path / "run", heldout=heldout_text, device="cpu", report=print)
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    written = events.read_bytes()
+    for tag in (b"train/loss", b"train/tokens_per_second", b"heldout_replaced_auc"):
+        assert tag in written

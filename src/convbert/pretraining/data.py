@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, locked, tell_now_and_then
+from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, tell_now_and_then
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, ShardReader
 from convbert.pretraining.corpus.sources import PathLike, Source
 from convbert.pretraining.masking import uniform
+from convbert.saving import own_folder
 
 __all__ = [
     "EpochSampler",
@@ -198,7 +199,7 @@ def prepare_sequences(
     folder = Path(cache_dir, name)
     preparation = Preparation(source, folder, packing)
     vocabulary = vocabulary_of(tokenizer)
-    with locked(folder, wait=True):
+    with own_folder(folder, "preparing a corpus", wait=True):
         if preparation.finished(vocabulary) is None:
             report(f"tokenising {name}")
             preparation.run(vocabulary, tell_now_and_then(report))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,6 @@ from typing import Any
 from convbert.errors import InputError
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.saving import read_json, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows has other locks, and no run there is guarded
-    fcntl = None  # type: ignore[assignment]
 
 # What may change when a run goes on; a change of anything else would make it another run. Batch size and accumulation
 # steps may, as long as a step takes equally many sequences: see `Run.data_record`.
@@ -78,28 +70,6 @@ class RunFolder:
         """The figures of a finished run; written last."""
         return self.root / "metrics.json"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from running in this folder; a process that dies lets go of it.
-
-        Raises:
-            InputError: a run is going on in it, or it cannot be made.
-        """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file; the output must be a folder")
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
-        descriptor = os.open(self.root, os.O_RDONLY)
-        _held.add(descriptor)
-        try:
-            _lock(descriptor, self.root)
-            yield
-        finally:
-            _held.discard(descriptor)
-            os.close(descriptor)
-
     def claim(self, plan: PretrainingPlan) -> bool:
         """Note the plan; whether the run is a new one.
 
@@ -155,27 +125,3 @@ class RunFolder:
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     changed = [name for name, value in wanted.items() if stored.get(name) != value]
     return "; ".join(f"{name} was {stored.get(name)}, now {wanted[name]}" for name in changed)
-
-
-def _lock(descriptor: int, root: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{root}: another process is training in this folder") from None
-    except OSError:  # a file system without locks
-        pass
-
-
-_held: set[int] = set()
-
-
-def _let_go() -> None:
-    """A lock is the run's alone: processes that it starts must not keep it when the run is killed."""
-    while _held:
-        os.close(_held.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)

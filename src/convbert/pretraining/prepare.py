@@ -10,12 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
-from convbert.pretraining.corpus.prepare import Preparation, Watch, locked
+from convbert.pretraining.corpus.prepare import Preparation, Watch
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import PathLike
 from convbert.pretraining.data import vocabulary_of
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
-from convbert.saving import whole_folder
+from convbert.saving import own_folder, whole_folder
 
 Report = Callable[[str], None]
 
@@ -51,7 +51,7 @@ def prepare(
     """
     folder = preparation.folder
     loaded = None if isinstance(tokenizer, NewVocabulary) else load_tokenizer(tokenizer)
-    with locked(folder):
+    with own_folder(folder, "preparing a corpus"):
         preparation.check_folder()
         learned = vars(tokenizer).copy() if isinstance(tokenizer, NewVocabulary) else None
         if loaded is None:

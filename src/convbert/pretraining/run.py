@@ -39,7 +39,7 @@ from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
-from convbert.saving import read_json, write_atomically
+from convbert.saving import own_folder, read_json, write_atomically
 from convbert.training.arguments import launched_processes, training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights
@@ -108,7 +108,7 @@ def pretrain(
     processes = launched_processes(device)
     if not processes.is_main_process:
         report = _say_nothing
-    with folder.locked() if processes.is_main_process else nullcontext():
+    with own_folder(folder.root, "training") if processes.is_main_process else nullcontext():
         is_new = folder.claim(plan) if processes.is_main_process else False
         processes.wait_for_everyone()
         if (metrics := read_json(folder.metrics)) is not None:

@@ -6,26 +6,24 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.optional import require
 from convbert.pretraining.corpus.encoding import Encoded, Encoder
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.reading import PLAIN, Block, Reading, Sources
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, Shard, sha256_of
-from convbert.pretraining.corpus.sources import Input, PathLike, Source, TextFile, find_sources
+from convbert.pretraining.corpus.sources import Input, Source, TextFile, find_sources
 from convbert.pretraining.corpus.workers import encode_in_order
 from convbert.saving import write_atomically
 
 JOURNAL = "journal.jsonl"
-_LOCK = ".lock"
 _PACKED = Packing()
-_OWN_FILES = {_LOCK, "tokenizer"}
+_OWN_FILES = {"tokenizer"}
 _SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
 
 
@@ -118,7 +116,7 @@ class Preparation:
         return stored if is_same and stored.identity == [source.identity for source in inputs] else None
 
     def run(self, vocabulary: Vocabulary, watch: Watch = lambda progress: None) -> Manifest:
-        """Make what is not there yet. The caller holds the folder's lock: see `locked`.
+        """Make what is not there yet. The caller owns the folder: see `own_folder`.
 
         Shards of an earlier run are kept where they are whole and were made from the same text in the same way.
 
@@ -273,29 +271,6 @@ class Preparation:
         for file in (self.folder / SHARDS).iterdir():
             if file.name not in wanted:
                 file.unlink()
-
-
-@contextmanager
-def locked(folder: PathLike, wait: bool = False) -> Iterator[None]:
-    """Be the only one who prepares `folder`. The lock of a process that has died holds nobody up.
-
-    Args:
-        wait: for another to end, instead of refusing.
-
-    Raises:
-        InputError: another process is at it, or the folder cannot be written.
-    """
-    require("train", "preparing a corpus")
-    from filelock import FileLock, Timeout
-
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(folder, _LOCK), timeout=-1 if wait else 0):
-            yield
-    except Timeout as error:
-        raise InputError(f"{folder}: another process is preparing a corpus in this folder") from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{folder}: is a file; the output must be a folder") from error
 
 
 class _Meter:
