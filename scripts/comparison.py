@@ -6,7 +6,7 @@
 
 Three contenders: `convbert`, replaced token detection; `electra`, the same objective with our encoder's attention
 alone, which is ELECTRA's encoder, head for head (a test compares the two); `bert`, that encoder and masked language
-modelling. `convbert-mlm`, the fourth corner, runs where it is asked for. Each is trained twice: on as many tokens as
+modelling; `convbert-mlm`, the fourth corner. Each is trained twice: on as many tokens as
 ConvBERT, and with as many floating-point operations (`convbert.pretraining.flops`). How many is found once, by timing
 ConvBERT, and kept in `settings.json`.
 
@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
@@ -59,7 +60,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 512,
-        "vocab_size": 8192,
+        "vocab_size": 2048,
         "batch_size": 8,  # so little text makes few steps of a larger batch
         "learning_rate": 1e-3,
         "generator_hidden_size": 0.5,
@@ -67,6 +68,8 @@ SCALES: dict[str, dict[str, Any]] = {
     "small": {"batch_size": 128, "learning_rate": 5e-4},
     "base": {"size": "base", "batch_size": 256, "learning_rate": 2e-4, "generator_hidden_size": 1 / 3},
 }
+TUNING: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 8}}
+"""Of fine-tuning, where it is not the recipe."""
 app = typer.Typer(add_completion=False)
 
 
@@ -213,16 +216,16 @@ def run(
     tokens: Annotated[int | None, typer.Option(help="Or its length in tokens, exactly.")] = None,
     seeds: Annotated[int, typer.Option(help="Of everything.")] = 3,
     tasks: Annotated[str, typer.Option(help="Data sets, with commas.")] = "cola,sst2,mrpc,wnut17,wikigold",
-    contenders: Annotated[str, typer.Option(help="With commas.")] = "convbert,electra,bert",
+    contenders: Annotated[str, typer.Option(help="With commas.")] = ",".join(CONTENDERS),
     epochs: Annotated[float | None, typer.Option(help="Of fine-tuning; by default the recipe's.")] = None,
     device: Annotated[str, typer.Option(help='"cpu" leaves a GPU unused.')] = "",
 ) -> None:
-    """Run every cell that is not finished, ConvBERT's first, then write the page."""
+    """Run every cell that is not finished, those on equal tokens first, then write the page."""
     names = contenders.split(",")
     if unknown := sorted(set(names) - set(CONTENDERS)):
         raise typer.BadParameter(f"no contender named {', '.join(unknown)}")
     if not (runs / "settings.json").exists():
-        tuning = {} if epochs is None else {"epochs": epochs}
+        tuning = TUNING.get(scale, {}) | ({} if epochs is None else {"epochs": epochs})
         chosen = tuple(tasks.split(","))
         prepare(
             runs,
@@ -230,22 +233,15 @@ def run(
             minutes_per_run,
             device or None,
         )
-    for seed in range(seeds):
-        for each in (Cell(name, budget, seed) for budget in BUDGETS for name in names):
-            if each.contender == "convbert" and each.budget == "flops":
-                continue  # the same as on tokens
-            say(f"{each.contender}, same {each.budget}, seed {seed}")
-            words = [
-                str(runs),
-                each.contender,
-                each.budget,
-                str(seed),
-                *(["--device", device] if device else []),
-            ]
-            # A process of its own: contenders differ in how encoders are built.
-            done = subprocess.run([sys.executable, __file__, "cell", *words], check=False)
-            if done.returncode:
-                raise typer.Exit(done.returncode)
+    for budget, seed, name in product(BUDGETS, range(seeds), names):
+        if name == "convbert" and budget == "flops":
+            continue  # the same as on tokens
+        say(f"{name}, same {budget}, seed {seed}")
+        words = [str(runs), name, budget, str(seed), *(["--device", device] if device else [])]
+        # A process of its own: contenders differ in how encoders are built.
+        done = subprocess.run([sys.executable, __file__, "cell", *words], check=False)
+        if done.returncode:
+            raise typer.Exit(done.returncode)
     write_page(runs)
 
 

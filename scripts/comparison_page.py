@@ -20,6 +20,13 @@ FIGURES = {
 }
 """Held-out figures of the table. With replaced token detection, masked accuracy is the generator's."""
 
+PAIRS = {
+    ("convbert", "electra"): "replaced_auc",
+    ("convbert-mlm", "bert"): "masked_accuracy",
+    ("convbert", "bert"): None,
+}
+"""Who is set against whom, and by which held-out figure beside the tasks: those of one objective have one in common."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -91,7 +98,7 @@ def render(settings: Settings, results: Sequence[Result], shape: str, picture: s
             f"\n## The same {'tokens' if budget == 'tokens' else 'floating-point operations'} as ConvBERT\n\n"
         )
         text += as_table(settings, [result for result in results if result.cell.budget == budget])
-        text += verdict(settings, [result for result in results if result.cell.budget == budget])
+        text += verdict([result for result in results if result.cell.budget == budget])
     device = results[0].metrics
     return text + (
         "\n*Masked accuracy* is that of the model that fills masks: the small generator where there is one, which is "
@@ -136,25 +143,34 @@ def spread(values: Sequence[float]) -> str:
     return shown if len(values) == 1 else f"{shown} ± {statistics.stdev(values):.3f}"
 
 
-def verdict(settings: Settings, results: Sequence[Result]) -> str:
-    """How ConvBERT stands to each other contender, seed by seed; clear where it is beyond two standard errors."""
-    of = {(result.cell.contender, result.cell.seed): mean_score(result) for result in results}
+def verdict(results: Sequence[Result]) -> str:
+    """How the two of each pair stand to each other."""
     lines = []
-    for other in contenders_of(results):
-        shared = [seed for name, seed in of if name == other and ("convbert", seed) in of]
-        if other == "convbert" or not shared:
+    for (ours, theirs), figure in PAIRS.items():
+        of = {(r.cell.contender, r.cell.seed): r for r in results if r.cell.contender in (ours, theirs)}
+        seeds = [seed for name, seed in of if name == ours and (theirs, seed) in of]
+        pairs = [(of[ours, seed], of[theirs, seed]) for seed in seeds]
+        if not pairs:
             continue
-        differences = [of["convbert", seed] - of[other, seed] for seed in shared]
-        mean = statistics.mean(differences)
-        line = f"ConvBERT against {other}, mean of the tasks: {mean:+.3f}"
-        if len(shared) < 2:
-            lines.append(f"{line}, on one seed, which says little.")
-            continue
-        error = statistics.stdev(differences) / math.sqrt(len(shared))
-        better_or_worse = "ConvBERT is better" if mean > 0 else "ConvBERT is worse"
-        word = "no clear difference" if abs(mean) <= 2 * error else better_or_worse
-        lines.append(f"{line} ± {error:.3f} (standard error over {len(shared)} seeds): {word}.")
+        name = f"{ours} against {theirs}"
+        lines.append(
+            difference(f"{name}, mean of the tasks", [mean_score(a) - mean_score(b) for a, b in pairs])
+        )
+        if figure is not None:
+            key = f"heldout_{figure}"
+            found = [a.metrics[key] - b.metrics[key] for a, b in pairs]
+            lines.append(difference(f"{name}, held-out {FIGURES[figure]}", found))
     return "".join(f"\n{line}\n" for line in lines)
+
+
+def difference(of: str, values: Sequence[float]) -> str:
+    """A mean over seeds, in words; clear where it is beyond two standard errors."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{of}: {mean:+.3f}, on one seed, which says little."
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    word = "no clear difference" if abs(mean) <= 2 * error else "better" if mean > 0 else "worse"
+    return f"{of}: {mean:+.3f} ± {error:.3f} (standard error over {len(values)} seeds): {word}."
 
 
 def draw(settings: Settings, results: Sequence[Result], path: Path) -> None:

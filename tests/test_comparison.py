@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def result(contender: str, seed: int, score: float, budget: str = "tokens") -> R
         "steps": 100,
         "tokens_seen": 1_000_000,
         "minutes": 2.0,
-        "heldout_masked_accuracy": 0.3,
+        "heldout_masked_accuracy": score / 2,
+        "heldout_replaced_auc": score / 4,
         "torch": "2",
         "transformers": "5",
         "device": "cpu",
@@ -83,25 +85,32 @@ SETTINGS = Settings("corpus", "heldout", "tasks", ("cola", "sst2"), "tiny", 1_00
 @pytest.mark.parametrize(
     ("theirs", "word"),
     [
-        ((0.50, 0.52, 0.51), "ConvBERT is better"),
+        ((0.50, 0.52, 0.51), "better"),
         ((0.80, 0.81, 0.79), "worse"),
-        ((0.4, 0.9, 0.5), "no clear"),
+        ((0.4, 0.9, 0.5), "no clear difference"),
+        ((0.5,), "on one seed, which says little"),
     ],
 )
-def test_the_verdict_is_as_the_scores_are(theirs, word):
-    ours = (0.60, 0.61, 0.62)
+@pytest.mark.parametrize("pair", comparison_page.PAIRS, ids=" ".join)
+def test_the_verdict_is_as_the_scores_are(theirs, word, pair):
     results = [
         result(name, seed, score)
-        for name, scores in (("convbert", ours), ("electra", theirs))
+        for name, scores in zip(pair, ((0.60, 0.61, 0.62), theirs), strict=True)
         for seed, score in enumerate(scores)
     ]
-    assert word in comparison_page.verdict(SETTINGS, results)
+    lines = comparison_page.verdict(results).split("\n\n")
+    assert len(lines) == (2 if comparison_page.PAIRS[pair] else 1)
+    for line in lines:
+        assert line.strip().startswith(f"{pair[0]} against {pair[1]}, ")
+        assert word in line
+    shared = statistics.mean(a - b for a, b in zip((0.60, 0.61, 0.62), theirs, strict=False))
+    assert f"mean of the tasks: {shared:+.3f}" in lines[0]
 
 
 def test_the_page_has_a_row_for_each_contender(tmp_path):
     results = [result(name, seed, 0.5) for name in ("electra", "convbert") for seed in range(2)]
     text = comparison_page.render(SETTINGS, results, "width 8", "picture.png")
-    assert "| convbert | 100 | 1.0 | 2 | 0.300 ± 0.000 | 0.500 ± 0.000 |" in text
+    assert "| convbert | 100 | 1.0 | 2 | 0.250 ± 0.000 | 0.125 ± 0.000 | 0.500 ± 0.000 |" in text
     assert text.index("| convbert |") < text.index("| electra |")
     comparison_page.draw(SETTINGS, results, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
