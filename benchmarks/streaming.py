@@ -3,9 +3,7 @@
     python -m benchmarks.streaming                                    # a model of one narrow layer: minutes
     python -m benchmarks.streaming --model runs/sst2/model --megabytes 0.5
 
-The lines are of random length, some of them of no use: empty, not UTF-8, damaged JSON. oneDNN keeps the kernels of the
-last 1024 sizes of batches, tens of megabytes that have nothing to do with the file; the two runs do without
-(ONEDNN_PRIMITIVE_CACHE_CAPACITY=0), so that what is left is ours. Then the large file is run once more, as usual,
+The lines are of random length, some of them of no use: empty, not UTF-8, damaged JSON. The large file is run once more,
 killed (SIGKILL) in the middle, and resumed: the answers must be the same, in the same order.
 """
 
@@ -44,7 +42,7 @@ def main(
             source, answers = folder / f"{times}.txt", folder / f"{times}.jsonl"
             lines = write_lines(source, times * megabytes * 1e6)
             started = time.monotonic()
-            peaks.append(peak_memory(chosen, source, answers, keeps_kernels=False))
+            peaks.append(peak_memory(chosen, source, answers))
             check_order(answers, lines)
             seconds = time.monotonic() - started
             print(
@@ -94,12 +92,9 @@ def command(model: Path, source: Path, answers: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "convbert", "predict", *files, "--device", "cpu", *more]
 
 
-def peak_memory(model: Path, source: Path, answers: Path, *more: str, keeps_kernels: bool = True) -> float:
+def peak_memory(model: Path, source: Path, answers: Path, *more: str) -> float:
     """Run to the end; the peak of resident memory, in MiB."""
-    environment = {**os.environ, **({} if keeps_kernels else {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"})}
-    process = subprocess.Popen(
-        command(model, source, answers, *more), stderr=subprocess.DEVNULL, env=environment
-    )
+    process = subprocess.Popen(command(model, source, answers, *more), stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, process.returncode

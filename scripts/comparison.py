@@ -64,6 +64,11 @@ SCALES: dict[str, dict[str, Any]] = {
         "batch_size": 8,  # so little text makes few steps of a larger batch
         "learning_rate": 1e-3,
         "generator_hidden_size": 0.5,
+        # As in the recipe `embedded`. Without them, discriminators of this size stay where they have learned nothing.
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "adam_beta2": 0.98,
+        "bias_correction": True,
     },
     "small": {"batch_size": 128, "learning_rate": 5e-4},
     "base": {"size": "base", "batch_size": 256, "learning_rate": 2e-4, "generator_hidden_size": 1 / 3},

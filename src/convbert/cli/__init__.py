@@ -64,6 +64,11 @@ def _convbert(
     """
 
 
+# PyTorch and oneDNN, each for itself, keep what was generated for the last 1024 shapes: hundreds of megabytes. Batches
+# without padding hardly ever have the same shape twice, but all layers of one batch do.
+_KEPT_SHAPES = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -72,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words, debug = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
     quiet_libraries(debug)
+    for name, shapes in _KEPT_SHAPES.items():
+        os.environ.setdefault(name, shapes)
     try:
         code = app(args=words or ["--help"], prog_name="convbert", standalone_mode=False)
         sys.stdout.flush()
