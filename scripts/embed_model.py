@@ -1,6 +1,6 @@
 """Put a pre-trained model into the package as its embedded model: half precision, and a card with its figures.
 
-    .venv/bin/python scripts/embed_model.py runs/embedded
+    .venv/bin/python scripts/embed_model.py runs/second
 
 The card's prose is `scripts/embedded_card.md`; figures, recipe and cost come from the run.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
 from convbert.saving import whole_folder
 
+EARLIER_TOKENS = 15_030_915
+"""Of the run whose weights the embedded model's last run began with; its figures are in the prose."""
 TARGET = Path(__file__).parent.parent / "src/convbert/models/english"
 
 
@@ -23,6 +25,7 @@ def main(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
     prose = Path(__file__).with_name("embedded_card.md").read_text(encoding="utf-8")
+    metrics["tokens_in_all"] = EARLIER_TOKENS + metrics["tokens_seen"]
     model = ConvBertForMaskedLM.from_pretrained(run / "model", dtype="float16")
     with whole_folder(TARGET) as draft:
         model.save_pretrained(draft)

@@ -1,7 +1,8 @@
-"""Runs that begin with weights that were trained before, in place of random ones."""
+"""What a run begins with: a vocabulary, and weights that were trained before, where it is given some."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.loading import find_model, load_filled
+from convbert.pretraining.data import PathLike, Source, prepared_folder
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.objective import Objective
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.pretraining.vocabulary import check_tokenizer
+from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.tokenization import ConvBertTokenizerFast
 
 _ARCHITECTURE = (
@@ -21,6 +24,36 @@ _ARCHITECTURE = (
     *("conv_kernel_size", "intermediate_size", "num_groups", "hidden_act"),
     *("max_position_embeddings", "type_vocab_size"),
 )
+
+
+def resolve_tokenizer(
+    plan: PretrainingPlan,
+    corpus: Source,
+    folder: RunFolder,
+    tokenizer: PathLike | PreTrainedTokenizerBase | None,
+    report: Callable[[str], None],
+) -> PreTrainedTokenizerBase:
+    """The given tokenizer, else that of the model to start from, else that of a prepared corpus, else one learned from
+    the corpus, which is then kept in `folder`."""
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return check_tokenizer(tokenizer, "the given tokenizer")
+    if tokenizer is not None:
+        return load_tokenizer(tokenizer)
+    if plan.start_from is not None:
+        return _tokenizer_of(plan.start_from)
+    if (folder.tokenizer / "tokenizer.json").exists():
+        return load_tokenizer(folder.tokenizer)
+    if (prepared := prepared_folder(corpus)) is not None:
+        return load_tokenizer(prepared / "tokenizer")
+    report(f"learning a vocabulary of {plan.vocab_size}")
+    return train_wordpiece(
+        corpus,
+        plan.vocab_size,
+        folder.tokenizer,
+        lowercase=plan.lowercase,
+        min_frequency=plan.min_frequency,
+        limit_alphabet=plan.limit_alphabet,
+    )
 
 
 def check_beginning(plan: PretrainingPlan, vocab_size: int) -> None:
@@ -43,17 +76,6 @@ def check_beginning(plan: PretrainingPlan, vocab_size: int) -> None:
         if differing := [field for field in _ARCHITECTURE if ours[field] != theirs[field]]:
             told = ", ".join(f"{field} is {theirs[field]} there, {ours[field]} here" for field in differing)
             raise InputError(f"{source}: cannot be the beginning of the {name} of this run: {told}")
-
-
-def tokenizer_of(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model that a run starts from.
-
-    Raises:
-        InputError: it has none, or one without the special tokens that pre-training needs.
-    """
-    name = find_model(source)
-    with naming_damage(name):
-        return check_tokenizer(ConvBertTokenizerFast.from_pretrained(name), name)
 
 
 def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
@@ -80,6 +102,17 @@ def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
                 "take both from one run, or say untied_generator_embeddings"
             )
     return sources
+
+
+def _tokenizer_of(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model that a run starts from.
+
+    Raises:
+        InputError: it has none, or one without the special tokens that pre-training needs.
+    """
+    name = find_model(source)
+    with naming_damage(name):
+        return check_tokenizer(ConvBertTokenizerFast.from_pretrained(name), name)
 
 
 def _sources(plan: PretrainingPlan) -> dict[str, str]:

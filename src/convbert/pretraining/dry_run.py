@@ -18,13 +18,15 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from convbert.errors import InputError
 from convbert.optional import require
+from convbert.pretraining.beginning import resolve_tokenizer
 from convbert.pretraining.corpus.reading import PLAIN, read_pieces
 from convbert.pretraining.corpus.sources import Input, find_sources
 from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepared_folder
 from convbert.pretraining.flops import parameter_counts, step_cost
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.pretraining.run import Run, RunFolder, check_enough, resolve_tokenizer
+from convbert.pretraining.run import Run, check_enough
 from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import uses_bfloat16, uses_cpu
 from convbert.training.callbacks import Clock, ProgressLine, StopOnSignal

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -16,30 +13,27 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining import baselines
-from convbert.pretraining.beginning import begin, check_beginning, tokenizer_of
+from convbert.pretraining.beginning import begin, check_beginning, resolve_tokenizer
 from convbert.pretraining.data import (
     EpochSampler,
     PathLike,
     SequenceDataset,
     Source,
     prepare_sequences,
-    prepared_folder,
     tokenizer_fingerprint,
 )
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
-from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.objective import Objective, build_objective
+from convbert.pretraining.outcome import write_models
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.pretraining.watching import ReportPage, watch
-from convbert.saving import own_folder, read_json, write_atomically
+from convbert.saving import own_folder, read_json
 from convbert.training.arguments import launched_processes, training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights
@@ -188,7 +182,9 @@ class Run:
             load_weights(objective, checkpoint_folder(self.folder.root, step))
         if trainer.is_world_process_zero():
             trainer.pop_callback(ReportPage).write(trainer.state, metrics)
-            self._write_models(objective, metrics, trainer.state.log_history)
+            write_models(
+                self.folder, objective.models(), self.tokenizer, self.plan, metrics, trainer.state.log_history
+            )
             self.report(f"model written to {self.folder.model}")
         trainer.accelerator.wait_for_everyone()
         return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
@@ -296,65 +292,6 @@ class Run:
                 self.report("measuring the baselines")
                 metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
         return metrics
-
-    def _write_models(
-        self, objective: Objective, metrics: dict[str, Any], history: list[dict[str, Any]]
-    ) -> None:
-        """Write all model folders beside their final places and move them there; `metrics.json` comes last."""
-        root, models = self.folder.root, objective.models()
-        drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
-        try:
-            for name, model in models.items():
-                self._write_draft(model, drafts[name])
-                draw_curve(history, drafts[name] / "loss.png")
-                card = model_card(self.plan, metrics, type(model).__name__)
-                (drafts[name] / "README.md").write_text(card, encoding="utf-8")
-            for name, draft in drafts.items():
-                # Left by an end that did not get to the metrics.
-                shutil.rmtree(root / name, ignore_errors=True)
-                os.replace(draft, root / name)
-            write_atomically(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{root}: the models cannot be written: {error}") from error
-        finally:
-            for draft in drafts.values():
-                shutil.rmtree(draft, ignore_errors=True)
-
-    def _write_draft(self, model: PreTrainedModel, draft: Path) -> None:
-        model.save_pretrained(draft)
-        self.tokenizer.model_max_length = model.config.max_position_embeddings
-        self.tokenizer.save_pretrained(draft)
-        self.tokenizer.save_vocabulary(str(draft))
-
-
-def resolve_tokenizer(
-    plan: PretrainingPlan,
-    corpus: Source,
-    folder: RunFolder,
-    tokenizer: PathLike | PreTrainedTokenizerBase | None,
-    report: Report,
-) -> PreTrainedTokenizerBase:
-    """The given tokenizer, else that of the model to start from, else that of a prepared corpus, else one learned from
-    the corpus, which is then kept in `folder`."""
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        return check_tokenizer(tokenizer, "the given tokenizer")
-    if tokenizer is not None:
-        return load_tokenizer(tokenizer)
-    if plan.start_from is not None:
-        return tokenizer_of(plan.start_from)
-    if (folder.tokenizer / "tokenizer.json").exists():
-        return load_tokenizer(folder.tokenizer)
-    if (prepared := prepared_folder(corpus)) is not None:
-        return load_tokenizer(prepared / "tokenizer")
-    report(f"learning a vocabulary of {plan.vocab_size}")
-    return train_wordpiece(
-        corpus,
-        plan.vocab_size,
-        folder.tokenizer,
-        lowercase=plan.lowercase,
-        min_frequency=plan.min_frequency,
-        limit_alphabet=plan.limit_alphabet,
-    )
 
 
 def _identity(dataset: SequenceDataset) -> str:

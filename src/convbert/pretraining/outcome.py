@@ -1,0 +1,63 @@
+"""What a finished run leaves behind: model folders with their cards, and its figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from convbert.errors import InputError
+from convbert.pretraining.folder import RunFolder
+from convbert.pretraining.model_card import draw_curve, model_card
+from convbert.pretraining.recipes import PretrainingPlan
+from convbert.saving import write_atomically
+
+
+def write_models(
+    folder: RunFolder,
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    plan: PretrainingPlan,
+    metrics: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> None:
+    """Write all model folders beside their final places and move them there; `metrics.json` comes last.
+
+    Args:
+        models: by the name of their folder.
+        history: entries of the log, for the curves.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    root = folder.root
+    drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
+    try:
+        for name, model in models.items():
+            _write_draft(model, tokenizer, drafts[name])
+            draw_curve(history, drafts[name] / "loss.png")
+            card = model_card(plan, metrics, type(model).__name__)
+            (drafts[name] / "README.md").write_text(card, encoding="utf-8")
+        for name, draft in drafts.items():
+            # Left by an end that did not get to the metrics.
+            shutil.rmtree(root / name, ignore_errors=True)
+            os.replace(draft, root / name)
+        write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{root}: the models cannot be written: {error}") from error
+    finally:
+        for draft in drafts.values():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_draft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, draft: Path) -> None:
+    model.save_pretrained(draft)
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(draft)
+    tokenizer.save_vocabulary(str(draft))
