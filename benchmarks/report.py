@@ -50,6 +50,7 @@ class Row:
         return any(note.startswith("refused") for note in self.notes.values())
 
 
+_AMOUNTS = ("s", "B")  # of what a ratio says something; shares are compared by their difference
 Ratios = tuple[tuple[str, str], ...]  # heading and subject of what each line is divided by
 
 
@@ -99,7 +100,7 @@ def _digits(number: float) -> str:
 
 def _ratio(row: Row, subject: str, other: str) -> str:
     above, below = row.values.get(subject), row.values.get(other)
-    if not above or not below or subject == other:
+    if not above or not below or subject == other or row.unit not in _AMOUNTS:
         return ""
     of = ratio(above, below)
     return f"{of.median:.2f} ({of.low:.2f} to {of.high:.2f})"

@@ -309,6 +309,14 @@ def test_table():
     assert report.table("forward", "cpu", [ROW], forward.RATIOS) == EXPECTED_TABLE
 
 
+def test_shares_have_no_ratio_and_may_be_zero():
+    row = Row("lost", "any", {OURS: [0.0], THEIRS: [0.5]}, unit="points")
+    assert report.table("pipeline", "cpu", [row], (("time / ours", OURS),)).endswith(
+        "| lost | any | ours | 1 | 0.00 points |  |  |\n"
+        "| lost | any | transformers' ConvBERT | 1 | 0.50 points |  |  |"
+    )
+
+
 def test_a_bar_without_a_measure_says_so():
     row = Row("base 8×128", "int8", {THEIRS: [1.0]}, notes={"ours, int8": "no oneDNN here"})
     lines = report.table("int8", "cpu", [row], ()).splitlines()
