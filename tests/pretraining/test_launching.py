@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,7 +44,27 @@ def entries(output: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in timings} for line in lines]
 
 
-def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path):
+@pytest.fixture(scope="module")
+def one_process(corpus, heldout_text, tmp_path_factory) -> Path:
+    """A run of one process with batches of 8."""
+    output = tmp_path_factory.mktemp("one") / "run"
+    assert main(words(corpus, heldout_text, output, batch_size=8)) == 0
+    return output
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Up to another order of sums."""
+    assert len(entries(ours)) == len(entries(theirs)) == 8 + 2
+    for mine, other in zip(entries(ours), entries(theirs), strict=True):
+        assert mine == pytest.approx(other, rel=2e-5, abs=2e-6)
+    for name in ("model", "generator"):
+        weights = [load_file(folder / name / "model.safetensors") for folder in (ours, theirs)]
+        assert weights[0].keys() == weights[1].keys()
+        for key, weight in weights[0].items():
+            torch.testing.assert_close(weight, weights[1][key], rtol=1e-4, atol=1e-5)
+
+
+def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path, one_process):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = [str(Path(convbert.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -52,30 +73,72 @@ def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path
         [*command, "-m", "convbert", *two], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert main(words(corpus, heldout_text, tmp_path / "one", batch_size=8)) == 0
-    ours, theirs = entries(tmp_path / "two"), entries(tmp_path / "one")
-    assert len(ours) == len(theirs) == 8 + 2
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(other, rel=2e-5, abs=2e-6)
-    weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("two", "one")]
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-5)
+    assert_same_run(tmp_path / "two", one_process)
 
 
 # A process that has imported everything, from which the others are forked: starting is cheap.
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
-def _main(arguments: list[str]) -> None:
+def _main(arguments: list[str], environment: dict[str, str], sharded: bool) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
+    if sharded:
+        _shard_on_cpus()
     raise SystemExit(main(arguments))
 
 
-def start(arguments: list[str]) -> multiprocessing.Process:
+def _shard_on_cpus() -> None:
+    """PyTorch shards over CPUs, too; accelerate, and therefore we, offer it for GPUs alone."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    from convbert.training import arguments
+
+    as_it_is = PartialState.__init__
+
+    def claim_gpus(self, *args, **kwargs):
+        as_it_is(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = claim_gpus
+    arguments._check_fsdp = lambda use_cpu: None
+
+
+def start(
+    arguments: list[str], environment: dict[str, str] | None = None, sharded: bool = False
+) -> multiprocessing.Process:
     PROCESSES.set_forkserver_preload(["convbert.pretraining.run", "convbert.cli", __name__])
-    process = PROCESSES.Process(target=_main, args=(arguments,))
+    process = PROCESSES.Process(target=_main, args=(arguments, environment or {}, sharded))
     process.start()
     return process
+
+
+def start_two(arguments: list[str]) -> list[multiprocessing.Process]:
+    """Two processes that have a part of the weights each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = ({"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
+    return [start(arguments, place | rank, sharded=True) for rank in ranks]
+
+
+def test_sharded_weights_train_and_go_on_after_a_kill_like_whole_ones(
+    corpus, heldout_text, tmp_path, one_process
+):
+    arguments = words(corpus, heldout_text, tmp_path / "run", batch_size=4, fsdp=True)
+    processes = start_two(arguments)
+    while not (tmp_path / "run/checkpoint-4").exists():
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.005)
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not (tmp_path / "run/model").exists()
+    assert [finish(process) for process in start_two(arguments)] == [0, 0]
+    assert_same_run(tmp_path / "run", one_process)
+    assert not list(tmp_path.glob("run/*/pytorch_model*"))  # weights that only unpickling reads
 
 
 def test_the_same_command_goes_on_after_any_kill(corpus, heldout_text, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from convbert.training.checkpoints import (
 
 _WEIGHTS_FILE = "model.safetensors"
 _PROGRESS_FILE = "progress.json"
+_WEIGHTS_AGAIN = "pytorch_model_fsdp.bin"
+"""What the Trainer writes beside the optimizer of FSDP, and would read by unpickling."""
 
 
 class CheckpointingTrainer(Trainer):
@@ -99,6 +103,7 @@ class CheckpointingTrainer(Trainer):
     def _write_weights(self, draft: Path) -> None:
         self.save_model(str(draft), _internal_call=True)
         self._save_optimizer_and_scheduler(str(draft))
+        (draft / _WEIGHTS_AGAIN).unlink(missing_ok=True)
 
     def _write_state(self, draft: Path, progress: list[dict[str, Any]]) -> None:
         (draft / _PROGRESS_FILE).write_text(json.dumps(progress) + "\n", encoding="utf-8")
@@ -128,16 +133,32 @@ class CheckpointingTrainer(Trainer):
         file = str(Path(output_dir or self.args.output_dir, _WEIGHTS_FILE))
         if state_dict is None:
             safetensors.torch.save_model(self.model, file)
-        else:  # gathered from all processes
-            safetensors.torch.save_file(state_dict, file)
+        else:  # gathered from all processes, where a tied table has become one for each of its names
+            safetensors.torch.save_file({name: state_dict[name] for name, _ in _tensors_of(self.model)}, file)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        load = load_sharded_weights if self.is_fsdp_enabled else load_weights
+        load(self.model if model is None else model, Path(resume_from_checkpoint))
 
 
 def load_weights(objective: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint into an objective like the one that was trained."""
     safetensors.torch.load_model(objective, str(checkpoint / _WEIGHTS_FILE))
+
+
+@torch.no_grad()
+def load_sharded_weights(objective: nn.Module, checkpoint: Path) -> None:
+    """As `load_weights`, for an objective of which every process has its part; all of them must call it."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    whole = safetensors.torch.load_file(checkpoint / _WEIGHTS_FILE)
+    for name, own in _tensors_of(objective):
+        given = whole[name].to(own.device)
+        own.copy_(
+            distribute_tensor(given, own.device_mesh, own.placements) if isinstance(own, DTensor) else given
+        )
+
+
+def _tensors_of(objective: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, those of several names by the first of them."""
+    return chain(objective.named_parameters(), objective.named_buffers())

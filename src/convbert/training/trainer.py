@@ -82,11 +82,12 @@ class ObjectiveTrainer(CheckpointingTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=data_collator,
-            optimizers=(optimizer, scheduler),
             callbacks=[clock, _OwnIntervals(), *(callbacks or [])],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        # Not by Trainer's argument, which FSDP refuses; it swaps the parameters in the optimizer.
+        self.optimizer, self.lr_scheduler = optimizer, scheduler
         self.clock = clock
         self.heldout_collator = heldout_collator or data_collator
         self.max_skipped_steps = max_skipped_steps
