@@ -54,6 +54,30 @@ def assert_fast_equals_reference(
         assert_close(actual, wanted, dtype, f"gradient of input {number}")
 
 
+def assert_a_damaged_text_stays_alone(
+    op: Callable[..., Tensor], inputs: Sequence[Tensor], *, rectangle: bool
+) -> None:
+    """Not a number in the second of three texts of 20 tokens, forward and backward, leaves the others as they were.
+
+    Inputs without a token axis are passed on whole.
+    """
+    results = []
+    for damage in (0, torch.nan):
+        first, *others = (x.clone(memory_format=torch.contiguous_format) for x in inputs)
+        first[20:40] += damage
+        given = [x.unflatten(0, (3, 20)) if rectangle and len(x) == 60 else x for x in (first, *others)]
+        given = [x.detach().requires_grad_() for x in given]
+        out = op(*given, None if rectangle else bounds([20, 20, 20]), backend="fast")
+        # The gradient carries the damage, too.
+        grads = torch.autograd.grad(out, given, out.detach())
+        per_token = [grad for grad, x in zip(grads, inputs, strict=True) if len(x) == 60]
+        results.append([x.detach().reshape(60, -1) for x in (out, *per_token)])
+    for healthy, beside in zip(*results, strict=True):
+        assert torch.equal(beside[:20], healthy[:20])
+        assert torch.equal(beside[40:], healthy[40:])
+        assert torch.isnan(beside[20:40]).all()
+
+
 def each_alone(op: Callable[..., Tensor], inputs: Sequence[Tensor], cu_seqlens: Tensor) -> Tensor:
     """The op on each sequence as a rectangle of one row; inputs without a token axis are passed on whole."""
     total = int(cu_seqlens[-1])

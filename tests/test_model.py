@@ -268,6 +268,19 @@ class TestForms:
         assert not model(**inputs).last_hidden_state.any()
         assert torch.isfinite(model(**inputs, output_attentions=True).last_hidden_state).all()
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+    @torch.no_grad()
+    def test_a_damaged_text_leaves_the_others_alone(self, model, dtype):
+        vectors, mask = (
+            torch.randn(3, 24, 16, dtype=dtype),
+            torch.arange(24) < torch.tensor([[24], [7], [11]]),
+        )
+        healthy = model.to(dtype)(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
+        vectors[1, 3] = torch.nan
+        states = model(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
+        assert torch.equal(states[[0, 2]], healthy[[0, 2]])
+        assert torch.isnan(states[1, :7]).all()
+
     @torch.no_grad()
     def test_no_sequences(self, model):
         assert model(torch.zeros(0, 7, dtype=torch.long)).last_hidden_state.shape == (0, 7, 48)

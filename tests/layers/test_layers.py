@@ -82,6 +82,17 @@ def test_whoever_listens_in_training_hears_what_the_layer_says(place):
         assert activated.min() > -0.2  # GELU's lowest value; before it, there are lower ones
 
 
+@torch.no_grad()
+def test_weights_that_come_when_a_layer_is_called():
+    """accelerate replaces `forward`; until then, the weights are on no device."""
+    accelerate = pytest.importorskip("accelerate")
+    block, states = build_block().eval(), torch.randn(2, 5, 16)
+    expected = block(states, Layout()).states
+    accelerate.cpu_offload(block, "cpu")
+    assert all(parameter.is_meta for parameter in block.parameters())
+    assert_close(block(states, Layout()).states, expected, torch.float32)
+
+
 def test_readable_zeroes_what_the_convolution_may_not_read():
     states = torch.ones(1, 3, 2)
     layout = Layout(conv_mask=torch.tensor([[True, True, False]]))

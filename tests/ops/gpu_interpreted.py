@@ -7,7 +7,13 @@ from convbert.ops.depthwise_conv import gpu as depthwise_gpu
 from convbert.ops.depthwise_conv.reference import depthwise_conv
 from convbert.ops.span_dynamic_conv import gpu as span_gpu
 from convbert.ops.span_dynamic_conv.reference import span_dynamic_conv
-from helpers import assert_close, assert_fast_equals_reference, bounds, slice_of_larger
+from helpers import (
+    assert_a_damaged_text_stays_alone,
+    assert_close,
+    assert_fast_equals_reference,
+    bounds,
+    slice_of_larger,
+)
 from ops.interpreter import as_op, mend
 
 mend()
@@ -80,21 +86,7 @@ def test_extreme_logits_stay_finite(dtype):
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("rectangle", [True, False])
 def test_a_damaged_text_stays_alone(name, rectangle):
-    """Not a number in one text, forward and backward, leaves its neighbours as they were."""
-    states, other = (x.contiguous() for x in case(name, [60], 9))
-    damaged = states.clone()
-    damaged[20:40] = torch.nan
-    results = []
-    for first in (states, damaged):
-        shaped = [x.unflatten(0, (3, 20)) if rectangle and len(x) == 60 else x for x in (first, other)]
-        inputs = [x.detach().requires_grad_() for x in shaped]
-        out = OPS[name](*inputs, None if rectangle else bounds([20, 20, 20]), backend="fast")
-        grad = torch.autograd.grad(out, inputs[0], out.detach())[0]
-        results.append([x.detach().view(states.shape) for x in (out, grad)])
-    for healthy, beside in zip(*results, strict=True):
-        assert torch.equal(beside[:20], healthy[:20])
-        assert torch.equal(beside[40:], healthy[40:])
-        assert torch.isnan(beside[20:40]).all()
+    assert_a_damaged_text_stays_alone(OPS[name], case(name, [60], 9), rectangle=rectangle)
 
 
 def test_filter_gradient_does_not_depend_on_the_run():

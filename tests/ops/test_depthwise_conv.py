@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from convbert.ops import depthwise_conv
-from helpers import TOLERANCE, assert_close, assert_fast_equals_reference, bounds, each_alone, slice_of_larger
+from helpers import (
+    TOLERANCE,
+    assert_a_damaged_text_stays_alone,
+    assert_close,
+    assert_fast_equals_reference,
+    bounds,
+    each_alone,
+    slice_of_larger,
+)
 
 LENGTHS = [[1], [4], [7], [1, 9, 2], [31, 32, 33], [0, 3, 0], [128, 5], []]
 
@@ -44,6 +52,13 @@ def test_packed_equals_each_alone(lengths):
     hidden, weight = inputs
     alone = each_alone(lambda h, backend: depthwise_conv(h, weight, backend=backend), [hidden], cu_seqlens)
     assert_close(packed, alone, torch.float32)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("rectangle", [True, False])
+def test_a_damaged_text_stays_alone(rectangle, dtype):
+    assert_a_damaged_text_stays_alone(depthwise_conv, case([60], 9, dtype), rectangle=rectangle)
 
 
 @pytest.mark.parametrize("backend", ["fast", "reference"])

@@ -34,6 +34,15 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda *x: linear(*x, gelu=True), inputs)
 
 
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_whichever_gradient_is_wanted_comes(wanted):
+    """At a size that the fast product takes where no gradient is asked for."""
+    sizes = ((3, 512), (512, 512), (512,))
+    inputs = [torch.randn(*size, requires_grad=yes) for size, yes in zip(sizes, wanted, strict=True)]
+    linear(*inputs).sum().backward()
+    assert tuple(x.grad is not None for x in inputs) == wanted
+
+
 def test_follows_autocast():
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert linear(torch.randn(2, 4), torch.randn(3, 4), None).dtype == torch.bfloat16

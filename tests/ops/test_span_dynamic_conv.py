@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from convbert.ops import span_dynamic_conv
-from helpers import TOLERANCE, assert_close, assert_fast_equals_reference, bounds, each_alone, slice_of_larger
+from helpers import (
+    TOLERANCE,
+    assert_a_damaged_text_stays_alone,
+    assert_close,
+    assert_fast_equals_reference,
+    bounds,
+    each_alone,
+    slice_of_larger,
+)
 
 LENGTHS = [[1], [4], [7], [9], [1, 9, 2], [31, 32, 33], [63, 64, 65], [0, 3, 0], [128, 5], []]
 
@@ -53,6 +61,13 @@ def test_packed_equals_each_alone(lengths):
     inputs, cu_seqlens = ragged(lengths, 9), bounds(lengths)
     packed = span_dynamic_conv(*inputs, cu_seqlens, backend="fast")
     assert_close(packed, each_alone(span_dynamic_conv, inputs, cu_seqlens), torch.float32)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("rectangle", [True, False])
+def test_a_damaged_text_stays_alone(rectangle, dtype):
+    assert_a_damaged_text_stays_alone(span_dynamic_conv, ragged([60], 9, dtype), rectangle=rectangle)
 
 
 @pytest.mark.parametrize("backend", ["fast", "reference"])

@@ -68,10 +68,12 @@ def add_and_norm(
 
 
 def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
-    """Whether `module` may be computed without being called: it was not replaced (by an adapter, a quantised layer),
-    and nobody listens to what goes in or comes out."""
+    """Whether `module` may be computed without being called: neither it (by an adapter, a quantised layer) nor its
+    `forward` (by accelerate, whose weights come when called) was replaced, and nobody listens to what goes in or comes
+    out."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return type(module) is kind and not hooks and not module._backward_pre_hooks
+    is_itself = type(module) is kind and "forward" not in module.__dict__
+    return is_itself and not hooks and not module._backward_pre_hooks
 
 
 def build_linear(in_features: int, out_features: int, groups: int) -> Linear | GroupedLinear:

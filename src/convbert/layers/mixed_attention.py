@@ -22,20 +22,34 @@ class MixedOutput(NamedTuple):
     kernel_logits: Tensor
 
 
+class DepthwiseConv(nn.Conv1d):
+    """A filter per channel, through `ops.depthwise_conv`."""
+
+    def forward(self, states: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        """(..., C) to (..., C)."""
+        return depthwise_conv(states, self.weight, layout.cu_seqlens, backend=layout.conv_backend)
+
+
+class PointwiseConv(nn.Conv1d):
+    """A linear layer, through `ops.linear`."""
+
+    def forward(self, states: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., C) and (A, 1) to (..., A)."""
+        return linear(states, self.weight.squeeze(-1), bias.squeeze(-1))
+
+
 class SeparableConv(nn.Module):
-    """Depthwise, then pointwise convolution: the key that covers a span. `nn.Conv1d`s hold the published names."""
+    """Depthwise, then pointwise convolution: the key that covers a span. The names are the published ones."""
 
     def __init__(self, in_channels: int, out_channels: int, taps: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(in_channels, in_channels, taps, groups=in_channels, bias=False)
-        self.pointwise = nn.Conv1d(in_channels, out_channels, 1, bias=False)
+        self.depthwise = DepthwiseConv(in_channels, in_channels, taps, groups=in_channels, bias=False)
+        self.pointwise = PointwiseConv(in_channels, out_channels, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels, 1))
 
     def forward(self, states: Tensor, layout: Layout) -> Tensor:
         """(..., C) to (..., A)."""
-        weight = self.depthwise.weight
-        spans = depthwise_conv(states, weight, layout.cu_seqlens, backend=layout.conv_backend)
-        return linear(spans, self.pointwise.weight.squeeze(-1), self.bias.squeeze(-1))
+        return self.pointwise(self.depthwise(states, layout), self.bias)
 
 
 class MixedAttention(nn.Module):

@@ -9,6 +9,8 @@ from torch import Tensor
 from convbert.ops import compiled
 from convbert.ops.gelu import gelu as apply_gelu
 
+# Read once: a traced program cannot ask.
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 # Size of weights from which on oneDNN's product beats PyTorch's default, by the widest vectors of the processor.
 _ONEDNN_PAYS = {"AVX512": 0, "AVX2": 2**17}
 # Below this a packed weight gains nothing: the call itself costs more.
@@ -28,7 +30,7 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = 
     Returns:
         (..., out).
     """
-    if _takes_onednn(states, weight):
+    if _takes_onednn(states, weight, bias):
         return packed_linear(states, weight, bias, gelu=gelu)
     projected = F.linear(states, weight, bias)
     return apply_gelu(projected, may_overwrite=True) if gelu else projected
@@ -37,7 +39,7 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = 
 def packed_linear(states: Tensor, packed: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """As `linear`, on a weight from `pack`; no gradients."""
     states = states.to(packed.dtype)  # autocast does not know this product
-    fuses = gelu and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    fuses = gelu and _CAPABILITY == "AVX512"
     projected = torch.ops.mkldnn._linear_pointwise(
         states, packed, bias, "gelu" if fuses else "none", [], "none" if fuses else ""
     )
@@ -51,10 +53,11 @@ def pack(weight: Tensor) -> Tensor | None:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
 
 
-def _takes_onednn(states: Tensor, weight: Tensor) -> bool:
-    if not compiled.runs_eagerly(states, weight) or not compiled.without_gradient(states, weight):
+def _takes_onednn(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    inputs = (states, weight, bias)
+    if not compiled.runs_eagerly(*inputs) or not compiled.without_gradient(*inputs):
         return False
-    pays = _ONEDNN_PAYS.get(torch.backends.cpu.get_cpu_capability())
+    pays = _ONEDNN_PAYS.get(_CAPABILITY)
     if pays is None or weight.numel() < pays or states.numel() == 0 or states.dtype != weight.dtype:
         return False
     return _has_onednn(weight) and not torch.is_autocast_enabled("cpu")

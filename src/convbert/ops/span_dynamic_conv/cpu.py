@@ -1,23 +1,22 @@
 """Span-based dynamic convolution on the CPU: compiled for fp32, else as products with banded matrices.
 
-For the products, tokens are cut into blocks of BLOCK. For a block, the kernels of its tokens are the diagonals of a
-small matrix of BLOCK rows and BLOCK + K - 1 columns, and mixing is one product with the values of the block and K // 2
-neighbours on either side. The zeros between the diagonals cost less than they save: the product runs in the matrix
-library, and nothing of size N * C * K is ever made. A rectangle is treated as B sequences of equal length lying end to
-end.
+For the products, each sequence is cut into blocks of BLOCK tokens. For a block, the kernels of its tokens are the
+diagonals of a small matrix of BLOCK rows and SPAN = BLOCK + K - 1 columns, and mixing is one product with the values of
+the block and K // 2 neighbours on either side, zero beyond the sequence. The zeros between the diagonals cost less than
+they save: the product runs in the matrix library, and nothing of size N * C * K is ever made. No block holds tokens of
+two sequences: a weight of zero would not keep a NaN of one from the other.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
 from convbert.ops.compiled.attention import evenly_spaced, room_for
-from convbert.ops.unpad import position_in_sequence
 
 BLOCK = 32
 
@@ -32,9 +31,10 @@ def forward(
         rows = value, value.stride(-3), kernel_logits, out, out.stride(-3)
         compiled.call("span_dynamic_conv_forward", *_sizes(value, kernel_logits, cu_seqlens), *rows)
         return out
-    outside = _outside(value, kernel_logits.shape[-1], cu_seqlens)
-    weights = _softmax(kernel_logits).masked_fill_(outside, 0).to(value.dtype)
-    return _mix(_flat(weights), _flat(value)).view(value.shape)
+    taps = kernel_logits.shape[-1]
+    blocks = _blocks_of(value, taps, cu_seqlens)
+    own = _own(_near(_softmax(kernel_logits).to(value.dtype), blocks), taps)
+    return _to_tokens(_band(own) @ _near(value, blocks), blocks).view(value.shape)
 
 
 def backward(
@@ -42,8 +42,8 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `value` and `kernel_logits`.
 
-    With weights w = softmax(logits), zeroed outside the sequence: the gradient of `value` is the same mixing with the
-    transposed band, and the gradient of w[t, k] is grad[t] . value[t + k - K // 2].
+    With weights w = softmax(logits): the gradient of `value` is the same mixing with the transposed band, and the
+    gradient of w[t, k] is grad[t] . value[t + k - K // 2], zero outside the sequence.
     """
     taps = kernel_logits.shape[-1]
     if _is_compiled(grad, value, kernel_logits):
@@ -53,13 +53,13 @@ def backward(
         sizes = _sizes(value, kernel_logits, cu_seqlens)
         compiled.call("span_dynamic_conv_backward", *sizes, *inputs, weights, grad_value, grad_logits)
         return grad_value, grad_logits
-    outside = _outside(value, taps, cu_seqlens)
+    blocks = _blocks_of(value, taps, cu_seqlens)
     weights = _softmax(kernel_logits)
-    flat_grad, flat_value = _flat(grad), _flat(value)
-    transposed = _transposed_taps(_flat(weights.masked_fill(outside, 0)))
-    grad_value = _mix(transposed.to(value.dtype), flat_grad)
-    grad_weights = _tap_products(flat_grad, flat_value, taps).to(weights.dtype).view(weights.shape)
-    grad_weights = grad_weights.masked_fill(outside, 0)
+    near_grad = _near(grad, blocks)
+    readers = _readers(_near(weights.to(value.dtype), blocks), taps)
+    grad_value = _to_tokens(_band(readers) @ near_grad, blocks)
+    products = _own(near_grad, taps) @ _near(value, blocks).transpose(-1, -2)
+    grad_weights = _to_tokens(_diagonals(products, taps), blocks).to(weights.dtype).view(weights.shape)
     grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
     return grad_value.view(value.shape), grad_logits.to(kernel_logits.dtype)
 
@@ -77,20 +77,63 @@ def _sizes(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> t
     return threads, value.numel() // (heads * width), heads, width, kernel_logits.shape[-1], *bounds
 
 
-def _flat(x: Tensor) -> Tensor:
-    """(B, T, H, ...) or (N, H, ...) to (N, H, ...), contiguous."""
-    return x.reshape(-1, *x.shape[-2:]).contiguous()
+class _Blocks(NamedTuple):
+    """The way from the rows (N * H, D) of all tokens and heads into blocks, and back.
+
+    Attributes:
+        near: (blocks, H, SPAN) the row at each place of a block, neighbours included; any row beyond the sequence.
+        beyond: (n,) the places, counted over all blocks, that lie beyond the sequence.
+        back: (N, H) where each row stands in the blocks without neighbours (blocks, H, BLOCK).
+    """
+
+    near: Tensor
+    beyond: Tensor
+    back: Tensor
 
 
-def _outside(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> Tensor:
-    """(T, 1, K) or (N, 1, K) bool: does tap k of token t fall outside the token's own sequence?"""
+def _blocks_of(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> _Blocks:
+    """Of (B, T, H, D), or of (N, H, D) with bounds."""
     if cu_seqlens is None:
-        before = torch.arange(value.shape[1])
-        after = before.flip(0)
+        batch, length = value.shape[:2]
+        bounds = tuple(length * number for number in range(batch + 1))
     else:
-        before, after = position_in_sequence(cu_seqlens, value.shape[0])
-    offset = torch.arange(taps) - taps // 2
-    return ((before[:, None] + offset < 0) | (offset > after[:, None]))[:, None]
+        bounds = tuple(cu_seqlens.tolist())
+    return _cut(bounds, value.shape[-2], taps)
+
+
+@lru_cache(maxsize=8)  # the layers of a model ask one after the other
+def _cut(bounds: tuple[int, ...], heads: int, taps: int) -> _Blocks:
+    ends = torch.tensor(bounds)
+    number = (ends.diff() + BLOCK - 1) // BLOCK
+    sequence = torch.repeat_interleave(number)
+    in_sequence = torch.arange(len(sequence)) - (number.cumsum(0) - number)[sequence]
+    start, end = ends[sequence, None], ends[sequence + 1, None]
+    reach = taps // 2
+    near = start + BLOCK * in_sequence[:, None] + torch.arange(-reach, BLOCK + reach)
+    exists = (near >= start) & (near < end)
+    head = torch.arange(heads)
+    by_head = near.clamp(0, bounds[-1] - 1)[:, None] * heads + head[:, None]
+    beyond = (~exists)[:, None].expand(by_head.shape).flatten().nonzero().squeeze(1)
+    # The places that exist, block by block, are the tokens in their order.
+    place = exists[:, reach : reach + BLOCK].flatten().nonzero()
+    back = place // BLOCK * (heads * BLOCK) + head * BLOCK + place % BLOCK
+    return _Blocks(by_head, beyond, back)
+
+
+def _near(x: Tensor, blocks: _Blocks) -> Tensor:
+    """(B, T, H, D) or (N, H, D) to (blocks, H, SPAN, D): each block with its neighbours, zero beyond the sequence."""
+    rows = x.reshape(-1, x.shape[-1]).index_select(0, blocks.near.flatten())
+    return rows.index_fill_(0, blocks.beyond, 0).view(*blocks.near.shape, x.shape[-1])
+
+
+def _own(near: Tensor, taps: int) -> Tensor:
+    """(blocks, H, SPAN, D) to (blocks, H, BLOCK, D): without the neighbours."""
+    return near[:, :, taps // 2 : taps // 2 + BLOCK]
+
+
+def _to_tokens(x: Tensor, blocks: _Blocks) -> Tensor:
+    """(blocks, H, BLOCK, D) to (N * H, D)."""
+    return x.reshape(-1, x.shape[-1]).index_select(0, blocks.back.flatten())
 
 
 def _softmax(kernel_logits: Tensor) -> Tensor:
@@ -102,63 +145,24 @@ def _softmax(kernel_logits: Tensor) -> Tensor:
     return weights.t().contiguous().view(kernel_logits.shape)
 
 
-def _mix(weights: Tensor, value: Tensor) -> Tensor:
-    """sum over k of weights[t, h, k] * value[t + k - K // 2, h], reading zero beyond the ends.
-
-    Args:
-        weights: (N, H, K). value: (N, H, D).
-    """
-    tokens, heads, width = value.shape
-    blocks = _band(weights) @ _windows(value, weights.shape[-1])
-    return blocks.transpose(1, 2).contiguous().view(-1, heads, width)[:tokens]
+def _readers(near: Tensor, taps: int) -> Tensor:
+    """Kernels (blocks, H, SPAN, K) to (blocks, H, BLOCK, K): entry [t, j] is the weight with which token t + j - K // 2
+    reads token t."""
+    blocks, heads, span, _ = near.shape
+    strides = (heads * span * taps, span * taps, taps, taps - 1)
+    return near.as_strided((blocks, heads, BLOCK, taps), strides, taps - 1)
 
 
-def _tap_products(grad: Tensor, value: Tensor, taps: int) -> Tensor:
-    """(N, H, K): grad[t, h] . value[t + k - K // 2, h]."""
-    tokens, heads, width = grad.shape
-    rows = _pad_tokens(grad, 0, _num_blocks(tokens) * BLOCK - tokens).view(-1, BLOCK, heads, width)
-    products = rows.transpose(1, 2) @ _windows(value, taps).transpose(-1, -2)
-    return _diagonals(products.contiguous(), taps).contiguous().view(-1, heads, taps)[:tokens]
-
-
-def _transposed_taps(weights: Tensor) -> Tensor:
-    """(N, H, K): entry [s, h, j] is the weight with which token s + j - K // 2 reads token s."""
-    tokens, _, taps = weights.shape
-    padded = F.pad(weights.transpose(0, 1), (0, 0, taps // 2, taps // 2)).contiguous()
-    heads, rows, _ = padded.shape
-    view = padded.as_strided((heads, tokens, taps), (rows * taps, taps, taps - 1), taps - 1)
-    return view.transpose(0, 1)
-
-
-def _num_blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK)
-
-
-def _pad_tokens(x: Tensor, before: int, after: int) -> Tensor:
-    return F.pad(x, (0, 0, 0, 0, before, after)) if before or after else x
-
-
-def _windows(x: Tensor, taps: int) -> Tensor:
-    """(blocks, H, BLOCK + K - 1, D): each block's tokens with K // 2 neighbours on either side, overlapping."""
-    tokens, heads, width = x.shape
-    blocks, reach = _num_blocks(tokens), taps // 2
-    padded = _pad_tokens(x, reach, reach + blocks * BLOCK - tokens)
-    shape = (blocks, heads, BLOCK + 2 * reach, width)
-    return padded.as_strided(shape, (BLOCK * heads * width, width, heads * width, 1))
-
-
-def _band(weights: Tensor) -> Tensor:
-    """(blocks, H, BLOCK, BLOCK + K - 1): row t of a block holds that token's taps from column t on."""
-    tokens, heads, taps = weights.shape
-    blocks = _num_blocks(tokens)
-    band = weights.new_zeros(blocks, heads, BLOCK, BLOCK + taps - 1)
-    rows = _pad_tokens(weights, 0, blocks * BLOCK - tokens).view(blocks, BLOCK, heads, taps)
-    _diagonals(band, taps).copy_(rows)
+def _band(taps: Tensor) -> Tensor:
+    """(blocks, H, BLOCK, K) to (blocks, H, BLOCK, SPAN): row t of a block holds its K numbers from column t on."""
+    blocks, heads, _, number = taps.shape
+    band = taps.new_zeros(blocks, heads, BLOCK, BLOCK + number - 1)
+    _diagonals(band, number).copy_(taps)
     return band
 
 
 def _diagonals(band: Tensor, taps: int) -> Tensor:
-    """(blocks, BLOCK, H, K) view of the taps inside a contiguous band."""
+    """(blocks, H, BLOCK, K) view of the numbers inside a contiguous band."""
     blocks, heads, rows, columns = band.shape
-    strides = (heads * rows * columns, columns + 1, rows * columns, 1)
-    return band.as_strided((blocks, rows, heads, taps), strides)
+    strides = (heads * rows * columns, rows * columns, columns + 1, 1)
+    return band.as_strided((blocks, heads, rows, taps), strides)
