@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import seqeval.metrics
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbert.finetuning import metrics
@@ -16,6 +16,7 @@ from convbert.finetuning.tagging import as_bio
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 
 
+@settings(max_examples=25)
 @given(LABELS)
 def test_classification_scores_equal_scikit_learn(pairs):
     gold, answers = zip(*pairs, strict=True)
@@ -24,6 +25,18 @@ def test_classification_scores_equal_scikit_learn(pairs):
         2
     ][0]
     assert metrics.positive_f1(gold, answers, "b") == pytest.approx(expected)
+    assert metrics.matthews(gold, answers) == pytest.approx(sklearn.metrics.matthews_corrcoef(gold, answers))
+    # scikit-learn's table of each label's F1, and their mean by hand.
+    table = sklearn.metrics.classification_report(gold, answers, output_dict=True, zero_division=0)
+    each = [table[label]["f1-score"] for label in {*gold, *answers}]
+    assert metrics.macro_f1(gold, answers) == pytest.approx(sum(each) / len(each))
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=20))
+def test_mean_squared_error_equals_scikit_learn(pairs):
+    gold, answers = zip(*pairs, strict=True)
+    expected = sklearn.metrics.mean_squared_error(gold, answers)
+    assert metrics.mean_squared_error(gold, answers) == pytest.approx(expected, abs=1e-9)
 
 
 def test_matthews_by_hand():

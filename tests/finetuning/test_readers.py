@@ -107,3 +107,37 @@ def test_damage_is_named(name, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.csv: there is no such file"):
         read_table(tmp_path / "nowhere.csv")
+
+
+def test_a_long_cell_of_csv_is_read(tmp_path):
+    long = "word " * 60_000
+    assert cells(read_table(write(tmp_path, "a.csv", f'text,label\n"{long}",1\n')))[0]["text"] == long
+
+
+def test_a_header_that_lacks_a_column_is_no_row(tmp_path):
+    path = write(tmp_path, "a.csv", "sentence,sentiment\na film,1\n")
+    table = read_table(path, ("sentence", "label"), ("sentence", "label"))
+    with pytest.raises(InputError, match="no column 'label'; there are sentence, sentiment"):
+        table.check_columns(["sentence", "label"])
+
+
+def test_a_column_that_is_there_twice_is_refused_where_it_is_wanted(tmp_path):
+    table = read_table(write(tmp_path, "a.csv", "text,other,text,other\na,b,c,d\n"))
+    with pytest.raises(InputError, match="2 columns are named 'text'"):
+        table.check_columns(["text"])
+
+
+def test_squad_without_answers_has_no_such_column(tmp_path):
+    """Test data: "no answer" would be another thing."""
+    qas = '{"id": "q", "question": "who ?"%s}'
+    text = '{"data": [{"paragraphs": [{"context": "the cat", "qas": [%s]}]}]}'
+    path = write(tmp_path, "a.json", text % (qas % ""))
+    assert read_table(path).columns == ("id", "question", "context")
+    path = write(tmp_path, "b.json", text % (qas % ', "answers": []'))
+    assert read_table(path).rows[0].cells["answers"] == []
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "[" * 100_000, '{"a": "\\ud800"}', '{"a"'], ids=lambda t: t[:9])
+def test_json_that_cannot_be_used_is_an_error_of_its_line(text, tmp_path):
+    with pytest.raises(InputError, match="line 2: not JSON"):
+        read_table(write(tmp_path, "a.jsonl", f'{{"a": 1}}\n{text}\n'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,14 @@ class Table:
     rows: list[Row]
 
     def check_columns(self, wanted: Sequence[str]) -> None:
-        """Refuse a file that lacks a column; the message names those it has."""
+        """Refuse a file that lacks a column, or has it twice; the message names those it has."""
         for column in wanted:
             if column not in self.columns:
                 raise InputError(
                     f"{self.path}: there is no column {column!r}; there are {', '.join(self.columns)}"
                 )
+            if self.columns.count(column) > 1:
+                raise InputError(f"{self.path}: {self.columns.count(column)} columns are named {column!r}")
 
 
 def read_table(
@@ -44,8 +47,8 @@ def read_table(
 ) -> Table:
     """Read a file by the ending of its name.
 
-    `.tsv` has no quoting, `.csv` has. Both have a header, unless the columns `wanted` are missing from their first line
-    and it has as many cells as `headerless`. `.jsonl` has an object a line, `.json` is SQuAD's. `.conll` (`.iob`,
+    `.tsv` has no quoting, `.csv` has. Both have a header, unless their first line names none of the columns `wanted`
+    and has as many cells as `headerless`. `.jsonl` has an object a line, `.json` is SQuAD's. `.conll` (`.iob`,
     `.bio`, `.txt` with one token a line) has the token first and its tag last, `.conllu` is Universal Dependencies'.
 
     Raises:
@@ -83,12 +86,30 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: line {line}: not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON document holds.
+
+    Raises:
+        InputError: it is damaged, nested too deeply, or holds lone surrogates, which are no characters.
+    """
+    try:
+        content = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON ({error})") from error
+    return content
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def _read_delimited(
     path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = (), skip_broken: bool = False
 ) -> Table:
     lines = list(_csv_lines(path) if path.suffix == ".csv" else _tsv_lines(path))
     first = lines[0][1]
-    has_header = not headerless or set(wanted) <= set(first) or len(first) != len(headerless)
+    has_header = not headerless or bool(set(wanted) & set(first)) or len(first) != len(headerless)
     columns = tuple(first if has_header else headerless)
     rows = []
     for number, cells in lines[has_header:]:
@@ -107,12 +128,19 @@ def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""))
     first_line = 1
-    for cells in reader:
-        if cells:
-            yield first_line, cells
-        first_line = reader.line_num + 1
+    usual_limit = csv.field_size_limit(max(len(text), 1 << 17))
+    try:
+        for cells in reader:
+            if cells:
+                yield first_line, cells
+            first_line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}: line {first_line}: not CSV ({error})") from error
+    finally:
+        csv.field_size_limit(usual_limit)
 
 
 def _read_json_lines(path: Path) -> Table:
@@ -121,9 +149,9 @@ def _read_json_lines(path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            cells = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number}: not JSON ({error})") from error
+            cells = parse_json(line)
+        except InputError as error:
+            raise InputError(f"{path}: line {number}: {error}") from error
         if not isinstance(cells, dict):
             raise InputError(f"{path}: line {number}: an object is wanted, got {type(cells).__name__}")
         rows.append(Row(f"{path}: line {number}", cells))
@@ -197,28 +225,37 @@ def _conllu_word(path: Path, number: int, line: str) -> tuple[str, str, str] | N
 
 
 def _read_squad(path: Path) -> Table:
-    """A row for each question: `id`, `question`, `context` and `answers`, a list of (text, character offset)."""
+    """A row for each question: `id`, `question`, `context` and `answers`, a list of (text, character offset).
+
+    In test data no question has `answers`, and there is no such column.
+    """
+    text = read_text(path)
     try:
-        data = json.loads(read_text(path))
         rows = [
-            Row(
-                f"{path}: question {question.get('id', '')!r}",
-                {
-                    "id": str(question["id"]),
-                    "question": question["question"],
-                    "context": paragraph["context"],
-                    "answers": [
-                        (answer["text"], answer["answer_start"]) for answer in question.get("answers", ())
-                    ],
-                },
-            )
-            for article in data["data"]
+            _squad_row(path, paragraph, question)
+            for article in parse_json(text)["data"]
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
         ]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not SQuAD JSON ({type(error).__name__}: {error})") from error
-    return Table(path, ("id", "question", "context", "answers"), rows)
+    columns = ("id", "question", "context")
+    return Table(
+        path, (*columns, "answers") if any("answers" in row.cells for row in rows) else columns, rows
+    )
+
+
+def _squad_row(path: Path, paragraph: dict[str, Any], question: dict[str, Any]) -> Row:
+    cells = {
+        "id": str(question["id"]),
+        "question": question["question"],
+        "context": paragraph["context"],
+    }
+    if "answers" in question:
+        cells["answers"] = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
+    return Row(f"{path}: question {question.get('id', '')!r}", cells)
 
 
 _READERS = {
@@ -233,3 +270,5 @@ _READERS = {
     ".txt": _read_conll,
     ".conllu": _read_conllu,
 }
+ENDINGS = tuple(_READERS)
+"""Of the files that `read_table` reads."""

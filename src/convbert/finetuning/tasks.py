@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convbert.errors import InputError
+from convbert.finetuning.readers import ENDINGS
 
 KINDS = (
     *("classification", "multi-label", "regression"),
@@ -33,10 +34,10 @@ class Task:
         headerless: columns of files without a header.
         values: role to what the file says to what is meant, as {"label": {"0": "negative", "1": "positive"}}.
             Labels get this order in the model.
-        files: split to the names of its files, without a folder, in order of preference for each; by default
-            `train.*`, `dev.*` and `test.*`.
+        files: split to the names of its files, without a folder, where they are not the usual ones, see `STEMS`; all
+            that are there are scored separately.
         recipe: fields of the plan in which the task differs.
-        submission: name of the file that GLUE's server takes.
+        submission: name of the file that GLUE's server takes; with several test files one for each, comma between them.
         skips_broken_rows: rows of another number of cells are left out: in QQP as distributed there are a few.
         answers_may_be_missing: whether "no answer" is right for some questions (SQuAD 2.0).
     """
@@ -57,17 +58,32 @@ class Task:
         """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI).
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it is not clear which one is meant.
         """
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder")
-        names = self.files.get(split, (f"{split}.*",))
-        found = [path for name in names for path in sorted(folder.glob(name)) if path.suffix in _ENDINGS]
+        names = self._names(split)
+        found = [path for name in names for path in sorted(folder.glob(name)) if path.suffix in ENDINGS]
         if not found:
             raise InputError(
                 f"{folder}: no file for the split {split} of {self.name}: {' or '.join(names)} wanted"
             )
-        return found if split in self.files else found[:1]
+        if len(found) > 1 and split not in self.files:
+            raise InputError(
+                f"{folder}: {', '.join(path.name for path in found)} could all be the split {split}; name one file"
+            )
+        return found
+
+    def submission_of(self, path: Path) -> str | None:
+        """The name of the file that GLUE's server takes for a test file; None for any other file."""
+        names = self.submission.split(",")
+        for number, pattern in enumerate(self._names("test")):
+            if self.submission and path.match(pattern):
+                return names[number % len(names)]
+        return None
+
+    def _names(self, split: str) -> tuple[str, ...]:
+        return self.files.get(split) or tuple(f"{stem}.*" for stem in STEMS.get(split, (split,)))
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain data, which `from_dict` reads."""
@@ -84,7 +100,13 @@ class Task:
         return cls(**{**row, **tuples})
 
 
-_ENDINGS = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".conll", ".conllu", ".iob", ".bio")
+STEMS = {
+    "train": ("train", "train-*", "*-ud-train"),
+    "dev": ("dev", "dev-*", "*-ud-dev", "val", "valid", "validation", "validation-*"),
+    "test": ("test", "test-*", "*-ud-test"),
+}
+"""How the files of a split are named, without their ending: SQuAD has train-v1.1, treebanks have en_gum-ud-train."""
+
 _TEXT = {"text": "sentence", "label": "label"}
 _PAIR = {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
 _ENTAILMENT = {"label": {"entailment": "entailment", "not_entailment": "not_entailment"}}
