@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from convbert import ConvBertModel, ConvBertTokenizerFast
+import tiny
+from convbert import ConvBertModel, ConvBertTokenizerFast, InputError
 from convbert.cli import main
+from convbert.finetuning.data import Example
+from convbert.finetuning.evaluation import FinetunedModel
+from convbert.finetuning.inference import Split
+from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.readers import read_table
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.start import check_head
+from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.writing import submission
 from labelled import sentence, write_objects, write_sentences
 
 TRAIN = [{"review": "the cat sat", "stars": 1}, {"review": "a dog ran", "stars": 2}]
@@ -188,7 +200,146 @@ def test_evaluate_names_labels_that_the_model_does_not_have(model, tmp_path, ref
     assert "'neutral' is unknown; there are negative, positive" in refused("evaluate", *words)
 
 
+def test_a_head_of_another_problem_is_not_thrown_away_silently(start, tmp_path):
+    """The same class and the same labels, learned as any number of them."""
+    kind = kind_of(TASKS["sst2"], ("negative", "positive"))
+    names = {
+        "id2label": {0: "negative", 1: "positive"},
+        "architectures": ["ConvBertForSequenceClassification"],
+    }
+    config = tiny.config(problem_type="multi_label_classification", **names)
+    with pytest.raises(InputError, match=r"was trained for multi_label_classification.*--new-head"):
+        check_head(config, "here", kind, new_head=False)
+    assert not check_head(config, "here", kind, new_head=True)
+
+
+def test_a_folder_without_a_run_is_not_resumed(start, sst2, tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").write_text("mine")
+    words = ["--task", "sst2", "--data", sst2, "--model", start, "--output", tmp_path / "run", "--resume"]
+    assert "there is no run in it to resume" in refused("finetune", *words)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+# -------------------------------------------------------------------------------- what is trained on the way
+
+
+def test_a_finished_run_goes_on_with_more_seeds(model, start, tmp_path, capsys):
+    """And is left alone by the command that made it."""
+    run = shutil.copytree(model.parent, tmp_path / "run")
+    words = ["finetune", "--task", "sst2", "--data", str(model.parents[1]), "--model", str(start)]
+    words += ["--device", "cpu", "--set", "epochs=1", "--output", str(run), "--resume"]
+    assert main(words) == 0
+    assert "nothing to resume" in capsys.readouterr().err
+    assert main([*words, "--seeds", "2"]) == 0
+    assert list(json.loads((run / "metrics.json").read_text())["seeds"]) == ["0", "1"]
+    assert json.loads((run / "run.json").read_text())["seeds"] == 2
+    assert main(words) == 0
+    assert json.loads((run / "run.json").read_text())["seeds"] == 2
+
+
+def test_adapters_are_trained_by_the_plan_that_is_documented(model, start, tmp_path):
+    words = ["finetune", "--task", "sst2", "--data", str(model.parents[1]), "--model", str(start), "--lora"]
+    words += ["--device", "cpu", "--set", "epochs=1", "--set", "lora_alpha=4"]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
+    plan = json.loads((tmp_path / "run/run.json").read_text())["plan"]
+    wanted = {"lora_rank": 8, "learning_rate": 1e-3, "layer_decay": 1.0, "lora_alpha": 4}
+    assert {name: plan[name] for name in wanted} == wanted
+    trained = ConvBertModel.from_pretrained(tmp_path / "run/model")
+    assert not torch.equal(
+        *(
+            each.encoder.layer[0].output.dense.weight
+            for each in (trained, ConvBertModel.from_pretrained(start))
+        )
+    )
+
+
+def test_questions_by_columns_and_the_threshold_of_the_dev_data(start, tmp_path, capsys):
+    """CSV with columns of other names; and the folder answers as the run that left it did."""
+    for name, count in (("train", 8), ("dev", 6)):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["nr", "ask", "about", "gold"])
+            for number in range(count):
+                there = (
+                    {"text": ["cat"], "answer_start": [4]} if number % 2 else {"text": [], "answer_start": []}
+                )
+                rows.writerow([f"n{number}", "the cat", "the cat sat .", json.dumps(there)])
+    columns = ["--question-column", "ask", "--context-column", "about", "--answers-column", "gold"]
+    columns += ["--id-column", "nr"]
+    words = [
+        "finetune",
+        "--task",
+        "squad2",
+        "--data",
+        str(tmp_path),
+        "--model",
+        str(start),
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, *columns, "--output", str(tmp_path / "run"), "--set", "epochs=1"]) == 0
+    scores = json.loads((tmp_path / "run/metrics.json").read_text())["scores"]["dev"]
+    assert scores["f1"] == pytest.approx(scores["best_f1"])
+    model = str(tmp_path / "run/model")
+    assert json.loads((tmp_path / "run/model/finetuning.json").read_text())["plan"]["no_answer_threshold"]
+    capsys.readouterr()
+    words = ["evaluate", "--model", model, "--file", str(tmp_path / "dev.csv"), "--device", "cpu", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["dev"]["f1"] == pytest.approx(scores["f1"])
+    lines = write_objects(tmp_path / "a.jsonl", [{"ask": "the cat", "about": "the cat sat ."}])
+    assert predict("--model", model, "--input", lines, "--output", tmp_path / "b.jsonl") == 0
+    (dev, *_) = read_lines(tmp_path / "run/dev_predictions.jsonl")
+    (found,) = read_lines(tmp_path / "b.jsonl")
+    assert (found["answer"], found["line"]) == (dev["answer"], 1)
+
+
 # -------------------------------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_misses_labels_unless_it_is_told(model, tmp_path, refused, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("sentence,sentiment\nthe cat,1\nthe dog,0\n")
+    words = ["evaluate", "--model", model, "--file", path, "--device", "cpu"]
+    assert "no column 'label'; there are sentence, sentiment" in refused(*words)
+    assert main([*map(str, words), "--unlabelled"]) == 0
+    assert capsys.readouterr().out == "dev: 2 examples\n"
+
+
+def test_evaluate_reads_a_file_once(model, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "convbert.finetuning.data.read_table",
+        lambda path, *a, **k: read.append(path) or read_table(path, *a, **k),
+    )
+    found = FinetunedModel.load(str(model), device="cpu")
+    path = tmp_path / "test.tsv"
+    path.write_text("index\tsentence\n0\tthe cat\n")
+    assert found.split("test", path).examples[0].target is None
+    assert read == [path]
+
+
+def test_evaluate_does_not_overwrite_a_run(model, refused):
+    before = (model.parent / "metrics.json").read_bytes()
+    words = ["evaluate", "--model", model, "--data", model.parents[1], "--output"]
+    for folder in (model.parent, model.parent / "seed-0"):
+        assert "holds a training run" in refused(*words, folder)
+    assert (model.parent / "metrics.json").read_bytes() == before
+
+
+def test_evaluate_compares_the_labels_with_those_of_the_task(model, tmp_path, refused):
+    path = tmp_path / "test.tsv"
+    path.write_text("index\tsentence1\tsentence2\n0\tthe cat\tthe dog\n")
+    words = ["evaluate", "--model", model, "--task", "rte", "--file", path, "--output", tmp_path / "out"]
+    assert "has the labels negative, positive, and rte has entailment, not_entailment" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_similarities_are_submitted_from_0_to_5():
+    examples = [Example("here", str(n), {}) for n in range(3)]
+    split = Split("test", kind_of(TASKS["stsb"]), examples, [], FinetuningPlan(), 0)
+    lines = submission(split, [{"answer": -0.3}, {"answer": 2.5}, {"answer": 5.25}])
+    assert lines.splitlines()[1:] == ["0\t0.000", "1\t2.500", "2\t5.000"]
 
 
 def test_evaluate_writes_submissions_for_test_data(model, tmp_path, capsys):

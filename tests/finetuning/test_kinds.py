@@ -7,12 +7,20 @@ import pytest
 import torch
 
 import tiny
-from convbert import ConvBertForMultipleChoice, ConvBertTokenizerFast, InputError
-from convbert.finetuning.data import Example
+from convbert import (
+    ConvBertForMultipleChoice,
+    ConvBertForQuestionAnswering,
+    ConvBertForSequenceClassification,
+    ConvBertTokenizerFast,
+    InputError,
+)
+from convbert.finetuning.data import Example, cut_note
 from convbert.finetuning.evaluation import FinetunedModel
+from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.prediction import Predictor
 from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.seed import _says_one_thing
 from convbert.finetuning.tagging import share_words
 from convbert.finetuning.tasks import TASKS, find_task
 from labelled import write_objects
@@ -191,3 +199,179 @@ def test_windows_without_the_answer_say_so_only_where_that_is_an_answer(tmp_path
     assert (0, 0) not in {f.target for f in strict.features(examples[:1], tokenizer, PLAN, training=True)}
     with pytest.raises(InputError, match="has no answer"):
         strict.learn(examples)
+
+
+# ------------------------------------------------------------------------------------------- lists as text
+
+
+def test_lists_in_csv_are_json(tmp_path):
+    def first(task, columns, text):
+        path = tmp_path / "a.csv"
+        path.write_text(text)
+        return kind_of(find_task(task, columns)).read(path)[0]
+
+    tagged = first("entities", {}, 'tokens,tags\n"[""a"", ""cat""]","[""O"", ""B-X""]"\n')
+    assert (tagged.inputs["tokens"], tagged.target) == (["a", "cat"], ("O", "B-X"))
+    columns = {"question": "q", "context": "c", "answers": "a", "id": "n"}
+    asked = first(
+        "question-answering",
+        columns,
+        'n,q,c,a\nx7,who ?,the cat,"{""text"": [""cat""], ""answer_start"": [4]}"\n',
+    )
+    assert (asked.key, asked.target) == ("x7", (("cat", 4),))
+    chosen = first("multiple-choice", {"choices": "o"}, 'text,o,label\nit,"[""ran"", ""sat""]",1\n')
+    assert chosen.inputs["choices"] == ["ran", "sat"]
+    labelled = first("multi-label-classification", {}, 'text,labels\nit,"[""a, b"", ""c""]"\n')
+    assert labelled.target == ("a, b", "c")
+
+
+# ------------------------------------------------------------------------------------------------- cuts
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "cut"),
+    [
+        ("sst2", {"text": "cat " * 14}, False),  # [CLS] and [SEP] beside it: exactly 16 tokens
+        ("sst2", {"text": "cat " * 15}, True),
+        ("cb", {"text": "cat", "text_pair": "dog " * 13}, True),
+        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 12]}, False),
+        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 13]}, True),
+        ("squad1", {"question": "cat " * 4, "context": "dog " * 40}, False),
+        ("squad1", {"question": "cat " * 5, "context": "dog"}, True),
+        ("tagging", {"tokens": ["cat"] * 40}, False),
+    ],
+)
+def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
+    kind = kind_of(TASKS[task])
+    examples = [Example("here", "0", inputs), Example("here", "1", {**inputs})]
+    features = kind.features(examples, tokenizer, PLAN)
+    notes = cut_note("dev", kind, examples, features, PLAN)
+    assert len(notes) == cut
+    assert not notes or notes[0].startswith("dev: 2 of 2 texts are longer than max_")
+
+
+# ------------------------------------------------------------------------------------ collapsed, or right
+
+
+@pytest.mark.parametrize(
+    ("task", "answers", "constant"),
+    [
+        ("tagging", [["A", "B"], ["B", "A"]], False),
+        ("tagging", [["A", "B"], ["A", "B"]], False),
+        ("tagging", [["A", "A"], ["A"]], True),
+        ("sst2", ["positive", "positive"], True),
+        ("sst2", ["positive", "negative"], False),
+        ("multi-label-classification", [["a", "b"], ["a", "b"]], True),
+        ("regression", [float("nan"), float("nan")], True),
+    ],
+)
+def test_a_constant_answer(task, answers, constant):
+    assert kind_of(TASKS[task]).is_constant(answers) == constant
+
+
+def test_a_perfect_answer_has_not_collapsed(tokenizer):
+    def collapsed(task, target, answer):
+        examples = [Example("here", str(n), {}, target) for n in range(3)]
+        split = Split("dev", kind_of(TASKS[task]), examples, [], PLAN, 0)
+        return _says_one_thing(split, [{"answer": answer}] * 3)
+
+    assert not collapsed("multiple-choice", 0, 0)  # the right choice may always stand first
+    assert not collapsed("tagging", ("A", "B"), ["A", "B"])
+
+
+# ------------------------------------------------------------------------------------------- "no answer"
+
+
+def answered(odds, targets):
+    """Questions of which every best span is right, where there is an answer."""
+    examples = [
+        Example("here", str(n), {}, (("cat", 4),) if has_answer else ())
+        for n, has_answer in enumerate(targets)
+    ]
+    predictions = [{"answer": "", "best_span": "cat", "null_odds": value} for value in odds]
+    return examples, predictions
+
+
+@pytest.mark.parametrize(
+    ("odds", "targets", "lowest", "highest"),
+    [
+        ([-3.0, 1.0, 2.0, 5.0], [True, True, True, False], 2.0, 5.0),
+        ([-3.0, -2.0, 1.0], [True, False, False], -3.0, -2.0),
+        ([1.0, 2.0], [True, True], 2.0, 10.0),
+        ([1.0, 2.0], [False, False], -10.0, 1.0),
+    ],
+)
+def test_the_threshold_of_the_dev_data_decides(odds, targets, lowest, highest):
+    kind = kind_of(TASKS["squad2"])
+    examples, predictions = answered(odds, targets)
+    plan = kind.tune(PLAN, examples, predictions)
+    assert lowest < plan.no_answer_threshold < highest
+    kind.decide(predictions, plan)
+    assert [bool(prediction["answer"]) for prediction in predictions] == targets
+    assert kind.score(examples, predictions)["f1"] == 100
+
+
+def test_other_questions_have_no_threshold():
+    examples, predictions = answered([3.0], [True])
+    assert kind_of(TASKS["squad1"]).tune(PLAN, examples, predictions) == PLAN
+
+
+def test_missing_answers_are_not_taken_for_no_answer(tmp_path):
+    rows = [{"question": "a", "context": "cat", "answers": []}, {"question": "a", "context": "cat"}]
+    kind = kind_of(TASKS["squad2"])
+    with pytest.raises(InputError, match="line 2: answers must be"):
+        kind.read(write_objects(tmp_path / "a.jsonl", rows))
+
+
+# ------------------------------------------------------------------------------------- lines for `predict`
+
+
+def predictor(task, model_class, tokenizer, plan=PLAN, labels=(), columns=None):
+    torch.manual_seed(0)
+    kind = kind_of(find_task(task, columns), labels)
+    changes = {"num_labels": 2, **kind.config_changes()}
+    return Predictor(
+        FinetunedModel("here", model_class(tiny.config(**changes)).eval(), tokenizer, kind, plan)
+    )
+
+
+def test_a_line_that_cannot_be_used_stops_no_other(tokenizer):
+    found = predictor("sst2", ConvBertForSequenceClassification, tokenizer, labels=("negative", "positive"))
+    lines = [
+        "the cat",
+        '{"text": "a \\ud800 b"}',
+        '{"text": ' + "[" * 100_000,
+        '{"text": 3}',
+        "the dog " * 20,
+    ]
+    answers = list(found.answer(lines))
+    assert [isinstance(answer, InputError) for answer in answers] == [False, True, True, True, False]
+    assert found.cut == 1
+
+
+def test_a_question_without_room_stops_no_other(tokenizer):
+    plan = FinetuningPlan(max_length=16)
+    found = predictor("squad1", ConvBertForQuestionAnswering, tokenizer, plan)
+    questions = ["a cat"] * 7
+    questions[3] = "cat " * 20
+    lines = [json.dumps({"question": question, "context": "the cat sat"}) for question in questions]
+    answers = list(found.answer([*lines, "a text alone"]))
+    errors = {n: str(answer) for n, answer in enumerate(answers) if isinstance(answer, InputError)}
+    assert set(errors) == {3, 7}
+    assert "leaves no room" in errors[3]
+    assert "there is no question; there are text" in errors[7]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        ("options", {"text": "it", "options": ["ran", "sat"]}),
+        ("options", {"text": "it", "choices": ["ran", "sat"]}),
+        ("one,two", {"text": "it", "one": "ran", "two": "sat"}),
+        ("one,two", {"text": "it", "choices": ["ran", "sat", "a cat"]}),
+    ],
+)
+def test_choices_are_read_by_their_columns_or_their_role(columns, line, tokenizer):
+    found = predictor("multiple-choice", ConvBertForMultipleChoice, tokenizer, columns={"choices": columns})
+    (answer,) = found.answer([json.dumps(line)])
+    assert answer["answer"] in (0, 1, 2), answer

@@ -33,3 +33,23 @@ def test_questions_are_as_long_as_the_model_allows_and_no_longer():
     assert recipe(TASKS["squad1"], config).max_length == 256
     with pytest.raises(InputError, match="max_position_embeddings"):
         recipe(TASKS["squad1"], config, max_length=300)
+
+
+def test_none_is_a_value():
+    """`--set dropout=null`: what the configuration says."""
+    assert recipe(TASKS["sst2"], ConvBertConfig.small(), dropout=None).dropout is None
+    with pytest.raises(InputError, match="epochs must be above 0, got None"):
+        recipe(TASKS["sst2"], ConvBertConfig.small(), epochs=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "wanted"),
+    [
+        ("entities", {"head": "linear"}, "head=linear is for classification and regression"),
+        ("entities", {"both_orders": True}, "both_orders is for pairs of texts"),
+        ("sst2", {"both_orders": True}, "both_orders is for pairs of texts"),
+    ],
+)
+def test_fields_that_mean_nothing_to_the_task_are_refused(task, setting, wanted):
+    with pytest.raises(InputError, match=wanted):
+        recipe(TASKS[task], ConvBertConfig.small(), **setting)

@@ -15,12 +15,17 @@ import transformers
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import convbert
+import tiny
 from convbert import ConvBertForSequenceClassification
 from convbert.cli import main
+from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
+from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.lora import target_modules
+from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
+from convbert.finetuning.start import build_model
 from convbert.finetuning.tasks import TASKS, find_task
 from convbert.training.callbacks import ProgressLine
 from labelled import sentence, write_objects, write_sentences
@@ -226,6 +231,25 @@ def test_regression_answers_in_the_unit_of_the_data(start, tmp_path):
     with torch.no_grad():
         values = [theirs(**tokenizer(sentence(n)[0], return_tensors="pt")).logits.item() for n in range(4)]
     assert values == pytest.approx([14, 10, 14, 10], abs=1.0)
+
+
+def test_a_regression_that_goes_on_begins_where_it_was(tmp_path):
+    """The head is in the unit of the data, and what is trained on is not."""
+    config = tiny.config(num_labels=1, problem_type="regression")
+    torch.manual_seed(0)
+    model = ConvBertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    kind = kind_of(TASKS["regression"])
+    kind.learn([Example("here", "0", {}, target) for target in (9_000.0, 12_000.0, 9_500.0)])
+    again = build_model(
+        str(tmp_path / "model"), model.config, kind, FinetuningPlan(dropout=None), keep_head=True
+    )
+    ids = torch.tensor([[2, 5, 7, 3]])
+    with torch.no_grad():
+        expected, standardised = model(ids).logits, again.eval()(ids).logits
+        torch.testing.assert_close(standardised, (expected - kind.mean) / kind.deviation)
+        kind.finish(again)
+        torch.testing.assert_close(again(ids).logits, expected, atol=1e-3, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------- the course

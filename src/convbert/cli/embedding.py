@@ -19,6 +19,9 @@ class Embedder:
         pooling: see `FeatureExtraction`.
     """
 
+    cut = 0
+    """Of cut lines nothing is counted: every text is cut to the model's positions."""
+
     def __init__(self, model: str | None, pooling: str, precision: str, device: str | None) -> None:
         if pooling not in POOLINGS:
             raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {pooling}")

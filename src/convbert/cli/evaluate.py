@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from convbert.cli.failures import say
-from convbert.cli.finetune import ChoiceColumns, LabelColumn, PairColumn, TextColumn, TokensColumn, task_of
+from convbert.cli.finetune import (
+    AnswersColumn,
+    ChoiceColumns,
+    ContextColumn,
+    IdColumn,
+    LabelColumn,
+    PairColumn,
+    QuestionColumn,
+    TextColumn,
+    TokensColumn,
+    task_of,
+)
 from convbert.errors import InputError
 from convbert.optional import require
 
@@ -31,6 +42,13 @@ def run(
     label_column: LabelColumn = None,
     tokens_column: TokensColumn = None,
     choice_columns: ChoiceColumns = None,
+    question_column: QuestionColumn = None,
+    context_column: ContextColumn = None,
+    answers_column: AnswersColumn = None,
+    id_column: IdColumn = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Answer data that has no labels, without a score.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also draw attention maps and dynamic kernels: explain.html.")
     ] = False,
@@ -39,7 +57,8 @@ def run(
 ) -> None:
     """Score a fine-tuned model on labelled data, by the metrics of its task.
 
-    Data without labels is answered only; for the test sets of GLUE the submission files are written to --output.
+    The test sets of GLUE may have no labels: they are answered only, and the submission files are written to --output.
+    For other data without labels say --unlabelled.
 
     \b
     Examples:
@@ -54,13 +73,23 @@ def run(
         raise InputError("--explain writes a page: give --output, too")
     from convbert.finetuning.evaluation import FinetunedModel, evaluate
 
-    columns = (text_column, text_pair_column, label_column, tokens_column, choice_columns)
-    if task is None and any(columns):
+    columns = {
+        "text": text_column,
+        "text_pair": text_pair_column,
+        "label": label_column,
+        "tokens": tokens_column,
+        "choices": choice_columns,
+        "question": question_column,
+        "context": context_column,
+        "answers": answers_column,
+        "id": id_column,
+    }
+    if task is None and any(columns.values()):
         raise InputError("columns belong to a task: give --task, too")
-    chosen = None if task is None else task_of(task, *columns)
+    chosen = None if task is None else task_of(task, **columns)
     finetuned = FinetunedModel.load(model, chosen, device)
     files = [file] if file is not None else finetuned.kind.task.find_files(data or Path(), split)
-    metrics = evaluate(finetuned, files, split, output, explain=explain, report=say)
+    metrics = evaluate(finetuned, files, split, output, unlabelled=unlabelled, explain=explain, report=say)
     if as_json:
         print(json.dumps(metrics))
     else:

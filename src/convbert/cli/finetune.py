@@ -21,6 +21,12 @@ TextColumn = Annotated[str | None, typer.Option(help="Column of the text (or of 
 PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, labels, number or tags.")]
 TokensColumn = Annotated[str | None, typer.Option(help="Tagging: column of the words.")]
+QuestionColumn = Annotated[str | None, typer.Option(help="Questions: column of the question.")]
+ContextColumn = Annotated[str | None, typer.Option(help="Questions: column of the text with the answer.")]
+AnswersColumn = Annotated[
+    str | None, typer.Option(help='Questions: column of {"text": [...], "answer_start": [...]}.')
+]
+IdColumn = Annotated[str | None, typer.Option(help="Questions: column of the question's name.")]
 ChoiceColumns = Annotated[
     str | None, typer.Option(help="Choices: their columns, with commas between them, or one column of lists.")
 ]
@@ -31,7 +37,8 @@ def run(
         str, typer.Option(help="Name in the table of tasks, such as sst2; see docs/finetuning.md.")
     ],
     data: Annotated[
-        Path | None, typer.Option(help="Folder with train.* and dev.*, in the formats of the task.")
+        Path | None,
+        typer.Option(help="Folder with train.* and dev.* (or valid.*, val.*), in the formats of the task."),
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Training file, in place of --data.")] = None,
     dev: Annotated[Path | None, typer.Option(help="Dev file, in place of --data.")] = None,
@@ -48,6 +55,10 @@ def run(
     label_column: LabelColumn = None,
     tokens_column: TokensColumn = None,
     choice_columns: ChoiceColumns = None,
+    question_column: QuestionColumn = None,
+    context_column: ContextColumn = None,
+    answers_column: AnswersColumn = None,
+    id_column: IdColumn = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds; the best model is kept.")] = 1,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train low-rank adapters in place of the encoder (rank 8).")
@@ -86,7 +97,18 @@ def run(
     from convbert.finetuning.recipes import FinetuningPlan
     from convbert.finetuning.run import finetune
 
-    chosen = task_of(task, text_column, text_pair_column, label_column, tokens_column, choice_columns)
+    chosen = task_of(
+        task,
+        text=text_column,
+        text_pair=text_pair_column,
+        label=label_column,
+        tokens=tokens_column,
+        choices=choice_columns,
+        question=question_column,
+        context=context_column,
+        answers=answers_column,
+        id=id_column,
+    )
     overrides = parse_settings(settings or (), FinetuningPlan().to_dict())
     if lora:
         require("lora", "--lora")
@@ -112,25 +134,12 @@ def run(
     return 0
 
 
-def task_of(
-    name: str,
-    text: str | None = None,
-    text_pair: str | None = None,
-    label: str | None = None,
-    tokens: str | None = None,
-    choices: str | None = None,
-) -> Task:
-    """The row of the table, with the columns that were named."""
+def task_of(name: str, **columns: str | None) -> Task:
+    """The row of the table, with the columns that were named, by role; `label` are the tags of tagging."""
     from convbert.finetuning.tasks import TASKS, find_task
 
-    is_tagging = name in TASKS and TASKS[name].kind == "tagging"
-    columns = {
-        "text": text,
-        "text_pair": text_pair,
-        "tags" if is_tagging else "label": label,
-        "tokens": tokens,
-        "choices": choices,
-    }
+    if name in TASKS and TASKS[name].kind == "tagging":
+        columns["tags"] = columns.pop("label", None)
     return find_task(name, columns)
 
 

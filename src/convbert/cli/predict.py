@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -17,6 +17,10 @@ from convbert.cli.failures import say
 from convbert.cli.lines import Line, answer_lines, read_blocks
 from convbert.cli.progress import progress_line
 from convbert.errors import InputError
+
+if TYPE_CHECKING:
+    from convbert.cli.embedding import Embedder
+    from convbert.finetuning.prediction import Predictor
 
 
 def run(
@@ -67,34 +71,36 @@ def run(
         say(f"{output}: is finished; nothing to resume")
         return 0
     with _open(input_file) as (stream, size), _Answers(output, resume) as answers:
-        answer = _answerer(model, embeddings, precision, device)
+        answerer = _answerer(model, embeddings, precision, device)
         started, done = monotonic(), 0
         with progress_line(size, to_file=output is not None) as advance:
             for block in read_blocks(stream, "stdin" if input_file == "-" else input_file):
                 lines = [line for line in block if line.number > answers.already]
-                for line, record in answer_lines(lines, answer):
+                for line, record in answer_lines(lines, answerer.answer):
                     answers.write(line, record)
                 answers.flush()
                 done += len(lines)
                 advance(len(lines), sum(line.size for line in block))
     seconds = monotonic() - started
     say(f"{done:,} texts in {seconds:.1f} s ({done / max(seconds, 1e-9):,.0f} texts/s)")
+    if answerer.cut:
+        say(f"{answerer.cut:,} texts are longer than the model was trained for, and were cut")
     answers.report()
     return 0
 
 
 def _answerer(
     model: str | None, embeddings: str | None, precision: str, device: str | None
-) -> Callable[[list[str]], Iterator[dict[str, Any] | InputError]]:
-    """Lines to answers, in their order."""
+) -> Embedder | Predictor:
+    """What turns lines into answers, in their order."""
     if embeddings is not None:
         from convbert.cli.embedding import Embedder
 
-        return Embedder(model, embeddings, precision, device).answer
+        return Embedder(model, embeddings, precision, device)
     from convbert.finetuning.evaluation import FinetunedModel
     from convbert.finetuning.prediction import Predictor
 
-    return Predictor(FinetunedModel.load(model, device=device, precision=precision)).answer
+    return Predictor(FinetunedModel.load(model, device=device, precision=precision))
 
 
 class _Answers:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning.metrics import Scores
-from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.readers import Row, parse_json, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.model import ConvBertPreTrainedModel
@@ -52,6 +52,7 @@ class Feature:
         input_ids, token_type_ids: (T,), or one such list for each choice.
         target: what the model is trained on, as numbers.
         detail: what its kind needs to find the way back from tokens to text.
+        is_cut: whether some of the text was left out, as it is too long.
     """
 
     example: int
@@ -59,6 +60,7 @@ class Feature:
     token_type_ids: list[Any]
     target: Any = None
     detail: Any = None
+    is_cut: bool = False
 
     @property
     def length(self) -> int:
@@ -81,13 +83,18 @@ class Kind(ABC):
     """The role of the column of right answers."""
     loss_counts_examples = True
     """False where the model's loss is a mean over tokens: batches of equal size in tokens then weigh the same."""
+    cut_at = "max_length"
+    """The field of the plan that texts are cut at."""
 
     def __init__(self, task: Task, labels: Sequence[str] = ()) -> None:
         self.task = task
         self.labels = tuple(labels)
 
-    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+    def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
         """The examples of a file.
+
+        Args:
+            labelled: whether it must have the column of right answers, and they are read; None reads them where it has.
 
         Raises:
             InputError: a missing column, or a row that cannot be used; the message names it.
@@ -95,6 +102,8 @@ class Kind(ABC):
         target = self.task.columns[self.target_role]
         wanted = [*self.input_columns(), *([target] if labelled else ())]
         table = read_table(path, self.task.headerless, wanted, skip_broken=self.task.skips_broken_rows)
+        if labelled is None:
+            labelled = target in table.columns
         table.check_columns(wanted)
         examples = []
         for number, row in enumerate(table.rows):
@@ -102,11 +111,6 @@ class Kind(ABC):
             answer = self.read_target(row, target, inputs) if labelled else None
             examples.append(Example(row.place, self._key(row, number), inputs, answer))
         return examples
-
-    def is_labelled(self, path: Path) -> bool:
-        """Whether a file has the column of right answers."""
-        columns = read_table(path, self.task.headerless, self.input_columns()).columns
-        return self.task.columns[self.target_role] in columns
 
     def input_columns(self) -> list[str]:
         """The columns that the model is shown."""
@@ -152,6 +156,10 @@ class Kind(ABC):
         names = dict(enumerate(self.labels))
         return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
 
+    def begin(self, model: Any) -> None:
+        """Undo `finish` in a model whose own head is trained on."""
+        return
+
     def finish(self, model: Any) -> None:
         """Change a trained model so that it needs nothing of what this kind knows beside labels."""
         return
@@ -196,6 +204,20 @@ class Kind(ABC):
     ) -> list[Prediction]:
         """A prediction for every example."""
 
+    def tune(
+        self, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
+    ) -> FinetuningPlan:
+        """The plan with what is best decided on dev data."""
+        return plan
+
+    def decide(self, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
+        """Set each `answer` by what `tune` has found."""
+        return
+
+    def is_constant(self, answers: Sequence[Any]) -> bool:
+        """Whether all answers are the same."""
+        return len(set(map(str, answers))) == 1
+
     @abstractmethod
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics, the one that counts first."""
@@ -233,7 +255,29 @@ def text_of(cell: Any, place: str, role: str) -> str:
 
 def text_in(row: Row, column: str) -> str:
     """The text in a cell; see `text_of`."""
-    return text_of(row.cells.get(column), row.place, column)
+    if column not in row.cells:
+        raise InputError(f"{row.place}: there is no {column}; there are {', '.join(row.cells)}")
+    return text_of(row.cells[column], row.place, column)
+
+
+def list_in(row: Row, column: str) -> Any:
+    """The list or object in a cell; where cells are text, in CSV and TSV, it is written as JSON."""
+    cell = row.cells.get(column)
+    if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
+        try:
+            return parse_json(cell)
+        except InputError:
+            return cell
+    return cell
+
+
+def cut_note(
+    name: str, kind: Kind, examples: Sequence[Example], features: Sequence[Feature], plan: FinetuningPlan
+) -> list[str]:
+    """A sentence on how many examples were cut, or none."""
+    cut = len({feature.example for feature in features if feature.is_cut})
+    limit = f"{kind.cut_at} ({getattr(plan, kind.cut_at)} tokens)"
+    return [f"{name}: {cut:,} of {len(examples):,} texts are longer than {limit} and are cut"] if cut else []
 
 
 def check_known(label: str, labels: Sequence[str], place: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Kind, Prediction
+from convbert.finetuning.data import Kind, Prediction, cut_note
 from convbert.finetuning.explain import explain_html
-from convbert.finetuning.folder import write_json
+from convbert.finetuning.folder import refuse_runs, write_json
 from convbert.finetuning.inference import Split
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
@@ -79,15 +79,18 @@ class FinetunedModel:
             set_precision(model, cast(Precision, precision), place)
         return cls(name, model.to(place).eval(), read_tokenizer(name), kind, plan)
 
-    def split(self, name: str, path: Path) -> Split:
-        """The examples of a file: labelled where it has the task's column for that.
+    def split(self, name: str, path: Path, unlabelled: bool = False) -> Split:
+        """The examples of a file.
+
+        Args:
+            unlabelled: leave labels out. Otherwise only a test file of GLUE may lack them.
 
         Raises:
             InputError: unusable data, or a label that the model does not know.
         """
-        labelled = self.kind.is_labelled(path)
-        examples = self.kind.read(path, labelled)
-        if labelled:
+        is_test = self.kind.task.submission_of(path) is not None
+        examples = self.kind.read(path, False if unlabelled else None if is_test else True)
+        if examples[0].target is not None:
             self.kind.check(examples)
         features = self.kind.features(examples, self.tokenizer, self.plan)
         return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
@@ -99,6 +102,7 @@ def evaluate(
     split_name: str = "dev",
     output_dir: Path | None = None,
     *,
+    unlabelled: bool = False,
     explain: bool = False,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -107,12 +111,23 @@ def evaluate(
     Args:
         files: several are scored separately.
         output_dir: for predictions, `metrics.json`, `report.html`, and for GLUE's test data its submission files.
+        unlabelled: answer without a score, whether or not there are labels.
         explain: write `explain.html`, too.
 
     Returns:
         `scores`: name of each split to its metrics; and how many examples each has.
+
+    Raises:
+        InputError: unusable data, or `output_dir` is the folder of a training run.
     """
-    splits = [finetuned.split(split_name if len(files) == 1 else path.stem, path) for path in files]
+    if output_dir is not None:
+        refuse_runs(output_dir)
+    splits = [
+        finetuned.split(split_name if len(files) == 1 else path.stem, path, unlabelled) for path in files
+    ]
+    for split in splits:
+        for note in cut_note(split.name, split.kind, split.examples, split.features, split.plan):
+            report(note)
     answers = [split.predict(finetuned.model) for split in splits]
     labelled = {
         split.name: split.score(found)
@@ -126,26 +141,26 @@ def evaluate(
         "scores": labelled,
     }
     if output_dir is not None:
-        _write(finetuned, splits, answers, metrics, output_dir, explain)
+        _write(finetuned, files, splits, answers, metrics, output_dir, explain)
         report(f"written to {output_dir}")
     return metrics
 
 
 def _write(
     finetuned: FinetunedModel,
+    files: Sequence[Path],
     splits: Sequence[Split],
     answers: Sequence[list[Prediction]],
     metrics: dict[str, Any],
     output_dir: Path,
     explain: bool,
 ) -> None:
-    task = finetuned.kind.task
-    names = [name for name in task.submission.split(",") if name]
     with whole_folder(output_dir) as draft:
-        for number, (split, found) in enumerate(zip(splits, answers, strict=True)):
+        for path, split, found in zip(files, splits, answers, strict=True):
             write_predictions(draft, split, found)
-            if number < len(names) and split.examples[0].target is None:
-                (draft / names[number]).write_text(submission(split, found), encoding="utf-8")
+            name = split.kind.task.submission_of(path)
+            if name is not None and split.examples[0].target is None:
+                (draft / name).write_text(submission(split, found), encoding="utf-8")
         write_json(draft / "metrics.json", metrics)
         write_pages(
             draft, metrics, splits[0], answers[0], finetuned.model, finetuned.tokenizer, explain=explain

@@ -16,7 +16,7 @@ _MAY_CHANGE = ("bf16", "log_every", "seeds")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run: `model/`, `metrics.json`, `predictions.jsonl`, `report.html`, and one folder a seed."""
+    """The folder of a run: `model/`, `metrics.json`, `dev_predictions.jsonl`, `report.html`, and one folder a seed."""
 
     root: Path
 
@@ -39,28 +39,38 @@ class RunFolder:
         """The folder of one seed."""
         return self.root / f"seed-{seed}"
 
-    def claim(self, record: dict[str, Any], resume: bool) -> None:
-        """Note what is being run in an empty or new folder, or check that it is the same run that goes on.
+    def check(self, record: dict[str, Any], resume: bool) -> None:
+        """Check that the folder is new or empty, or, to resume, that it is the same run that goes on.
 
         Raises:
-            InputError: the folder is in use, holds another run, or cannot be written.
+            InputError: the folder is in use, or holds another run or none.
         """
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: is a file; the output must be a folder")
-        stored = read_json(self.record)
-        if not resume and self.root.exists() and any(self.root.iterdir()):
+        if not self.root.exists() or not any(self.root.iterdir()):
+            return
+        if not resume:
             raise InputError(
                 f"{self.root}: not empty; resume the run in it (--resume), or choose another folder"
             )
-        if resume and stored is not None:
-            before, now = _flat(stored), _flat(json.loads(json.dumps(record)))
-            changes = [
-                f"{name} was {before.get(name)}, now {value}"
-                for name, value in now.items()
-                if before.get(name) != value and name not in _MAY_CHANGE
-            ]
-            if changes:
-                raise InputError(f"{self.root}: this run was started otherwise: {'; '.join(changes)}")
+        stored = read_json(self.record)
+        if stored is None:
+            raise InputError(f"{self.root}: not empty, and there is no run in it to resume (no run.json)")
+        before, now = _flat(stored), _flat(json.loads(json.dumps(record)))
+        changes = [
+            f"{name} was {before[name]}, now {value}"
+            for name, value in now.items()
+            if name in before and before[name] != value and name not in _MAY_CHANGE
+        ]
+        if changes:
+            raise InputError(f"{self.root}: this run was started otherwise: {'; '.join(changes)}")
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Write down what is being run.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
         with whole_folder(self.root) as draft:
             write_json(draft / self.record.name, record)
 
@@ -68,6 +78,16 @@ class RunFolder:
         """Remove what only an interrupted run needs."""
         for checkpoint in self.of_seed(seed).glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+
+
+def refuse_runs(folder: Path) -> None:
+    """Refuse to write into the folder of a run or of one of its seeds, whose figures and predictions would be lost.
+
+    Raises:
+        InputError: it is one.
+    """
+    if any((folder / name).exists() for name in ("run.json", "log.jsonl")):
+        raise InputError(f"{folder}: holds a training run; choose another folder")
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,21 @@ import torch
 from torch import Tensor
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, softmax, text_in, text_of
+from convbert.finetuning.data import (
+    Array,
+    Example,
+    Feature,
+    Kind,
+    Prediction,
+    list_in,
+    softmax,
+    text_in,
+    text_of,
+)
 from convbert.finetuning.metrics import Scores, accuracy
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.sequence import cut_off
 from convbert.heads.multiple_choice import ConvBertForMultipleChoice
 from convbert.tokenization import ConvBertTokenizerFast
 
@@ -24,7 +35,7 @@ class MultipleChoice(Kind):
 
     model_class = ConvBertForMultipleChoice
 
-    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+    def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
         examples = super().read(path, labelled)
         count = len(examples[0].inputs["choices"])
         for example in examples:
@@ -77,7 +88,10 @@ class MultipleChoice(Kind):
             texts = [example.inputs["text"]] * len(choices)
             tokens = tokenizer(texts, choices, truncation=True, max_length=plan.max_length)
             target = example.target if training else None
-            found.append(Feature(number, tokens["input_ids"], tokens["token_type_ids"], target))
+            is_cut = any(cut_off(tokens))
+            found.append(
+                Feature(number, tokens["input_ids"], tokens["token_type_ids"], target, is_cut=is_cut)
+            )
         return found
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
@@ -110,8 +124,10 @@ class MultipleChoice(Kind):
 
 
 def _choices(row: Row, columns: str) -> list[str]:
+    """Of a column of lists, or of a column for each choice."""
     names = columns.split(",")
-    cells = row.cells.get(names[0]) if len(names) == 1 else [row.cells.get(name) for name in names]
+    is_list = columns in row.cells or len(names) == 1
+    cells = list_in(row, columns) if is_list else [row.cells.get(name) for name in names]
     if not isinstance(cells, list) or len(cells) < 2:
         raise InputError(f"{row.place}: {columns} must be a list of at least two choices, got {cells!r:.60}")
     return [text_of(cell, row.place, name) for cell, name in zip(cells, names * len(cells), strict=False)]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Example, Prediction, text_of
+from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
 from convbert.finetuning.metrics import entity_spans
+from convbert.finetuning.readers import Row, parse_json
 
 Answer = Prediction | InputError
 
@@ -21,19 +21,33 @@ class Predictor:
 
     Plain text is the `text`. A JSON object has the columns of the task, or the names of their roles: `text` and
     `text_pair`; `tokens`, or `text` to be split into words; `question` and `context`; `text`, `prefix` and `choices`.
+
+    Attributes:
+        cut: lines so far that were too long and were cut.
     """
 
     def __init__(self, finetuned: FinetunedModel) -> None:
         self.finetuned = finetuned
         self.kind = finetuned.kind
+        self.cut = 0
 
     def answer(self, lines: Sequence[str]) -> Iterator[Answer]:
         """An answer for each line, in order, or the reason why it has none."""
         examples: list[Example | InputError] = [self._example_or_error(line) for line in lines]
         good = [example for example in examples if isinstance(example, Example)]
-        answers = iter(self._predict(good))
+        answers = iter(self._answers(good))
         for example in examples:
             yield example if isinstance(example, InputError) else next(answers)
+
+    def _answers(self, examples: list[Example]) -> list[Answer]:
+        """As `answer`: halves are tried where the whole cannot be answered, until the example to blame is alone."""
+        try:
+            return list(self._predict(examples))
+        except InputError as error:
+            if len(examples) == 1:
+                return [error]
+        half = len(examples) // 2
+        return self._answers(examples[:half]) + self._answers(examples[half:])
 
     def _predict(self, examples: list[Example]) -> list[Prediction]:
         # Choices are batched as a rectangle: the same number of them in every example.
@@ -49,6 +63,7 @@ class Predictor:
         model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
         features = self.kind.features(examples, tokenizer, plan)
         outputs = run_features(model, self.kind, features, tokenizer.pad_token_id)
+        self.cut += len({feature.example for feature in features if feature.is_cut})
         return self.kind.decode(examples, features, outputs, plan)
 
     def _record(self, example: Example, prediction: Prediction) -> Prediction:
@@ -70,56 +85,22 @@ class Predictor:
 
     def _example_or_error(self, line: str) -> Example | InputError:
         try:
-            cells = read_cells(line)
-            inputs = {
-                "tagging": self._words,
-                "question-answering": self._question,
-                "multiple-choice": self._choices,
-            }
-            read = inputs.get(self.kind.task.kind, self._texts)
-            return Example("the text", str(cells.get("id", "")), read(cells))
+            cells = self._by_column(read_cells(line))
+            key = cells.get(self.kind.task.columns.get("id", "id"))
+            inputs = self.kind.read_inputs(Row("the line", cells))
+            return Example("the line", "" if key is None else str(key), inputs)
         except InputError as error:
             return error
 
-    def _cell(self, cells: dict[str, Any], role: str) -> Any:
-        column = self.kind.task.columns.get(role, role)
-        return cells[column] if column in cells else cells.get(role)
-
-    def _text(self, cells: dict[str, Any], role: str) -> str:
-        cell = self._cell(cells, role)
-        if cell is None:
-            raise InputError(f"there is no {role} in it; a JSON object with one is wanted")
-        return text_of(cell, "the line", role)
-
-    def _texts(self, cells: dict[str, Any]) -> dict[str, Any]:
-        roles = [role for role in self.kind.task.columns if role in ("text", "text_pair")]
-        return {role: self._text(cells, role) for role in roles}
-
-    def _question(self, cells: dict[str, Any]) -> dict[str, Any]:
-        return {role: self._text(cells, role) for role in ("question", "context")}
-
-    def _words(self, cells: dict[str, Any]) -> dict[str, Any]:
-        words = self._cell(cells, "tokens")
-        if words is None:
+    def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
+        """The cells by the task's columns, where the line names a role instead."""
+        columns = self.kind.task.columns
+        renamed = {columns[role]: cell for role, cell in cells.items() if role in columns}
+        cells = {**renamed, **cells}
+        if "tokens" in columns and columns["tokens"] not in cells and isinstance(cells.get("text"), str):
             split = self.finetuned.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
-            words = [word for word, _ in split(self._text(cells, "text"))]
-        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-            raise InputError("tokens must be a list of strings, at least one")
-        return {"tokens": words}
-
-    def _choices(self, cells: dict[str, Any]) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"text": self._text(cells, "text")}
-        names = self.kind.task.columns["choices"].split(",")
-        choices = cells.get("choices") or [cells[name] for name in names if name in cells]
-        if not isinstance(choices, list) or len(choices) < 2:
-            raise InputError(
-                f"there are no choices in it: {', '.join(names)}, or a list of choices, are wanted"
-            )
-        if "prefix" in self.kind.task.columns:
-            prefix = self._text(cells, "prefix")
-            inputs["prefix"] = self.kind.task.values.get("prefix", {}).get(prefix, prefix)
-        inputs["choices"] = [text_of(choice, "the line", "choice") for choice in choices]
-        return inputs
+            cells[columns["tokens"]] = [word for word, _ in split(cells["text"])]
+        return cells
 
 
 def read_cells(line: str) -> dict[str, Any]:
@@ -130,10 +111,4 @@ def read_cells(line: str) -> dict[str, Any]:
     """
     if not line.strip():
         raise InputError("is empty")
-    if not line.lstrip().startswith("{"):
-        return {"text": line}
-    try:
-        cells = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"not JSON ({error})") from error
-    return cells
+    return parse_json(line) if line.lstrip().startswith("{") else {"text": line}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp
+from dataclasses import dataclass, replace
+from math import exp, inf
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning import squad
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, list_in
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -42,11 +42,11 @@ class QuestionAnswering(Kind):
 
     model_class = ConvBertForQuestionAnswering
     target_role = "answers"
+    cut_at = "max_question_length"
 
-    def read(self, path: Path, labelled: bool = True) -> list[Example]:
+    def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
         examples = super().read(path, labelled)
-        if labelled:
-            _check_answers(examples, path)
+        _check_answers(examples, path)
         return examples
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -109,11 +109,31 @@ class QuestionAnswering(Kind):
             _answer(example, windows.get(number, []), plan.max_answer_length)
             for number, example in enumerate(examples)
         ]
+        self.decide(predictions, plan)
+        return predictions
+
+    def tune(
+        self, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
+    ) -> FinetuningPlan:
+        """The plan with the threshold for "no answer" that gives the best F1."""
+        if not self.task.answers_may_be_missing:
+            return plan
+        gold, spans, odds = _for_the_threshold(examples, predictions)
+        _, threshold = squad.best_threshold(gold, spans, odds)
+        if threshold not in odds.values():  # it is best to answer nothing
+            threshold = -inf
+        answered = [value for value in odds.values() if value <= threshold]
+        others = [value for value in odds.values() if value > threshold]
+        # In the middle between two questions, where rounding does not decide on one of them.
+        highest = max(answered, default=min(odds.values()) - 2)
+        lowest = min(others, default=max(odds.values()) + 2)
+        return replace(plan, no_answer_threshold=(highest + lowest) / 2)
+
+    def decide(self, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
         if self.task.answers_may_be_missing:
             for prediction in predictions:
-                if prediction["null_odds"] > 0:
-                    prediction["answer"] = ""
-        return predictions
+                is_missing = prediction["null_odds"] > plan.no_answer_threshold
+                prediction["answer"] = "" if is_missing else prediction["best_span"]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = {e.key: [text for text, _ in e.target] for e in examples}
@@ -122,8 +142,7 @@ class QuestionAnswering(Kind):
         found = {name: scores[name] for name in self.task.metrics}
         if not self.task.answers_may_be_missing:
             return found
-        spans = {e.key: p["best_span"] for e, p in zip(examples, predictions, strict=True)}
-        odds = {e.key: p["null_odds"] for e, p in zip(examples, predictions, strict=True)}
+        gold, spans, odds = _for_the_threshold(examples, predictions)
         best_f1, f1_threshold = squad.best_threshold(gold, spans, odds, squad.f1)
         best_exact, exact_threshold = squad.best_threshold(gold, spans, odds, squad.exact_match)
         return {
@@ -141,13 +160,25 @@ class QuestionAnswering(Kind):
         return [{"answer": " ".join(example.inputs["context"].split()[:3])} for example in examples]
 
 
+def _for_the_threshold(
+    examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> tuple[dict[str, list[str]], dict[str, str], dict[str, float]]:
+    """By question: the right answers, the best span, and how much "no answer" is preferred to it."""
+    pairs = list(zip(examples, predictions, strict=True))
+    return (
+        {example.key: [text for text, _ in example.target] for example, _ in pairs},
+        {example.key: prediction["best_span"] for example, prediction in pairs},
+        {example.key: prediction["null_odds"] for example, prediction in pairs},
+    )
+
+
 def _read_answers(row: Row, column: str) -> tuple[tuple[str, int], ...]:
     """SQuAD's pairs, or {"text": [...], "answer_start": [...]} as the Hub has them."""
-    cell = row.cells.get(column)
+    cell = list_in(row, column)
     try:
         if isinstance(cell, dict):
             cell = list(zip(cell["text"], cell["answer_start"], strict=True))
-        return tuple((str(text), int(start)) for text, start in cell or ())
+        return tuple((str(text), int(start)) for text, start in cell)
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(
             f'{row.place}: {column} must be {{"text": [...], "answer_start": [...]}}, got {cell!r:.60}'
@@ -158,7 +189,7 @@ def _check_answers(examples: Sequence[Example], path: Path) -> None:
     wrong = [
         (example, text, start)
         for example in examples
-        for text, start in example.target
+        for text, start in example.target or ()
         if not text or start < 0 or example.inputs["context"][start : start + len(text)] != text
     ]
     if wrong:
@@ -178,6 +209,7 @@ def _windows(
     number: int, example: Example, context: Any, tokenizer: ConvBertTokenizerFast, plan: FinetuningPlan
 ) -> list[Feature]:
     question = tokenizer(example.inputs["question"], add_special_tokens=False)["input_ids"]
+    is_cut = len(question) > plan.max_question_length
     question = question[: plan.max_question_length]
     ids, offsets = context["input_ids"], context["offset_mapping"]
     room = plan.max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
@@ -194,6 +226,7 @@ def _windows(
                 tokenizer.build_inputs_with_special_tokens(question, shown),
                 tokenizer.create_token_type_ids_from_sequences(question, shown),
                 detail=Place(first, last, len(question) + 2, offsets),
+                is_cut=is_cut,
             )
         )
     return found
@@ -206,11 +239,7 @@ def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed:
     for window in windows:
         span = _locate(window.detail, *example.target[0]) if example.target else None
         if span is not None or missing_allowed:
-            found.append(
-                Feature(
-                    window.example, window.input_ids, window.token_type_ids, span or (0, 0), window.detail
-                )
-            )
+            found.append(replace(window, target=span or (0, 0)))
     return found
 
 

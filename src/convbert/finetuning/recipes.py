@@ -37,6 +37,8 @@ class FinetuningPlan:
         max_length: tokens of an example; texts beyond are cut, contexts and sentences are read in windows.
         stride: tokens by which the window on a context moves on.
         max_question_length, max_answer_length: tokens.
+        no_answer_threshold: SQuAD 2: a question is left unanswered where "no answer" is preferred to the best span by
+            more than this. Training ends with the best one on the dev data, which is stored with the model.
         both_orders: train on pairs in both orders.
         head: of classification and regression: "two-layer", transformers' own, or "linear", the original's dropout and
             one layer, which is stored as the other (see `linear_head`).
@@ -66,6 +68,7 @@ class FinetuningPlan:
     stride: int = 128
     max_question_length: int = 64
     max_answer_length: int = 30
+    no_answer_threshold: float = 0.0
     both_orders: bool = False
     head: str = "two-layer"
     dropout: float | None = 0.1
@@ -90,6 +93,7 @@ class FinetuningPlan:
             self._check(name, lambda value: value >= 0, "at least 0")
         for name in ("warmup_fraction", "adam_beta1", "adam_beta2"):
             self._check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
+        self._check("no_answer_threshold", lambda value: True, "a number")
         self._check("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1")
         if self.dropout is not None:
             self._check("dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
@@ -106,12 +110,11 @@ class FinetuningPlan:
             raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
 
     def override(self, **changes: Any) -> FinetuningPlan:
-        """A copy with some fields changed. A value of None is no change.
+        """A copy with some fields changed.
 
         Raises:
             InputError: there is no such field, or a value is out of range.
         """
-        changes = {name: value for name, value in changes.items() if value is not None}
         if unknown := sorted(set(changes) - {each.name for each in dataclasses.fields(self)}):
             raise InputError(f"the plan has no field named {', '.join(unknown)}")
         return dataclasses.replace(self, **changes)
@@ -130,12 +133,17 @@ def recipe(task: Task, config: ConvBertConfig, **overrides: Any) -> FinetuningPl
     """The plan for a task and a model, with fields overridden.
 
     Raises:
-        InputError: an unknown field, or texts of more tokens than the model has positions.
+        InputError: an unknown field, one that means nothing to this task, or texts of more tokens than the model has
+            positions.
     """
     learning_rate = 3e-4 if config.hidden_size < _BASE_WIDTH else 1e-4
     layer_decay = 1.0 if config.num_hidden_layers < _PAPER_LAYERS else 0.8
     plan = FinetuningPlan(learning_rate=learning_rate, layer_decay=layer_decay).override(**task.recipe)
     chosen = plan.override(**overrides)
+    if chosen.both_orders and "text_pair" not in task.columns:
+        raise InputError(f"both_orders is for pairs of texts, and {task.name} has no column text_pair")
+    if chosen.head == "linear" and task.kind not in ("classification", "multi-label", "regression"):
+        raise InputError(f"head=linear is for classification and regression, and {task.name} is {task.kind}")
     if chosen.max_length > config.max_position_embeddings:
         if "max_length" in overrides:
             raise InputError(

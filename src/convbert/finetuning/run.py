@@ -8,6 +8,7 @@ import platform
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 import transformers
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Example, Kind
+from convbert.finetuning.data import Example, Feature, Kind, cut_note
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import RunFolder, write_json
 from convbert.finetuning.inference import Split
@@ -25,7 +26,7 @@ from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.seed import Report, SeedTrainer
-from convbert.finetuning.start import check_head, read_config, read_tokenizer
+from convbert.finetuning.start import check_head, read_config, read_task, read_tokenizer
 from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
 from convbert.loading import find_model
@@ -75,12 +76,13 @@ def finetune(
     """Train a model for a task and score it.
 
     Writes to `output_dir`: `run.json`, a folder for each seed with checkpoints and log, and at the end `model/`
-    (weights, configuration, tokenizer, model card), `predictions.jsonl` (of the dev data), `report.html` and
+    (weights, configuration, tokenizer, model card), `dev_predictions.jsonl` (of the dev data), `report.html` and
     `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
 
     Args:
         model: a folder or a name on the Hub; None is the embedded English model.
-        seeds: runs, with the seeds `plan.seed`, `plan.seed` + 1, ...; the best one's model is kept.
+        seeds: runs, with the seeds `plan.seed`, `plan.seed` + 1, ...; the best one's model is kept. A finished run can
+            be resumed with more of them.
         new_head: start the head anew, whatever the checkpoint was fine-tuned for.
         resume: go on with the run in `output_dir`.
         device: "cpu" leaves a GPU unused.
@@ -112,13 +114,18 @@ def finetune(
     }
     processes = launched_processes(device)
     if processes.is_main_process:
-        folder.claim(record, resume)
+        folder.check(record, resume)
     processes.wait_for_everyone()
-    if (metrics := read_json(folder.metrics)) is not None:
+    metrics = read_json(folder.metrics)
+    if metrics is not None and len(metrics["seeds"]) >= seeds:
         report(f"{folder.root}: this run has finished; nothing to resume")
         return FinetuningResult(True, folder.model, metrics)
+    if processes.is_main_process:
+        folder.note(record)
     report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
-    run = Run(task, plan, kind, source, keep_head, tokenizer, train, dev, folder, device, explain, report)
+    run = Run(
+        task, plan, kind, source, keep_head, tokenizer, files, train, dev, folder, device, explain, report
+    )
     return run.execute(seeds)
 
 
@@ -145,6 +152,7 @@ class Run:
     source: str
     keep_head: bool
     tokenizer: ConvBertTokenizerFast
+    files: Files
     train: list[Example]
     dev: dict[str, list[Example]]
     folder: RunFolder
@@ -155,6 +163,7 @@ class Run:
     def execute(self, seeds: int) -> FinetuningResult:
         """Train every seed, keep the best, and write what there is to see."""
         features = self.kind.features(self.train, self.tokenizer, self.plan, training=True)
+        self._say_cuts("train", self.train, features)
         splits = [self._split(name, examples) for name, examples in self.dev.items()]
         if not features:
             raise InputError("no training example has its answer within a window: raise max_length")
@@ -182,7 +191,12 @@ class Run:
 
     def _split(self, name: str, examples: list[Example]) -> Split:
         features = self.kind.features(examples, self.tokenizer, self.plan)
+        self._say_cuts(name, examples, features)
         return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
+
+    def _say_cuts(self, name: str, examples: list[Example], features: list[Feature]) -> None:
+        for note in cut_note(name, self.kind, examples, features, self.plan):
+            self.report(note)
 
     def _finish(self, results: dict[int, dict[str, Any]], splits: list[Split]) -> FinetuningResult:
         first, metric = splits[0].name, next(iter(next(iter(results.values()))["scores"][splits[0].name]))
@@ -193,6 +207,7 @@ class Run:
         metrics: dict[str, Any] = {
             "task": self.task.name,
             "model": self.source,
+            "files": {"train": str(self.files.train), "dev": [str(path) for path in self.files.dev]},
             "train_examples": len(self.train),
             "dev_examples": {split.name: len(split.examples) for split in splits},
             "metric": metric,
@@ -208,6 +223,7 @@ class Run:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
+            "date": time.strftime("%Y-%m-%d"),
         }
         for seed in collapsed:
             self.report(f"seed {seed} has collapsed: it says the same of every dev example")
@@ -221,14 +237,14 @@ class Run:
         with whole_folder(self.folder.model) as draft:
             for file in (chosen / "model").iterdir():
                 shutil.copy2(file, draft)
-            card = model_card(self.task, self.plan, metrics)
-            (draft / "README.md").write_text(card, encoding="utf-8")
+            _, plan = read_task(str(chosen / "model")) or (self.task, self.plan)
+            (draft / "README.md").write_text(model_card(self.task, plan, metrics), encoding="utf-8")
         with whole_folder(self.folder.root) as draft:
             for split in splits:
                 for file in chosen.glob(f"{split.name}_*"):
                     shutil.copy2(file, draft)
             found = FinetunedModel.load(str(self.folder.model), device=self.device)
-            split = dataclasses.replace(splits[0], kind=found.kind)
+            split = dataclasses.replace(splits[0], kind=found.kind, plan=found.plan)
             write_pages(
                 draft,
                 metrics,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,14 @@ class SeedTrainer:
         if isinstance(getattr(trained, "classifier", None), LinearHead):
             fold_linear_head(trained)
         predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
+        plan = self.kind.tune(self.plan, splits[0].examples, predictions[0])
+        for found in predictions:
+            self.kind.decide(found, plan)
         result = {
             "scores": {
                 split.name: split.score(found) for split, found in zip(splits, predictions, strict=True)
             },
-            "collapsed": _says_one_thing(predictions[0]),
+            "collapsed": _says_one_thing(splits[0], predictions[0]),
             "steps": step,
             "best_step": trainer.state.best_global_step or step,
             "minutes": round(clock.seconds / 60, 2),
@@ -100,7 +103,7 @@ class SeedTrainer:
             "bf16": trainer.args.bf16,
         }
         if trainer.is_world_process_zero():
-            self._write(root, trained, predictions, result)
+            self._write(root, trained, plan, predictions, result)
             self.folder.clear_checkpoints(seed)
         return result
 
@@ -171,18 +174,17 @@ class SeedTrainer:
     def _summary(self, seed: int, net: nn.Module, trainer: FinetuningTrainer) -> str:
         trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
         mean = sum(feature.length for feature in self.features) / len(self.features)
-        full = sum(_longest(feature) >= self.plan.max_length for feature in self.features)
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
         return (
             f"seed {seed}: {trained / 1e6:.1f} M trained parameters; {len(self.features):,} examples or windows of "
-            f"{mean:.0f} tokens on average, {full:,} of them as long as max_length allows; "
-            f"{trainer.clock.max_steps} steps, {precision}, {trainer.args.device}"
+            f"{mean:.0f} tokens on average; {trainer.clock.max_steps} steps, {precision}, {trainer.args.device}"
         )
 
     def _write(
         self,
         root: Path,
         model: ConvBertPreTrainedModel,
+        plan: FinetuningPlan,
         predictions: list[list[Prediction]],
         result: dict[str, Any],
     ) -> None:
@@ -192,25 +194,19 @@ class SeedTrainer:
             self.tokenizer.model_max_length = model.config.max_position_embeddings
             self.tokenizer.save_pretrained(draft)
             self.tokenizer.save_vocabulary(str(draft))
-            write_task(draft, self.kind.task, self.plan)
+            write_task(draft, self.kind.task, plan)
         with whole_folder(root) as draft:
             for split, found in zip(self.splits, predictions, strict=True):
                 write_predictions(draft, split, found)
             write_json(draft / "metrics.json", result)
 
 
-def _longest(feature: Feature) -> int:
-    rows = feature.input_ids if isinstance(feature.input_ids[0], list) else [feature.input_ids]
-    return max(map(len, rows))
-
-
-def _says_one_thing(predictions: Sequence[Prediction]) -> bool:
-    """Whether all answers are the same: the model has learned nothing, or its weights are no numbers any more."""
-    answers = {
-        " ".join(sorted(set(p["answer"]))) if isinstance(p["answer"], list) else str(p["answer"])
-        for p in predictions
-    }
-    return len(answers) == 1 and len(predictions) > 1
+def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
+    """Whether all answers are the same, and should not be: the model has learned nothing, or its weights are no
+    numbers any more."""
+    answers = [prediction["answer"] for prediction in predictions]
+    targets = [example.target for example in split.examples]
+    return split.kind.is_constant(answers) and not split.kind.is_constant(targets)
 
 
 def _world_size() -> int:

@@ -18,6 +18,7 @@ from convbert.finetuning.data import (
     Kind,
     Prediction,
     check_known,
+    list_in,
     order_labels,
     softmax,
 )
@@ -53,10 +54,10 @@ class SequenceKind(Kind):
         found = []
         for first, second in orders:
             tokens = tokenizer(first, second, truncation=True, max_length=plan.max_length)
-            columns = zip(tokens["input_ids"], tokens["token_type_ids"], strict=True)
-            for number, (ids, types) in enumerate(columns):
+            columns = zip(tokens["input_ids"], tokens["token_type_ids"], cut_off(tokens), strict=True)
+            for number, (ids, types, is_cut) in enumerate(columns):
                 target = self.encode_target(examples[number].target) if training else None
-                found.append(Feature(number, ids, types, target))
+                found.append(Feature(number, ids, types, target, is_cut=is_cut))
         return found
 
     def encode_target(self, target: Any) -> Any:
@@ -120,7 +121,7 @@ class MultiLabel(SequenceKind):
     problem_type = "multi_label_classification"
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
-        cell = row.cells.get(column)
+        cell = list_in(row, column)
         names = cell.split(",") if isinstance(cell, str) else cell
         if not isinstance(names, list | tuple):
             raise InputError(f"{row.place}: {column} must be a list of labels, got {cell!r:.60}")
@@ -200,6 +201,12 @@ class Regression(SequenceKind):
         return (target - self.mean) / self.deviation
 
     @torch.no_grad()
+    def begin(self, model: ConvBertForSequenceClassification) -> None:
+        last = model.classifier.out_proj
+        last.bias.sub_(self.mean).div_(self.deviation)
+        last.weight.div_(self.deviation)
+
+    @torch.no_grad()
     def finish(self, model: ConvBertForSequenceClassification) -> None:
         """Make the model answer in the unit of the data; exact, as its last layer is linear."""
         last = model.classifier.out_proj
@@ -225,6 +232,11 @@ class Regression(SequenceKind):
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         return [{"answer": float(np.mean([example.target for example in train]))}] * len(examples)
+
+
+def cut_off(tokens: Any) -> list[bool]:
+    """Of each text that a tokenizer has read, whether it was cut."""
+    return [bool(encoding.overflowing) for encoding in tokens.encodings]
 
 
 def read_label(kind: Kind, row: Row, column: str) -> str:

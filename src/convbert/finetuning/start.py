@@ -56,6 +56,11 @@ def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) 
         raise InputError(
             f"{source}: has the labels {', '.join(theirs)}, and {kind.task.name} has {', '.join(kind.labels)}; {remedy}"
         )
+    problem = kind.config_changes().get("problem_type")
+    if problem and config.problem_type not in (None, problem):
+        raise InputError(
+            f"{source}: was trained for {config.problem_type}, and {kind.task.name} is {problem}; {remedy}"
+        )
     return True
 
 
@@ -73,7 +78,9 @@ def build_model(
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = plan.dropout
     config.dtype = torch.float32
     if keep_head:
-        return load_filled(kind.model_class, source, config)
+        model = load_filled(kind.model_class, source, config)
+        kind.begin(model)
+        return model
     model = kind.model_class(config)
     model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())
     if plan.head == "linear" and isinstance(model, ConvBertForSequenceClassification):
@@ -114,4 +121,9 @@ def kind_of_model(task: Task, config: ConvBertConfig, source: str) -> Kind:
         )
     if problem and config.problem_type not in (None, problem):
         raise InputError(f"{source}: was trained for {config.problem_type}, and {task.name} is {problem}")
+    labels = task.values.get("label", {}).values()
+    if labels and set(labels) != set(kind.labels):
+        raise InputError(
+            f"{source}: has the labels {', '.join(kind.labels)}, and {task.name} has {', '.join(labels)}"
+        )
     return kind

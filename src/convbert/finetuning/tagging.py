@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning import metrics
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, check_known, pad
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, check_known, list_in, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -132,6 +132,10 @@ class Tagging(Kind):
                 scores[feature.example][word] = float(output[position, 1])
         return [{"answer": row, "scores": sure} for row, sure in zip(tags, scores, strict=True)]
 
+    def is_constant(self, answers: Sequence[Any]) -> bool:
+        """Whether every word of every sentence has the same tag."""
+        return len({tag for tags in answers for tag in tags}) == 1
+
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = [example.target for example in examples]
         answers = [prediction["answer"] for prediction in predictions]
@@ -192,7 +196,7 @@ def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> li
 
 
 def _strings(row: Row, column: str) -> list[str]:
-    cell = row.cells.get(column)
+    cell = list_in(row, column)
     if not isinstance(cell, list) or not cell or not all(isinstance(item, str) for item in cell):
         raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
     return cell

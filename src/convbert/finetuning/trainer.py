@@ -94,7 +94,7 @@ class FinetuningTrainer(ObjectiveTrainer):
     def _get_learning_rate(self) -> float:
         """The head's: the Trainer would log that of the first group, the slowest."""
         assert self.lr_scheduler is not None
-        return max(self.lr_scheduler.get_last_lr())
+        return float(max(self.lr_scheduler.get_last_lr()))
 
 
 class EvaluateAtTheEnd(TrainerCallback):

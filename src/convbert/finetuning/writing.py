@@ -47,12 +47,16 @@ def read_predictions(folder: Path, name: str) -> list[Prediction]:
 
 
 def submission(split: Split, predictions: Sequence[Prediction]) -> str:
-    """The file that GLUE's server takes: index and prediction, labels as in the data."""
+    """The file that GLUE's server takes: index and prediction, labels as in the data.
+
+    Its one number, STS-B's similarity, goes from 0 to 5.
+    """
     as_in_file = {meant: said for said, meant in split.kind.task.values.get("label", {}).items()}
     lines = ["index\tprediction"]
     for example, prediction in zip(split.examples, predictions, strict=True):
         answer = prediction["answer"]
-        shown = f"{answer:.3f}" if isinstance(answer, float) else as_in_file.get(answer, answer)
+        is_number = isinstance(answer, float)
+        shown = f"{min(5.0, max(0.0, answer)):.3f}" if is_number else as_in_file.get(answer, answer)
         lines.append(f"{example.key}\t{shown}")
     return "\n".join(lines) + "\n"
 
