@@ -213,6 +213,11 @@ def test_a_head_of_another_problem_is_not_thrown_away_silently(start, tmp_path):
     assert not check_head(config, "here", kind, new_head=True)
 
 
+def test_a_head_that_goes_on_is_not_replaced_by_a_linear_one(model, sst2, tmp_path, refused):
+    words = ["--task", "sst2", "--data", sst2, "--model", model, "--output", tmp_path / "run"]
+    assert "head=linear is for a new head" in refused("finetune", *words, "--set", "head=linear")
+
+
 def test_a_folder_without_a_run_is_not_resumed(start, sst2, tmp_path, refused):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine.txt").write_text("mine")

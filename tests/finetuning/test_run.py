@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,9 @@ def test_a_run_learns_and_leaves_what_was_promised(trained):
     card = (run / "model" / "README.md").read_text()
     assert "accuracy | 1.0000" in card
     assert '"layer_decay": 1.0' in card
+    assert f"| train | `train.tsv` | {TRAIN} |\n| dev | `dev.tsv` | {DEV} |" in card
+    assert f"Trained by `convbert finetune` from `model`, {time.strftime('%Y-')}" in card
+    assert f"torch {torch.__version__}" in card
     assert not list(run.glob("seed-*/checkpoint-*"))
 
 

@@ -102,6 +102,8 @@ def finetune(
     kind = kind_of(task)
     train, dev = _read(kind, files)
     keep_head = check_head(config, source, kind, new_head)
+    if keep_head and plan.head == "linear":
+        raise InputError(f"head=linear is for a new head, and {source} has one to go on with: say --new-head")
     tokenizer = read_tokenizer(source)
     folder = RunFolder(output_dir)
     record = {
@@ -124,7 +126,20 @@ def finetune(
         folder.note(record)
     report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
     run = Run(
-        task, plan, kind, source, keep_head, tokenizer, files, train, dev, folder, device, explain, report
+        task=task,
+        plan=plan,
+        kind=kind,
+        base=model or "embedded",
+        source=source,
+        keep_head=keep_head,
+        tokenizer=tokenizer,
+        files=files,
+        train=train,
+        dev=dev,
+        folder=folder,
+        device=device,
+        explain=explain,
+        report=report,
     )
     return run.execute(seeds)
 
@@ -144,11 +159,12 @@ def _read(kind: Kind, files: Files) -> tuple[list[Example], dict[str, list[Examp
 
 @dataclass
 class Run:
-    """One run with everything at hand; see `finetune`."""
+    """One run with everything at hand; see `finetune`. `base` is the model as it was named, `source` where it lies."""
 
     task: Task
     plan: FinetuningPlan
     kind: Kind
+    base: str
     source: str
     keep_head: bool
     tokenizer: ConvBertTokenizerFast
@@ -206,7 +222,7 @@ class Run:
         majority = self.kind.majority(self.train, splits[0].examples)
         metrics: dict[str, Any] = {
             "task": self.task.name,
-            "model": self.source,
+            "model": self.base,
             "files": {"train": str(self.files.train), "dev": [str(path) for path in self.files.dev]},
             "train_examples": len(self.train),
             "dev_examples": {split.name: len(split.examples) for split in splits},

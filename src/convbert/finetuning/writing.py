@@ -62,7 +62,7 @@ def submission(split: Split, predictions: Sequence[Prediction]) -> str:
 
 
 def model_card(task: Task, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
-    """The README.md of a fine-tuned model: data, recipe, scores."""
+    """The README.md of a fine-tuned model: what it was made from and with, data, scores, recipe."""
     pipeline = _PIPELINES[task.kind]
     rows = [
         f"| {split} | {name} | {value:.4f} |"
@@ -73,9 +73,17 @@ def model_card(task: Task, plan: FinetuningPlan, metrics: dict[str, Any]) -> str
         rows += [
             f"| most frequent answer | {name} | {value:.4f} |" for name, value in metrics["baseline"].items()
         ]
+    files = {"train": metrics["files"]["train"]}
+    files |= zip(metrics["dev_examples"], metrics["files"]["dev"], strict=True)
+    counts = {"train": metrics["train_examples"], **metrics["dev_examples"]}
+    data = [f"| {name} | `{Path(path).name}` | {counts[name]:,} |" for name, path in files.items()]
+    model = metrics["model"]
+    is_embedded, is_folder = model == "embedded", Path(model).exists()
+    base = "the embedded English model" if is_embedded else f"`{Path(model).name if is_folder else model}`"
+    on_the_hub = "" if is_embedded or is_folder else f"base_model: {model}\n"
     seeds = len(metrics["seeds"])
     spread = metrics["spread"]
-    notes = [f"{metrics['train_examples']:,} training examples; dev: {metrics['dev_examples']}."]
+    notes = []
     if seeds > 1:
         notes.append(
             f"Medians of {seeds} seeds; {metrics['metric']} from {spread['lowest']:.4f} to {spread['highest']:.4f}; "
@@ -86,11 +94,15 @@ def model_card(task: Task, plan: FinetuningPlan, metrics: dict[str, Any]) -> str
     notes.append("The checkpoint was chosen on the dev data that it is scored on.")
     return "\n".join(
         (
-            f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [convbert]\n---\n",
+            f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\n{on_the_hub}tags: [convbert]\n---\n",
             f"# ConvBERT fine-tuned for {task.name}\n",
-            f"Trained by `convbert finetune` from `{Path(metrics['model']).name}`.\n",
+            f"Trained by `convbert finetune` from {base}, {metrics['date']}, with torch {metrics['torch']}, "
+            f"transformers {metrics['transformers']}, Python {metrics['python']}.\n",
             "    convbert predict --model this/folder --input texts.jsonl --output predictions.jsonl\n",
-            "## Scores\n",
+            "## Data\n",
+            "| data | file | examples |\n| --- | --- | ---: |",
+            *data,
+            "\n## Scores\n",
             "| data | metric | score |\n| --- | --- | ---: |",
             *rows,
             "",
