@@ -1,0 +1,44 @@
+"""The card of a model, without a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.writing import model_card
+
+METRICS = {
+    "model": "embedded",
+    "files": {"train": "glue/MNLI/train.tsv", "dev": ["glue/dev_matched.tsv", "glue/dev_mismatched.tsv"]},
+    "train_examples": 392_702,
+    "dev_examples": {"dev_matched": 9815, "dev_mismatched": 9832},
+    "metric": "accuracy",
+    "scores": {"dev_matched": {"accuracy": 0.5}, "dev_mismatched": {"accuracy": 0.25}},
+    "baseline": None,
+    "spread": {"lowest": 0.4, "highest": 0.6},
+    "best_seed": 2,
+    "collapsed_seeds": [1],
+    "seeds": {0: {}, 1: {}, 2: {}},
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "python": "3.11.7",
+    "date": "2026-11-25",
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "on_the_hub"),
+    [
+        ("embedded", "the embedded English model", False),
+        ("YituTech/conv-bert-base", "`YituTech/conv-bert-base`", True),
+        (__file__, "`test_writing.py`", False),
+    ],
+)
+def test_a_card_says_what_the_model_was_made_from(model, named, on_the_hub):
+    card = model_card(TASKS["mnli"], FinetuningPlan(), {**METRICS, "model": model})
+    assert f"from {named}, 2026-11-25, with torch 2.13.0, transformers 5.23.0, Python 3.11.7." in card
+    assert ("\nbase_model: YituTech/conv-bert-base\n" in card) == on_the_hub
+    assert "| train | `train.tsv` | 392,702 |" in card
+    assert "| dev_mismatched | `dev_mismatched.tsv` | 9,832 |" in card
+    assert "accuracy from 0.4000 to 0.6000; these weights are of seed 2. Seeds that collapsed: 1." in card
