@@ -5,7 +5,13 @@ import copy
 import pytest
 import torch
 
-from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertForSequenceClassification, ConvBertModel
+from convbert import (
+    ConvBertConfig,
+    ConvBertForMaskedLM,
+    ConvBertForSequenceClassification,
+    ConvBertModel,
+    InputError,
+)
 from convbert.inference import pack_weights
 from convbert.layers import Linear, PackedLinear
 from helpers import assert_close
@@ -39,6 +45,24 @@ def test_packed_weights_give_the_same_states(groups):
     assert any(isinstance(module, PackedLinear) for module in packed.modules())
     assert packed.encoder.layer[0].attention.self.joined is not None
     assert_close(packed(**batch).last_hidden_state, expected, torch.float32)
+
+
+@torch.inference_mode()
+def test_a_copy_of_packed_weights_gives_the_same_states():
+    packed, batch = pack_weights(build()), padded_batch()
+    copied = copy.deepcopy(packed)
+    assert torch.equal(copied(**batch).last_hidden_state, packed(**batch).last_hidden_state)
+    bias = copied.encoder.layer[0].attention.output.dense.bias
+    bias += 1
+    assert not torch.equal(copied(**batch).last_hidden_state, packed(**batch).last_hidden_state)
+
+
+def test_packed_weights_are_not_trained():
+    packed = pack_weights(build())
+    with pytest.raises(InputError, match="packed weights cannot be trained: load it with from_pretrained"):
+        packed.train()
+    assert not any(module.training for module in packed.modules())
+    assert packed.eval() is packed
 
 
 @torch.inference_mode()

@@ -1,5 +1,7 @@
 """8-bit layers against plain integer arithmetic, and against the error that rounding to 8 bits may make."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -109,7 +111,7 @@ def int8_model(monkeypatch):
 
 
 def test_an_int8_model_is_neither_trained_nor_saved(int8_model, tmp_path):
-    with pytest.raises(InputError, match="cannot be trained: load it in fp32 or bf16"):
+    with pytest.raises(InputError, match="cannot be trained: load it with from_pretrained"):
         int8_model.train()
     assert not any(module.training for module in int8_model.modules())
     with pytest.raises(InputError, match="cannot be saved"):
@@ -119,3 +121,15 @@ def test_an_int8_model_is_neither_trained_nor_saved(int8_model, tmp_path):
     assert not list(tmp_path.iterdir())
     assert is_quantized(int8_model)
     assert not is_quantized(ConvBertModel(tiny.config()).train())
+
+
+@torch.inference_mode()
+def test_a_copy_of_an_int8_model_is_one(int8_model):
+    copied, vectors = copy.deepcopy(int8_model), torch.randn(2, 5, 16)
+    assert torch.equal(
+        copied(inputs_embeds=vectors).last_hidden_state, int8_model(inputs_embeds=vectors).last_hidden_state
+    )
+    copied.encoder.layer[0].intermediate.dense.bias.add_(1)
+    assert not torch.equal(
+        copied(inputs_embeds=vectors).last_hidden_state, int8_model(inputs_embeds=vectors).last_hidden_state
+    )

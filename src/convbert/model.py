@@ -19,7 +19,15 @@ from convbert.batch import Batch, is_traced, packed_bounds, read_batch
 from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
 from convbert.errors import InputError
-from convbert.layers import Block, Embeddings, GlorotLinear, GroupedLinear, Layout, MixedAttention
+from convbert.layers import (
+    Block,
+    Embeddings,
+    GlorotLinear,
+    GroupedLinear,
+    Layout,
+    MixedAttention,
+    PackedLinear,
+)
 from convbert.ops import Backend
 from convbert.quantization import is_quantized
 from convbert.saving import save_model
@@ -75,17 +83,19 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         """As torch's.
 
         Raises:
-            InputError: the model is in int8, which has no gradients.
+            InputError: its weights are packed, or in int8, which have no gradients.
         """
         if mode and is_quantized(self):
-            raise InputError("an int8 model cannot be trained: load it in fp32 or bf16")
+            raise InputError("an int8 model cannot be trained: load it with from_pretrained")
+        if mode and any(isinstance(module, PackedLinear) for module in self.modules()):
+            raise InputError("a model with packed weights cannot be trained: load it with from_pretrained")
         return super().train(mode)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', but a full disk leaves the folder as it was.
 
         Raises:
-            InputError: the folder cannot be written, or the model is in int8.
+            InputError: the folder cannot be written, or the weights are packed, or in int8.
         """
         save_model(super().save_pretrained, save_directory, *args, **kwargs)
 

@@ -9,12 +9,13 @@ calling it directly needs neither torchao nor a compiler (docs/log.md has the fi
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from convbert.errors import InputError
+from convbert.layers import copy_sharing
 
 SMALLEST_LAYER = 256 * 1024
 """Weights of a layer below which rounding its input costs more time than the product saves."""
@@ -49,7 +50,7 @@ class Int8Linear(nn.Module):
         if states.device.type != "cpu":
             raise InputError(f"an int8 model runs on a CPU, not on {states.device.type}")
         if states.requires_grad:
-            raise InputError("an int8 model has no gradients: load it in fp32 or bf16")
+            raise InputError("an int8 model has no gradients: load it with from_pretrained")
         tokens = states.flatten(0, -2)
         lowest = tokens.amin(1, keepdim=True).clamp_max(0)
         highest = tokens.amax(1, keepdim=True).clamp_min(0)
@@ -62,6 +63,9 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy_sharing(self, self.weight, memo)
 
     def _save_to_state_dict(self, *_: Any) -> None:
         raise InputError(

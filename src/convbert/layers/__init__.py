@@ -5,7 +5,7 @@ from convbert.layers.embeddings import Embeddings
 from convbert.layers.layout import Layout
 from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear, is_plain, project_and_gelu
 from convbert.layers.mixed_attention import MixedAttention
-from convbert.layers.packed_linear import PackedLinear
+from convbert.layers.packed_linear import PackedLinear, copy_sharing
 
 __all__ = [
     "Block",
@@ -17,6 +17,7 @@ __all__ = [
     "Linear",
     "MixedAttention",
     "PackedLinear",
+    "copy_sharing",
     "is_plain",
     "project_and_gelu",
 ]

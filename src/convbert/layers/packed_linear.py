@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 
 from convbert import ops
 from convbert.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class PackedLinear(nn.Module):
@@ -20,6 +23,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, packed: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.training = False
         # Plain attributes: a packed weight can be neither trained nor saved.
         self.packed, self.bias = packed, bias
 
@@ -35,5 +39,16 @@ class PackedLinear(nn.Module):
             raise InputError("a model with packed weights has no gradients: load it with from_pretrained")
         return ops.packed_linear(states, self.packed, self.bias, gelu=gelu)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy_sharing(self, self.packed, memo)
+
     def _save_to_state_dict(self, *_: Any) -> None:
         raise InputError("a model with packed weights cannot be saved: keep the one it was loaded from")
+
+
+def copy_sharing(module: Module, packed: Tensor, memo: dict[int, Any]) -> Module:
+    """A deep copy of `module` but for `packed`, which PyTorch cannot copy and nobody writes to."""
+    copied = module.__new__(type(module))
+    memo[id(module)], memo[id(packed)] = copied, packed
+    copied.__dict__.update(copy.deepcopy(module.__dict__, memo))
+    return copied

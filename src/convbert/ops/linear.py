@@ -38,6 +38,12 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = 
 
 def packed_linear(states: Tensor, packed: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """As `linear`, on a weight from `pack`; no gradients."""
+    if torch.compiler.is_compiling():
+        return torch.ops.convbert.packed_linear(states, packed, bias, gelu)
+    return _packed_linear(states, packed, bias, gelu)
+
+
+def _packed_linear(states: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     states = states.to(packed.dtype)  # autocast does not know this product
     fuses = gelu and _CAPABILITY == "AVX512"
     projected = torch.ops.mkldnn._linear_pointwise(
@@ -73,3 +79,15 @@ def _has_onednn(weight: Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.dtype == torch.float32
+
+
+def _like_result(states: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    return states.new_empty(*states.shape[:-1], packed.shape[0], dtype=packed.dtype)
+
+
+# An op of its own, as torch.compile's default backend takes oneDNN's only with weights that it packed itself.
+torch.library.define(
+    "convbert::packed_linear", "(Tensor states, Tensor packed, Tensor? bias, bool gelu) -> Tensor"
+)
+torch.library.impl("convbert::packed_linear", "CompositeExplicitAutograd", _packed_linear)
+torch.library.register_fake("convbert::packed_linear", _like_result)
