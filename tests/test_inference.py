@@ -98,6 +98,29 @@ class TestPositionsToKeep:
             some = model(**batch, **asked, positions_to_keep=keep).last_hidden_state
             assert_close(some, model(**batch).last_hidden_state[keep], torch.float32)
 
+    @pytest.mark.parametrize("with_mask", [False, True])
+    def test_numbers_in_any_order(self, with_mask):
+        model, batch = build(), padded_batch()
+        if not with_mask:
+            del batch["attention_mask"]
+        numbers = torch.tensor([59, 3, 20, 26, 27, 3])
+        whole = model(**batch).last_hidden_state.flatten(0, 1)
+        some = model(**batch, positions_to_keep=numbers).last_hidden_state
+        assert_close(some, whole[numbers], torch.float32)
+
+    def test_a_mask_of_another_shape_is_refused(self):
+        with pytest.raises(InputError, match=r"positions to keep must be \(3, 20\), got \(2, 30\)"):
+            build()(**padded_batch(), positions_to_keep=torch.ones(2, 30))
+
+    @pytest.mark.parametrize("cls", [ConvBertForMaskedLM, ConvBertForSequenceClassification])
+    def test_a_batch_of_padding(self, cls):
+        batch = padded_batch()
+        batch["attention_mask"][:] = 0
+        keep = {"logits_to_keep": torch.arange(7)} if cls is ConvBertForMaskedLM else {}
+        logits = build(cls)(**batch, **keep).logits
+        assert torch.isfinite(logits).all()
+        logits.sum().backward()
+
     def test_gradients_equal_those_of_the_whole(self):
         model, batch = (
             build(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train(),

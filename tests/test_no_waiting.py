@@ -8,8 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import convbert
 import tiny
-from convbert import ConvBertModel
+from convbert.batch import read_batch
 from convbert.ops import attention, depthwise_conv, span_dynamic_conv
 from convbert.ops.attention import packed
 from helpers import bounds
@@ -36,34 +37,89 @@ def test_attention_over_bounds():
         assert attention(*heads, cu_seqlens=cu_seqlens, max_length=9).shape == heads[0].shape
 
 
-class NoReading(TorchDispatchMode):
-    """Refuse the operators that a program waits for: those whose result, or its shape, it must know to go on."""
+class Reading(TorchDispatchMode):
+    """Notes the operators that a program waits for: those whose result, or its shape, it must know to go on."""
 
     waiting = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal)
 
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.patch = pytest.MonkeyPatch()
+
+    def __enter__(self):
+        tolist = torch.Tensor.tolist
+        # On the CPU, where these tensors are, no operator runs for it.
+        self.patch.setattr(torch.Tensor, "tolist", lambda x: self.seen.append("tolist") or tolist(x))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self.patch.undo()
+        return super().__exit__(*error)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.overloadpacket not in self.waiting, func
+        if func.overloadpacket in self.waiting:
+            self.seen.append(func.overloadpacket)
         return func(*args, **(kwargs or {}))
 
 
-def step(**inputs) -> None:
-    """Forward and backward with dropout, from vectors: ids are checked on the CPU alone."""
-    model = ConvBertModel(tiny.config(conv_kernel_size=9)).train()
+def waited_for(head: str = "ConvBertModel", train: bool = True, **inputs) -> list:
+    """Forward and backward, with dropout in training, from vectors: ids are checked on the CPU alone."""
+    config = tiny.config(conv_kernel_size=9)
+    model = getattr(convbert, head)(config).train(train)
     vectors = torch.randn(2, 9, 16)
-    with NoReading():
-        model(inputs_embeds=vectors, **inputs).last_hidden_state.square().mean().backward()
+    with Reading() as reading:
+        out = model(inputs_embeds=vectors, **inputs)
+        out[0].square().mean().backward()
+    return reading.seen
 
 
-def test_a_training_step_on_a_rectangle():
-    step()
+WORDS, TEXTS = torch.ones(2, 9, dtype=torch.long), torch.ones(2, dtype=torch.long)
 
 
-def test_where_the_padding_is_must_be_read():
-    with pytest.raises(AssertionError, match=r"aten\._local_scalar_dense"):
-        step(attention_mask=torch.ones(2, 9))
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("head", "inputs"),
+    [
+        ("ConvBertModel", {}),
+        ("ConvBertModel", {"positions_to_keep": torch.tensor([3, 9])}),
+        ("ConvBertForMaskedLM", {}),
+        ("ConvBertForMaskedLM", {"labels": WORDS, "logits_to_keep": torch.tensor([3, 9])}),
+        ("ConvBertForPreTraining", {"labels": WORDS}),
+        ("ConvBertForSequenceClassification", {"labels": TEXTS}),
+        ("ConvBertForTokenClassification", {"labels": WORDS}),
+        ("ConvBertForQuestionAnswering", {"start_positions": TEXTS, "end_positions": TEXTS}),
+    ],
+)
+def test_a_rectangle(head, inputs, train):
+    assert waited_for(head, train, **inputs) == []
+
+
+def test_choices():
+    model = convbert.ConvBertForMultipleChoice(tiny.config())
+    with Reading() as reading:
+        model(inputs_embeds=torch.randn(2, 3, 9, 16), labels=TEXTS).loss.backward()
+    assert reading.seen == []
+
+
+def test_how_many_positions_are_labelled_is_read_once():
+    assert waited_for("ConvBertForMaskedLM", labels=WORDS) == [aten.nonzero]
+
+
+@pytest.mark.parametrize("lengths", [[9, 4], [9, 9]], ids=["padded", "full"])
+def test_where_the_padding_is_is_read_once(lengths):
+    words, mask = torch.randn(2, 9, 16), torch.arange(9) < torch.tensor(lengths)[:, None]
+    with Reading() as reading:
+        batch = read_batch(
+            tiny.config(), words, None, None, mask, None, num_words=17, eager=False, conv_backend="auto"
+        )
+        kept = batch.keep(torch.tensor([3, 17]))
+        kept.place(batch.inputs.words.flatten(0, -2)[kept.rows])
+    assert reading.seen == ["tolist"]
 
 
 def test_attention_that_is_padded_for_its_own_step():
     heads = [torch.randn(18, 2, 16, requires_grad=True) for _ in range(3)]
-    with NoReading():
+    with Reading() as reading:
         packed._padded(*heads, bounds([9, 2, 7]), 9, 0.1).sum().backward()
+    assert reading.seen == []

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.layers import Layout
 from convbert.ops import Backend, Packing, pack_mask
-from convbert.ops.unpad import Bounds, is_contiguous, position_in_sequence
+from convbert.ops.unpad import Bounds, position_in_sequence, summarise
 
 
 class Inputs(NamedTuple):
@@ -44,19 +45,15 @@ class Batch:
         return states if self.layout.cu_seqlens is None else states[None]
 
     def keep(self, positions: Tensor) -> Kept:
-        """The encoder's rows at the caller's `positions` (B, T) bool."""
+        """The encoder's rows at these `positions` (n,), counted row by row in the caller's rectangle."""
         if self.packing is not None:
-            return self._without_padding(positions, self.packing.row_numbers())
+            numbers = self.packing.row_numbers().flatten()[positions]
+            # Padding takes part with any row, as long as there is one: nothing waits to learn how much there is.
+            rows = numbers.clamp(min=0) if len(self.inputs.words) else numbers[:0]
+            return Kept(rows, numbers >= 0)
         if self.layout.conv_mask is not None:
-            numbers = torch.arange(positions.numel(), device=positions.device).view(positions.shape)
-            return self._without_padding(positions, numbers.masked_fill(~self.layout.conv_mask, -1))
-        return Kept(positions.flatten().nonzero().squeeze(1))
-
-    @staticmethod
-    def _without_padding(positions: Tensor, row_numbers: Tensor) -> Kept:
-        rows = row_numbers[positions]
-        is_token = rows >= 0
-        return Kept(rows) if is_token.all() else Kept(rows[is_token], is_token)
+            return Kept(positions, self.layout.conv_mask.flatten()[positions])
+        return Kept(positions)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Kept:
     """Tokens whose last states are wanted.
 
     Attributes:
-        rows: (m,) their numbers among the tokens that the encoder sees.
+        rows: (n,) their numbers among the tokens that the encoder sees; none where it sees no tokens.
         is_token: (n,) bool, False where the caller asked for padding, which no row stands for; None: nowhere.
     """
 
@@ -72,11 +69,26 @@ class Kept:
     is_token: Tensor | None = None
 
     def place(self, states: Tensor) -> Tensor:
-        """(m, C) to (n, C): zero where there is no token."""
+        """(n, C), those of `rows`, to (n, C): zero where there is no token."""
         if self.is_token is None:
             return states
-        placed = states.new_zeros(len(self.is_token), states.shape[1])
-        return placed.index_copy(0, self.is_token.nonzero().squeeze(1), states)
+        missing = len(self.is_token) - len(states)
+        states = F.pad(states, (0, 0, 0, missing)) if missing else states
+        return torch.where(self.is_token[:, None], states, 0)
+
+
+def position_numbers(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Positions of a rectangle (B, T), given as a mask of that shape or as their numbers (n,) counted row by row, as
+    numbers. A mask has a GPU waited for, as how many there are is data.
+
+    Raises:
+        InputError: a mask of another shape.
+    """
+    if positions.dim() == 1:
+        return positions
+    if tuple(positions.shape) != shape:
+        raise InputError(f"positions to keep must be {shape}, got {tuple(positions.shape)}")
+    return positions.bool().flatten().nonzero().squeeze(1)
 
 
 def is_traced() -> bool:
@@ -130,15 +142,16 @@ def read_batch(
     mask = None if attention_mask is None else attention_mask.bool()
     # A traced program cannot depend on where the padding is.
     tracing = is_traced()
-    if mask is None or (not tracing and mask.all()):
+    summary = None if mask is None or tracing else summarise(mask)
+    if mask is None or (summary and summary.num_tokens == mask.numel()):
         return Batch(inputs, Layout(eager=eager, conv_backend=conv_backend))
     leaks = config.conv_reads_padding
     # Where padding stands between tokens, dropping it would make distant tokens neighbours.
-    if tracing or eager or leaks or not is_contiguous(mask):
+    if summary is None or eager or leaks or not summary.is_contiguous:
         conv_mask = None if leaks else mask
         layout = Layout(attention_mask=mask, conv_mask=conv_mask, eager=eager, conv_backend=conv_backend)
         return Batch(inputs, layout)
-    packing = pack_mask(mask)
+    packing = pack_mask(mask, summary)
     unpadded = Inputs(*(packing.pack(x.expand(*shape, *x.shape[2:])) for x in inputs))
     layout = Layout(packing.cu_seqlens, packing.max_length, conv_backend=conv_backend)
     return Batch(unpadded, layout, packing)
@@ -207,7 +220,7 @@ def _restarts(position_ids: Tensor) -> Tensor | None:
 
 def _bounds_at(starts: Tensor) -> Tensor:
     """cu_seqlens of N tokens from (N - 1,) bool: does token t + 1 begin a sequence?"""
-    first = torch.nn.functional.pad(starts, (1, 1), value=True)
+    first = F.pad(starts, (1, 1), value=True)
     return first.nonzero().squeeze(1)
 
 

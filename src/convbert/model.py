@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
-from convbert.batch import Batch, is_traced, packed_bounds, read_batch
+from convbert.batch import Batch, is_traced, packed_bounds, position_numbers, read_batch
 from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
 from convbert.errors import InputError
@@ -249,8 +249,9 @@ class ConvBertModel(ConvBertPreTrainedModel):
             token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second.
             position_ids: (B, T); by default 0, 1, 2, ... from the left edge. In a packed row they restart.
             inputs_embeds: (B, T, E) in place of `input_ids`.
-            positions_to_keep: (B, T) bool: `last_hidden_state` is then (n, C), the states at these positions in
-                row-major order, and the last layer's feed-forward half runs there alone.
+            positions_to_keep: (B, T) bool, or (n,) numbers of positions counted row by row, which no GPU is waited for
+                to find: `last_hidden_state` is then (n, C), the states there in the same order, and the last layer's
+                feed-forward half runs there alone.
             output_attentions: return attention maps, computed in plain steps on the padded rectangle.
             output_hidden_states: return the states after every layer; or the numbers of the layers wanted.
             output_conv_kernels: return the dynamic kernels.
@@ -291,12 +292,14 @@ class ConvBertModel(ConvBertPreTrainedModel):
         embedded = self._embed(batch)
         if positions_to_keep is None:
             states = batch.repad(self.encoder(embedded, batch.layout, record))
-        elif record.hidden_states is not None or is_traced():
-            # All states are wanted anyway, or their number must not depend on values.
-            states = batch.repad(self.encoder(embedded, batch.layout, record))[positions_to_keep.bool()]
         else:
-            kept = batch.keep(positions_to_keep.bool())
-            states = kept.place(self.encoder(embedded, batch.layout, record, kept.rows))
+            numbers = position_numbers(positions_to_keep, tuple(words.shape[:2]))
+            if record.hidden_states is not None or is_traced():
+                # All states are wanted anyway, or their number must not depend on values.
+                states = batch.repad(self.encoder(embedded, batch.layout, record)).flatten(0, 1)[numbers]
+            else:
+                kept = batch.keep(numbers)
+                states = kept.place(self.encoder(embedded, batch.layout, record, kept.rows))
         return _output(states, record, batch, output_hidden_states)
 
     def _words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

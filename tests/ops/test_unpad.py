@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbert.ops import pack_mask
-from convbert.ops.unpad import is_contiguous, pack_bounds, position_in_sequence
+from convbert.ops.unpad import pack_bounds, position_in_sequence, summarise
 
 
 def test_by_eye():
@@ -38,13 +38,25 @@ def test_pack_bounds():
     ("row", "expected"),
     [([1, 1, 0], True), ([0, 1, 1], True), ([0, 1, 0], True), ([0, 0, 0], True), ([1, 0, 1], False)],
 )
-def test_is_contiguous(row, expected):
-    assert bool(is_contiguous(torch.tensor([[1, 1, 1], row]))) is expected
+def test_summary(row, expected):
+    mask = torch.tensor([[1, 1, 1], row])
+    assert summarise(mask) == (mask.sum(), 3, expected)
+    if not expected:
+        with pytest.raises(ValueError, match="must be contiguous"):
+            pack_mask(mask)
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=5))
-def test_round_trip_keeps_tokens_and_zeroes_the_rest(rows):
-    mask = torch.tensor(rows)
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)], ids=str)
+def test_no_tokens(shape):
+    packing = pack_mask(torch.ones(shape))
+    assert packing.cu_seqlens.tolist() == [0] * (shape[0] + 1)
+    assert packing.unpack(torch.ones(0, 5)).shape == (*shape, 5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5))
+def test_round_trip_keeps_tokens_and_zeroes_the_rest(edges):
+    first, last = torch.tensor(edges)[:, :, None].unbind(1)
+    mask = (torch.arange(4) >= first) & (torch.arange(4) < last)
     states = torch.randn(*mask.shape, 2)
     packing = pack_mask(mask)
     assert torch.equal(packing.unpack(packing.pack(states)), states * mask[..., None])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
+from convbert.batch import position_numbers
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.heads.output import ConvBertHeadOutput, head_output
@@ -64,8 +65,9 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
 
         Args:
             labels: (B, T), the token that stood there; -100 where there is nothing to predict.
-            logits_to_keep: (B, T) bool: compute the n logits there only, in row-major order. By default all of
-                them; in training mode with labels, those at labelled positions.
+            logits_to_keep: (B, T) bool, or (n,) numbers of positions counted row by row: compute the n logits there
+                only, in the same order. By default all of them; in training mode with labels, those at labelled
+                positions. How many these are is data, for which a GPU is waited once; not so where numbers are given.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
 
         Returns:
@@ -76,6 +78,8 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
             raise InputError(f"labels must be {tuple(words.shape[:2])}, got {tuple(labels.shape)}")
         if logits_to_keep is None and labels is not None and self.training:
             logits_to_keep = labels != -100
+        if logits_to_keep is not None and words is not None:
+            logits_to_keep = position_numbers(logits_to_keep, tuple(words.shape[:2]))
         encoded = self.convbert(
             input_ids,
             attention_mask=attention_mask,
@@ -89,6 +93,6 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         logits = self.generator_lm_head(self.generator_predictions(encoded.last_hidden_state))
         loss = None
         if labels is not None:
-            labels = labels if logits_to_keep is None else labels[logits_to_keep]
-            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+            labels = labels.flatten() if logits_to_keep is None else labels.flatten()[logits_to_keep]
+            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels)
         return head_output(encoded, loss, logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
@@ -74,5 +75,7 @@ class ConvBertForPreTraining(ConvBertPreTrainedModel):
             counted = labels != -100
             if attention_mask is not None:
                 counted = counted & attention_mask.bool()
-            loss = F.binary_cross_entropy_with_logits(logits[counted].float(), labels[counted].float())
+            # Picking the counted ones out would have a GPU waited for.
+            each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+            loss = torch.where(counted, each, 0).sum() / counted.sum()
         return head_output(encoded, loss, logits)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
-from convbert.batch import is_traced
 from convbert.configuration import ConvBertConfig
 from convbert.heads.output import ConvBertHeadOutput, head_output, refuse_packed
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
@@ -32,8 +31,8 @@ class ClassificationHead(nn.Module):
 
 
 def first_positions(words: Tensor) -> Tensor:
-    """(B, T) bool, True at the first position of each row of `words` (B, T) or (B, T, E)."""
-    return (torch.arange(words.shape[1], device=words.device) == 0).expand(words.shape[:2])
+    """(B,) where the rows of `words` (B, T) or (B, T, E) begin, counted row by row."""
+    return torch.arange(words.shape[0], device=words.device) * words.shape[1]
 
 
 class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
@@ -68,7 +67,6 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
             logits (B, num_labels).
         """
         words = input_ids if input_ids is not None else inputs_embeds
-        only_first = None if words is None or is_traced() else first_positions(words)
         refuse_packed(words, attention_mask, position_ids, kwargs)
         encoded = self.convbert(
             input_ids,
@@ -76,12 +74,11 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            positions_to_keep=only_first,
+            positions_to_keep=None if words is None else first_positions(words),
             return_dict=True,
             **kwargs,
         )
-        states = encoded.last_hidden_state
-        logits = self.classifier(states[:, 0] if only_first is None else states)
+        logits = self.classifier(encoded.last_hidden_state)
         return head_output(encoded, None if labels is None else self._loss(logits, labels), logits)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,18 +52,52 @@ class Packing(Bounds):
         return numbers.view(self.shape)
 
 
-def pack_mask(mask: Tensor) -> Packing:
+class MaskSummary(NamedTuple):
+    """What a mask (B, T) says about the batch as a whole.
+
+    Attributes:
+        num_tokens: N.
+        max_length: tokens in the longest row.
+        is_contiguous: no row has a hole, so that dropping its padding moves no two tokens together.
+    """
+
+    num_tokens: int
+    max_length: int
+    is_contiguous: bool
+
+
+def summarise(mask: Tensor) -> MaskSummary:
+    """Of a mask (B, T), nonzero where there is a token. A GPU is waited for once."""
+    mask = mask.bool()
+    if mask.numel() == 0:
+        return MaskSummary(0, 0, True)
+    lengths = mask.sum(1)
+    runs = mask[:, 0] + (mask[:, 1:] > mask[:, :-1]).sum(1)
+    num_tokens, max_length, most_runs = torch.stack((lengths.sum(), lengths.max(), runs.max())).tolist()
+    return MaskSummary(num_tokens, max_length, most_runs <= 1)
+
+
+def pack_mask(mask: Tensor, summary: MaskSummary | None = None) -> Packing:
     """The packing of a padded batch.
 
     Args:
-        mask: (B, T), nonzero where there is a token. The tokens of a row must be contiguous (see `is_contiguous`).
+        mask: (B, T), nonzero where there is a token.
+        summary: from `summarise`, if it was called already; nothing waits for the device then.
+
+    Raises:
+        ValueError: a row has a hole.
     """
     mask = mask.bool()
-    lengths = mask.sum(dim=1, dtype=torch.int32)
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-    indices = mask.flatten().nonzero().squeeze(1)
-    longest = int(lengths.max()) if len(lengths) else 0
-    return Packing(cu_seqlens, longest, indices, (mask.shape[0], mask.shape[1]))
+    batch, length = mask.shape
+    num_tokens, max_length, is_contiguous = summary or summarise(mask)
+    if not is_contiguous:
+        raise ValueError(
+            "the tokens of a row must be contiguous: without its hole, distant tokens would be neighbours"
+        )
+    cu_seqlens = torch.nn.functional.pad(mask.sum(1).cumsum(0, dtype=torch.int32), (1, 0))
+    first = mask.byte().argmax(1) if length else torch.zeros_like(cu_seqlens[1:])
+    row_starts = torch.arange(batch, device=mask.device) * length + first
+    return Packing(cu_seqlens, max_length, _indices(cu_seqlens, row_starts, num_tokens), (batch, length))
 
 
 def pack_bounds(cu_seqlens: Tensor, max_length: int, num_tokens: int) -> Packing:
@@ -70,17 +105,16 @@ def pack_bounds(cu_seqlens: Tensor, max_length: int, num_tokens: int) -> Packing
 
     Nothing waits for the device. No sequence may be longer than `max_length`.
     """
-    lengths = cu_seqlens.long().diff()
-    rows = torch.arange(len(lengths), device=cu_seqlens.device)
-    row = torch.repeat_interleave(rows, lengths, output_size=num_tokens)
-    before, _ = position_in_sequence(cu_seqlens, num_tokens)
-    return Packing(cu_seqlens, max_length, row * max_length + before, (len(lengths), max_length))
+    batch = len(cu_seqlens) - 1
+    row_starts = torch.arange(batch, device=cu_seqlens.device) * max_length
+    return Packing(cu_seqlens, max_length, _indices(cu_seqlens, row_starts, num_tokens), (batch, max_length))
 
 
-def is_contiguous(mask: Tensor) -> Tensor:
-    """Scalar bool: no row of `mask` (B, T) has a hole, so that dropping its padding moves no two tokens together."""
-    starts = mask[:, :1].bool().int().sum(1) + (mask[:, 1:].bool() & ~mask[:, :-1].bool()).int().sum(1)
-    return (starts <= 1).all()
+def _indices(cu_seqlens: Tensor, row_starts: Tensor, num_tokens: int) -> Tensor:
+    """(N,): where each token stands in the flattened rectangle; the first of sequence b at row_starts[b]."""
+    bounds = cu_seqlens.long()
+    moves = torch.repeat_interleave(row_starts - bounds[:-1], bounds.diff(), output_size=num_tokens)
+    return moves + torch.arange(num_tokens, device=cu_seqlens.device)
 
 
 def position_in_sequence(cu_seqlens: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
