@@ -78,3 +78,14 @@ def test_a_shortened_file_has_the_first_questions(results, tmp_path):
     short = json.loads(results.shortened(path, 5, tmp_path / "new/short.json").read_text())
     ids = [qa["id"] for paragraph in short["data"][0]["paragraphs"] for qa in paragraph["qas"]]
     assert ids == ["0-0", "0-1", "0-2", "1-0", "1-1"]
+
+
+def test_what_is_said_of_the_table_follows_from_its_numbers(results):
+    shares = {"btc": (1.0, 0.98), "cola": (0.99, 0.6), "cosmosqa": (0.7, 0.01), "qamr": (0.98, 0.974)}
+    said = results.summary([results.Outcome(name, "", *pair) for name, pair in shares.items()])
+    assert "most frequent answer on 3 of 4 sets (btc, cola, qamr)" in " ".join(said.split())
+    assert "both baselines on 1 (btc)" in " ".join(said.split())
+    assert "- cola: no clear difference; asks for a sense of grammar" in said
+    assert "- cosmosqa: behind; stopped after a tenth of an epoch\n" in said
+    assert said.endswith("- qamr: no clear difference\n")
+    assert "- btc" not in said
