@@ -75,7 +75,7 @@ class Kind(ABC):
 
     Args:
         task: the row of the table.
-        labels: their names, in the order of the model's outputs; empty until `learn_labels`.
+        labels: their names, in the order of the model's outputs; empty until `learn`.
     """
 
     model_class: type[ConvBertPreTrainedModel]

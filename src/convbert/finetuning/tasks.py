@@ -30,7 +30,7 @@ class Task:
             `tokens`, `tags`. Questions: `question`, `context`, `answers`, `id` (optional). Choices: `text`,
             `prefix` (optional, put before every choice), `choices` (columns, comma between them, or one column of
             lists), `label` (number of the right choice, from 0).
-        metrics: what is reported, see `metrics`; the first chooses the best checkpoint.
+        metrics: what is reported, see `metrics`; the first chooses the best checkpoint, so more of it must be better.
         headerless: columns of files without a header.
         values: role to what the file says to what is meant, as {"label": {"0": "negative", "1": "positive"}}.
             Labels get this order in the model.
