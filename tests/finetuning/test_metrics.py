@@ -16,6 +16,7 @@ from convbert.finetuning.tagging import as_bio
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @settings(max_examples=25)
 @given(LABELS)
 def test_classification_scores_equal_scikit_learn(pairs):

@@ -83,6 +83,8 @@ class Kind(ABC):
     """The role of the column of right answers."""
     loss_counts_examples = True
     """False where the model's loss is a mean over tokens: batches of equal size in tokens then weigh the same."""
+    pipeline = "text-classification"
+    """The Hub's name for what a model of this kind does."""
     cut_at = "max_length"
     """The field of the plan that texts are cut at."""
 
@@ -221,6 +223,14 @@ class Kind(ABC):
     @abstractmethod
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics, the one that counts first."""
+
+    @abstractmethod
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        """How wrong an answer is; 0 where it is right."""
+
+    def record(self, example: Example, prediction: Prediction) -> Prediction:
+        """What `convbert predict` writes of a prediction."""
+        return prediction
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
         """The answers of a baseline that has not read the texts; None where there is no sensible one."""

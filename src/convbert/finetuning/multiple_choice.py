@@ -34,6 +34,7 @@ class MultipleChoice(Kind):
     """The text is read with each choice, and the first token's state is scored."""
 
     model_class = ConvBertForMultipleChoice
+    pipeline = "multiple-choice"
 
     def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
         examples = super().read(path, labelled)
@@ -121,6 +122,10 @@ class MultipleChoice(Kind):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         return {"accuracy": accuracy([e.target for e in examples], [p["answer"] for p in predictions])}
+
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        is_right = prediction["answer"] == example.target
+        return 0.0 if is_right else 1 - prediction["probabilities"][example.target]
 
 
 def _choices(row: Row, columns: str) -> list[str]:

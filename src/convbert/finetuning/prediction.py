@@ -10,7 +10,6 @@ from convbert.errors import InputError
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
-from convbert.finetuning.metrics import entity_spans
 from convbert.finetuning.readers import Row, parse_json
 
 Answer = Prediction | InputError
@@ -57,31 +56,15 @@ class Predictor:
         found: dict[int, Prediction] = {}
         for numbers in groups.values():
             found |= zip(numbers, self._predict_alike([examples[number] for number in numbers]), strict=True)
-        return [self._record(example, found[number]) for number, example in enumerate(examples)]
+        return [_with_key(example, found[number]) for number, example in enumerate(examples)]
 
     def _predict_alike(self, examples: list[Example]) -> list[Prediction]:
         model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
         features = self.kind.features(examples, tokenizer, plan)
         outputs = run_features(model, self.kind, features, tokenizer.pad_token_id)
         self.cut += len({feature.example for feature in features if feature.is_cut})
-        return self.kind.decode(examples, features, outputs, plan)
-
-    def _record(self, example: Example, prediction: Prediction) -> Prediction:
-        record = {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
-        if self.kind.task.kind == "tagging":
-            record["tokens"] = example.inputs["tokens"]
-            spans = sorted(entity_spans(prediction["answer"]), key=lambda span: span[1])
-            if any(tag[:2] in ("B-", "I-") for tag in self.kind.labels):
-                record["entities"] = [
-                    {
-                        "type": name,
-                        "text": " ".join(record["tokens"][first : last + 1]),
-                        "first": first,
-                        "last": last,
-                    }
-                    for name, first, last in spans
-                ]
-        return {**({"id": example.key} if example.key else {}), **record}
+        predictions = self.kind.decode(examples, features, outputs, plan)
+        return [self.kind.record(*pair) for pair in zip(examples, predictions, strict=True)]
 
     def _example_or_error(self, line: str) -> Example | InputError:
         try:
@@ -101,6 +84,10 @@ class Predictor:
             split = self.finetuned.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
             cells[columns["tokens"]] = [word for word, _ in split(cells["text"])]
         return cells
+
+
+def _with_key(example: Example, record: Prediction) -> Prediction:
+    return {"id": example.key, **record} if example.key else record
 
 
 def read_cells(line: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class QuestionAnswering(Kind):
 
     model_class = ConvBertForQuestionAnswering
     target_role = "answers"
+    pipeline = "question-answering"
     cut_at = "max_question_length"
 
     def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
@@ -152,6 +153,13 @@ class QuestionAnswering(Kind):
             "best_exact_threshold": exact_threshold,
             **found,
         }
+
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        gold = [text for text, _ in example.target]
+        return (1 - squad.best_over_gold(squad.f1, gold, prediction["answer"])) * (0.5 + prediction["score"])
+
+    def record(self, example: Example, prediction: Prediction) -> Prediction:
+        return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
         """No answer, where that may be right; else the first three words of the context: as many as one often has."""

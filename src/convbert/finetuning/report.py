@@ -209,7 +209,7 @@ def _worst(
     tokenizer: ConvBertTokenizerFast,
 ) -> str:
     numbered = enumerate(zip(split.examples, predictions, strict=True))
-    errors = sorted(((_error(split.kind, e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0])
+    errors = sorted(((split.kind.mistake(e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0])
     cards = []
     for error, number in errors[:_WORST]:
         if error <= 0:
@@ -236,23 +236,6 @@ _LEGENDS = {
         "<mark class='both'>where they agree</mark>.</p>"
     ),
 }
-
-
-def _error(kind: Kind, example: Example, prediction: Prediction) -> float:
-    """How wrong an answer is; 0 where it is right."""
-    answer, target = prediction["answer"], example.target
-    if kind.task.kind == "classification":
-        return 0.0 if answer == target else 1 - prediction["probabilities"][target]
-    if kind.task.kind == "multi-label":
-        return float(len(set(answer) ^ set(target)))
-    if kind.task.kind == "regression":
-        return abs(answer - target)
-    if kind.task.kind == "tagging":
-        return sum(map(str.__ne__, answer, target)) / len(target) ** 0.5
-    if kind.task.kind == "multiple-choice":
-        return 0.0 if answer == target else 1 - prediction["probabilities"][target]
-    gold = [text for text, _ in target]
-    return (1 - squad.best_over_gold(squad.f1, gold, answer)) * (0.5 + prediction["score"])
 
 
 def _read(

@@ -254,7 +254,7 @@ class Run:
             for file in (chosen / "model").iterdir():
                 shutil.copy2(file, draft)
             _, plan = read_task(str(chosen / "model")) or (self.task, self.plan)
-            (draft / "README.md").write_text(model_card(self.task, plan, metrics), encoding="utf-8")
+            (draft / "README.md").write_text(model_card(self.kind, plan, metrics), encoding="utf-8")
         with whole_folder(self.folder.root) as draft:
             for split in splits:
                 for file in chosen.glob(f"{split.name}_*"):

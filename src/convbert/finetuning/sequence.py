@@ -114,6 +114,10 @@ class Classification(SequenceKind):
                 found[name] = metrics.METRICS[name](gold, answers)
         return found
 
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        is_right = prediction["answer"] == example.target
+        return 0.0 if is_right else 1 - prediction["probabilities"][example.target]
+
 
 class MultiLabel(SequenceKind):
     """Any number of labels; a cell holds a list, or names with commas between them."""
@@ -163,6 +167,9 @@ class MultiLabel(SequenceKind):
         ]
         scores = {"micro_f1": metrics.micro_f1(gold, answers), "macro_f1": float(np.mean(per_label))}
         return {name: scores[name] for name in self.task.metrics}
+
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        return float(len(set(prediction["answer"]) ^ set(example.target)))
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         shares = np.mean([self.encode_target(example.target) for example in train], axis=0)
@@ -229,6 +236,9 @@ class Regression(SequenceKind):
         gold = [example.target for example in examples]
         answers = [prediction["answer"] for prediction in predictions]
         return {name: metrics.METRICS[name](gold, answers) for name in self.task.metrics}
+
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        return abs(prediction["answer"] - example.target)
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         return [{"answer": float(np.mean([example.target for example in train]))}] * len(examples)

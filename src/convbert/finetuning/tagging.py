@@ -40,6 +40,7 @@ class Tagging(Kind):
 
     model_class = ConvBertForTokenClassification
     target_role = "tags"
+    pipeline = "token-classification"
     loss_counts_examples = False
 
     @property
@@ -145,6 +146,22 @@ class Tagging(Kind):
             spans = ([metrics.entity_spans(row) for row in rows] for rows in (gold, answers))
             return {"entity_f1": metrics.micro_f1(*spans), **found}
         return found
+
+    def mistake(self, example: Example, prediction: Prediction) -> float:
+        wrong = sum(map(str.__ne__, prediction["answer"], example.target))
+        return wrong / len(example.target) ** 0.5
+
+    def record(self, example: Example, prediction: Prediction) -> Prediction:
+        """With the words, and with the entities where tags are those of entities."""
+        words = example.inputs["tokens"]
+        record = {**prediction, "tokens": words}
+        if any(tag[:2] in ("B-", "I-") for tag in self.labels):
+            spans = sorted(metrics.entity_spans(prediction["answer"]), key=lambda span: span[1])
+            record["entities"] = [
+                {"type": name, "text": " ".join(words[first : last + 1]), "first": first, "last": last}
+                for name, first, last in spans
+            ]
+        return record
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """Every word gets the tag it has most often in the training data; an unknown word, the most frequent one."""

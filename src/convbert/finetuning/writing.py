@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convbert.finetuning.data import Prediction
+from convbert.finetuning.data import Kind, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.tasks import Task
-
-_PIPELINES = {
-    "classification": "text-classification",
-    "multi-label": "text-classification",
-    "regression": "text-classification",
-    "tagging": "token-classification",
-    "question-answering": "question-answering",
-    "multiple-choice": "multiple-choice",
-}
 
 
 def write_predictions(folder: Path, split: Split, predictions: Sequence[Prediction]) -> None:
@@ -61,9 +51,8 @@ def submission(split: Split, predictions: Sequence[Prediction]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_card(task: Task, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
+def model_card(kind: Kind, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
     """The README.md of a fine-tuned model: what it was made from and with, data, scores, recipe."""
-    pipeline = _PIPELINES[task.kind]
     rows = [
         f"| {split} | {name} | {value:.4f} |"
         for split, scores in metrics["scores"].items()
@@ -94,8 +83,8 @@ def model_card(task: Task, plan: FinetuningPlan, metrics: dict[str, Any]) -> str
     notes.append("The checkpoint was chosen on the dev data that it is scored on.")
     return "\n".join(
         (
-            f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\n{on_the_hub}tags: [convbert]\n---\n",
-            f"# ConvBERT fine-tuned for {task.name}\n",
+            f"---\nlibrary_name: transformers\npipeline_tag: {kind.pipeline}\n{on_the_hub}tags: [convbert]\n---\n",
+            f"# ConvBERT fine-tuned for {kind.task.name}\n",
             f"Trained by `convbert finetune` from {base}, {metrics['date']}, with torch {metrics['torch']}, "
             f"transformers {metrics['transformers']}, Python {metrics['python']}.\n",
             "    convbert predict --model this/folder --input texts.jsonl --output predictions.jsonl\n",
