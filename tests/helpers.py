@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from convbert.ops import compiled
+
 # Largest difference allowed, per dtype of the inputs, relative to the largest number of the expected tensor.
 # Low precision is judged against the definition in fp32 on the same rounded inputs.
 TOLERANCE = {
@@ -17,6 +19,13 @@ TOLERANCE = {
     torch.bfloat16: 1e-2,
     torch.float16: 1.5e-3,
 }
+
+# Of the CPU ops: every build of the compiled kernels that runs on this machine, best first, and PyTorch alone.
+FORMS = [name for name in compiled.runnable_builds() if compiled.open_build(name)[0] is not None]
+FORMS.append("portable")
+# The compiled kernels know fp32 alone.
+FORMS_AND_DTYPES = [(form, torch.float32) for form in FORMS[:-1]]
+FORMS_AND_DTYPES += [("portable", dtype) for dtype in TOLERANCE]
 
 
 def bounds(lengths: Sequence[int]) -> Tensor:
@@ -86,6 +95,13 @@ def each_alone(op: Callable[..., Tensor], inputs: Sequence[Tensor], cu_seqlens: 
         parts = [x[None, start:end] if x.shape[0] == total else x for x in inputs]
         rows.append(op(*parts, backend="reference")[0])
     return torch.cat(rows)
+
+
+def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """The result, and the gradient of every input where `grad` is the result's."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    out = function(*inputs)
+    return [out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))]
 
 
 def slice_of_larger(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,12 +1,15 @@
-"""Both forms of the CPU ops: the compiled kernels, and PyTorch alone, as on a machine without a compiler."""
+"""The forms of the CPU ops: every build of the compiled kernels, and PyTorch alone, as without a compiler."""
 
 import pytest
 
 from convbert.ops import compiled
+from helpers import FORMS
 
 
-@pytest.fixture(params=["compiled", "portable"])
+@pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
-    if request.param == "portable":
-        monkeypatch.setattr(compiled, "_load", lambda: (None, None, "the tests pretend so"))
-    return request.param
+    name = request.param
+    library = None if name == "portable" else compiled.open_build(name)[0]
+    found = (None, None, "the tests pretend so") if library is None else (name, library, None)
+    monkeypatch.setattr(compiled, "_load", lambda: found)
+    return name

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from convbert.ops import add_norm, attention, compiled, depthwise_conv, dropout, gelu, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
-from helpers import assert_close, bounds, each_alone, slice_of_larger
+from helpers import FORMS, assert_close, bounds, each_alone, gradients, slice_of_larger
 
 SHAPES = [(1, 1), (3, 7), (5, 64), (2, 9, 33), (300, 256)]
 LENGTHS = [[1], [5], [31, 32, 33], [1, 40, 2], [0, 3, 0], [129]]
@@ -16,12 +16,6 @@ LENGTHS = [[1], [5], [31, 32, 33], [1, 40, 2], [0, 3, 0], [129]]
 
 def test_built_where_there_is_a_compiler():
     assert compiled.build() is not None or shutil.which("cc") is None, compiled.why_missing()
-
-
-def gradients(function, inputs, grad):
-    inputs = [x.detach().requires_grad_() for x in inputs]
-    out = function(*inputs)
-    return [out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))]
 
 
 def assert_equals_definition(function, definition, inputs):
@@ -63,6 +57,7 @@ def test_add_norm(shape):
     assert_equals_definition(lambda *x: add_norm(*x, eps=1e-6), definition, inputs)
 
 
+@pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_dropout_keeps_what_it_says_and_scales_it(threads):
     torch.set_num_threads(threads)
@@ -80,6 +75,7 @@ def test_dropout_keeps_what_it_says_and_scales_it(threads):
     assert abs((kept[1:] == kept[:-1]).double().mean().item() - (0.75**2 + 0.25**2)) < 0.01
 
 
+@pytest.mark.usefixtures("poisoned_memory", "form")
 def test_dropout_follows_the_seed_and_not_the_threads():
     x = torch.randn(500, 300, requires_grad=True)
     results = []
@@ -95,6 +91,7 @@ def test_dropout_follows_the_seed_and_not_the_threads():
     assert dropout(x, 0.0) is x
 
 
+@pytest.mark.usefixtures("poisoned_memory", "form")
 def test_add_norm_drops_and_differentiates_the_same_elements():
     x, residual = torch.randn(50, 96, requires_grad=True), torch.randn(50, 96, requires_grad=True)
     weight, bias = torch.randn(96, requires_grad=True), torch.randn(96, requires_grad=True)
@@ -118,14 +115,17 @@ def plain_attention(query, key, value):
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 8), (2, 5, 2, 7), (2, 33, 3, 16), (1, 130, 2, 64), (3, 64, 1, 20)], ids=str
+    "shape",
+    [(1, 1, 1, 8), (2, 5, 2, 7), (2, 33, 3, 16), (1, 130, 2, 64), (3, 64, 1, 20)]
+    + [(1, 34, 2, width) for width in (1, 9, 15, 17, 31, 33, 40, 48, 56)],
+    ids=str,
 )
 def test_attention(shape):
     inputs = [slice_of_larger(*shape) for _ in range(3)]
     assert_equals_definition(attention, plain_attention, inputs)
 
 
-@pytest.mark.usefixtures("form")
+@pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_attention_unpadded_equals_each_alone(lengths):
     cu_seqlens = bounds(lengths)
@@ -144,6 +144,7 @@ def test_attention_unpadded_equals_each_alone(lengths):
         assert_close(actual, wanted, torch.float32)
 
 
+@pytest.mark.usefixtures("poisoned_memory", "form")
 def test_attention_drops_weights_and_differentiates_the_same_ones():
     tokens, heads = 48, 2
     query, key = (torch.randn(1, tokens, heads, tokens, requires_grad=True) for _ in range(2))
@@ -186,7 +187,8 @@ def test_extreme_scores_stay_finite():
     assert all(torch.isfinite(x).all() for x in (out, *torch.autograd.grad(out.sum(), inputs)))
 
 
-@pytest.mark.skipif(compiled.build() is None, reason="no compiled kernels here")
+@pytest.mark.usefixtures("poisoned_memory", "form")
+@pytest.mark.parametrize("form", FORMS[:-1], indirect=True)
 @pytest.mark.parametrize("lengths", [None, [3, 30, 0, 7]], ids=["rectangle", "unpadded"])
 @torch.no_grad()
 def test_results_are_written_where_there_is_room(lengths):

@@ -5,7 +5,7 @@ import torch
 
 from convbert.ops import depthwise_conv
 from helpers import (
-    TOLERANCE,
+    FORMS_AND_DTYPES,
     assert_a_damaged_text_stays_alone,
     assert_close,
     assert_fast_equals_reference,
@@ -29,7 +29,7 @@ def test_definition_is_conv1d(length):
 
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9, 31])
 def test_fast_equals_reference_unpadded(dtype, lengths, taps):
@@ -37,7 +37,7 @@ def test_fast_equals_reference_unpadded(dtype, lengths, taps):
 
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9])
 def test_fast_equals_reference_rectangle(dtype, shape, taps):
@@ -55,7 +55,7 @@ def test_packed_equals_each_alone(lengths):
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("rectangle", [True, False])
 def test_a_damaged_text_stays_alone(rectangle, dtype):
     assert_a_damaged_text_stays_alone(depthwise_conv, case([60], 9, dtype), rectangle=rectangle)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from convbert.ops import gelu_linear
-from helpers import assert_close, slice_of_larger
+from helpers import assert_close, gradients, slice_of_larger
 
 SHAPES = [(1, 12), (7, 12), (2, 5, 12), (0, 12)]
 
@@ -14,12 +14,6 @@ SHAPES = [(1, 12), (7, 12), (2, 5, 12), (0, 12)]
 def definition(x, weight, bias=None):
     activated = 0.5 * x * (1 + torch.erf(x / 2**0.5))
     return activated @ weight.T + (0 if bias is None else bias)
-
-
-def gradients(function, inputs, grad):
-    inputs = [x.detach().requires_grad_() for x in inputs]
-    out = function(*inputs)
-    return [out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))]
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import convbert.ops  # noqa: F401 (it registers them)
-from helpers import bounds
+from convbert.ops import pack
+from helpers import FORMS, bounds
 
 TOKENS, LENGTHS = 7, [2, 0, 5]
 SEED = torch.tensor(7)
@@ -48,13 +48,28 @@ OPS = ["span_dynamic_conv", "depthwise_conv", "packed_attention"]
 
 def test_these_are_all():
     declared = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("convbert::")}
-    assert declared == {f"convbert::{op}{suffix}" for op in OPS for suffix in ("", "_backward")}
+    assert declared == {
+        "convbert::packed_linear",
+        *(f"convbert::{op}{suffix}" for op in OPS for suffix in ("", "_backward")),
+    }
 
 
-@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("form", dict.fromkeys([FORMS[0], "portable"]), indirect=True)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("suffix", ["", "_backward"], ids=["forward", "backward"])
-def test_opcheck(op, suffix):
+def test_opcheck(form, op, suffix):
     for inputs in samples(op + suffix):
         inputs = inputs if suffix else with_gradients(inputs)
         torch.library.opcheck(getattr(torch.ops.convbert, op + suffix), tuple(inputs))
+
+
+@pytest.mark.parametrize("gelu", [True, False])
+@torch.no_grad()
+def test_opcheck_without_gradients(gelu):
+    packed = pack(torch.randn(256, 256))
+    if packed is None:
+        pytest.skip("no oneDNN")
+    inputs = torch.randn(2, 3, 256), packed, torch.randn(256), gelu
+    torch.library.opcheck(
+        torch.ops.convbert.packed_linear, inputs, test_utils=["test_schema", "test_faketensor"]
+    )

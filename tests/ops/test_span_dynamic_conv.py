@@ -5,7 +5,7 @@ import torch
 
 from convbert.ops import span_dynamic_conv
 from helpers import (
-    TOLERANCE,
+    FORMS_AND_DTYPES,
     assert_a_damaged_text_stays_alone,
     assert_close,
     assert_fast_equals_reference,
@@ -40,7 +40,7 @@ def test_kernel_picks_a_neighbour():
 
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9, 31])
 def test_fast_equals_reference_unpadded(dtype, lengths, taps):
@@ -48,7 +48,7 @@ def test_fast_equals_reference_unpadded(dtype, lengths, taps):
 
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (4, 128), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("taps", [1, 3, 9])
 def test_fast_equals_reference_rectangle(dtype, shape, taps):
@@ -64,7 +64,7 @@ def test_packed_equals_each_alone(lengths):
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("rectangle", [True, False])
 def test_a_damaged_text_stays_alone(rectangle, dtype):
     assert_a_damaged_text_stays_alone(span_dynamic_conv, ragged([60], 9, dtype), rectangle=rectangle)

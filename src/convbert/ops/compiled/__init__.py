@@ -71,22 +71,33 @@ def why_missing() -> str | None:
 
 @cache
 def _load() -> tuple[str | None, ctypes.CDLL | None, str | None]:
-    reason = "the package was installed without a C compiler"
-    for name in _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("generic",)):
-        spec = find_spec(f"{__name__}._{name}")
-        if spec is None or spec.origin is None:
-            continue
-        try:
-            # Its OpenMP symbols are resolved against the runtime that PyTorch brought into the process.
-            library = ctypes.CDLL(spec.origin)
-        except OSError as error:
-            reason = f"the compiled kernels cannot be loaded ({error})"
-            continue
-        for function, arguments in _SIGNATURES.items():
-            getattr(library, function).argtypes = arguments
-            getattr(library, function).restype = ctypes.c_int if "attention" in function else None
-        return name, library, None
+    reason = None
+    for name in runnable_builds():
+        library, reason = open_build(name)
+        if library is not None:
+            return name, library, None
     return None, None, reason
+
+
+def runnable_builds() -> tuple[str, ...]:
+    """The builds whose instructions this processor has, best first."""
+    return _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("generic",))
+
+
+def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
+    """The library of a build, or the reason there is none."""
+    spec = find_spec(f"{__name__}._{name}")
+    if spec is None or spec.origin is None:
+        return None, "the package was installed without a C compiler"
+    try:
+        # Its OpenMP symbols are resolved against the runtime that PyTorch brought into the process.
+        library = ctypes.CDLL(spec.origin)
+    except OSError as error:
+        return None, f"the compiled kernels cannot be loaded ({error})"
+    for function, arguments in _SIGNATURES.items():
+        getattr(library, function).argtypes = arguments
+        getattr(library, function).restype = ctypes.c_int if "attention" in function else None
+    return library, None
 
 
 def takes(*tensors: Tensor | None) -> bool:
@@ -144,6 +155,22 @@ def bounds_arguments(first: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor |
     if numbers[0] != 0 or numbers[-1] != first.shape[0] or numbers != sorted(numbers):
         raise ValueError(f"cu_seqlens must run from 0 to {first.shape[0]} without going back, got {numbers}")
     return bounds, len(numbers) - 1, max((b - a for a, b in pairwise(numbers)), default=0)
+
+
+def evenly_spaced(x: Tensor) -> Tensor:
+    """(B, T, H, D) or (N, H, D) whose tokens are rows with any one distance, such as slices of a joined projection."""
+    return x if _is_evenly_spaced(x) else x.contiguous()
+
+
+def room_for(result: Tensor, out: Tensor | None) -> Tensor:
+    """`out` if a kernel can write a result of that shape there, else new memory."""
+    return torch.empty(result.shape) if out is None or not _is_evenly_spaced(out) else out
+
+
+def _is_evenly_spaced(x: Tensor) -> bool:
+    *outer, head, channel = x.stride()
+    one_axis = len(outer) == 1 or x.shape[0] == 1 or outer[0] == x.shape[1] * outer[1]
+    return one_axis and (head, channel) == (x.shape[-1], 1)
 
 
 def draw_seed() -> int:

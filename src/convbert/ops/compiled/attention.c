@@ -7,8 +7,10 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
-#else
+#elif defined(__AVX__)
 #define LANES 8
+#else
+#define LANES 4
 #endif
 #define COLUMNS (2 * LANES)
 #define QUERIES 32
@@ -42,6 +44,29 @@ static inline __attribute__((always_inline)) void product_tile(const int rows, i
     }
 }
 
+/* The same for LANES columns, of which the first `done` are left as they are. */
+static inline __attribute__((always_inline)) void narrow_tile(const int rows, int64_t inner, Strided a, const float *b,
+                                                              int64_t ldb, float *c, int64_t ldc, int adds, int64_t done) {
+    Vector sum[4] = {{0}};
+    for (int64_t k = 0; k < inner; k++) {
+        Vector row = *(const Vector *)(b + k * ldb);
+        for (int i = 0; i < rows; i++) sum[i] += a.at[i * a.row + k * a.column] * row;
+    }
+    for (int i = 0; i < rows; i++) {
+        float *out = c + i * ldc, found[LANES];
+        memcpy(found, &sum[i], sizeof found);
+        for (int64_t j = done; j < LANES; j++) out[j] = adds ? out[j] + found[j] : found[j];
+    }
+}
+
+#define BY_ROWS(tile, ...)                             \
+    switch (rows - i) {                                \
+        case 1: tile(1, __VA_ARGS__); break;           \
+        case 2: tile(2, __VA_ARGS__); break;           \
+        case 3: tile(3, __VA_ARGS__); break;           \
+        default: tile(4, __VA_ARGS__);                 \
+    }
+
 /* c (rows x columns) = a (rows x inner) b (inner x columns), or += where `adds`. b and c are row-major. */
 static void product(int64_t rows, int64_t columns, int64_t inner, Strided a, const float *b, int64_t ldb, float *c,
                     int64_t ldc, int adds) {
@@ -49,13 +74,13 @@ static void product(int64_t rows, int64_t columns, int64_t inner, Strided a, con
         Strided a_tile = {a.at + i * a.row, a.row, a.column};
         float *c_tile = c + i * ldc;
         int64_t j = 0;
-        for (; j + COLUMNS <= columns; j += COLUMNS) {
-            switch (rows - i) {
-                case 1: product_tile(1, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds); break;
-                case 2: product_tile(2, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds); break;
-                case 3: product_tile(3, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds); break;
-                default: product_tile(4, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds);
-            }
+        for (; j + COLUMNS <= columns; j += COLUMNS)
+            BY_ROWS(product_tile, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds)
+        while (j < columns && columns >= LANES) {
+            /* The last vector of a row ends with it, and may overlap with what is done. */
+            int64_t start = min64(j, columns - LANES);
+            BY_ROWS(narrow_tile, inner, a_tile, b + start, ldb, c_tile + start, ldc, adds, j - start)
+            j = start + LANES;
         }
         for (; j < columns; j++) {
             for (int64_t r = 0; r < min64(4, rows - i); r++) {

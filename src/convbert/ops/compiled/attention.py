@@ -33,26 +33,10 @@ def attention(
     bounds, num_sequences, max_length = compiled.bounds_arguments(query, cu_seqlens)
     seed = compiled.draw_seed() if dropout else 0
     settings = Settings(bounds, num_sequences, max_length, dropout, seed)
-    query, key, value = (evenly_spaced(x) for x in (query, key, value))
+    query, key, value = (compiled.evenly_spaced(x) for x in (query, key, value))
     if compiled.without_gradient(query, key, value):
-        return _forward(query, key, value, settings, room_for(query, out), None)
+        return _forward(query, key, value, settings, compiled.room_for(query, out), None)
     return _CompiledAttention.apply(query, key, value, settings)
-
-
-def evenly_spaced(x: Tensor) -> Tensor:
-    """(B, T, H, D) or (N, H, D) whose tokens are rows with any one distance, such as slices of a joined projection."""
-    return x if _is_evenly_spaced(x) else x.contiguous()
-
-
-def room_for(result: Tensor, out: Tensor | None) -> Tensor:
-    """`out` if a kernel can write a result of that shape there, else new memory."""
-    return torch.empty(result.shape) if out is None or not _is_evenly_spaced(out) else out
-
-
-def _is_evenly_spaced(x: Tensor) -> bool:
-    *outer, head, channel = x.stride()
-    one_axis = len(outer) == 1 or x.shape[0] == 1 or outer[0] == x.shape[1] * outer[1]
-    return one_axis and (head, channel) == (x.shape[-1], 1)
 
 
 def _forward(

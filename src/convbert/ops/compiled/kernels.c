@@ -237,24 +237,25 @@ static inline int next_token(Walk *at) {
     return 1;
 }
 
+/* As far as `columns` of them are left. Their number is a constant, so that the sums stay in registers. */
+#define MIX_COLUMNS(columns)                                            \
+    for (; c + (columns) <= width; c += (columns)) {                    \
+        float sum[columns] = {0};                                       \
+        for (int64_t k = first; k < last; k++) {                        \
+            float w = weights[k * weight_step];                         \
+            const float *row = rows + k * row_step + c;                 \
+            for (int i = 0; i < (columns); i++) sum[i] += w * row[i];   \
+        }                                                               \
+        memcpy(out + c, sum, sizeof sum);                               \
+    }
+
 /* out[0:width] = sum over k in [first, last) of weights[k * weight_step] * rows[k * row_step + 0:width] */
 static inline void mix_rows(const float *weights, int64_t weight_step, const float *rows, int64_t row_step, int64_t first,
                             int64_t last, float *out, int64_t width) {
     int64_t c = 0;
-    for (; c + TILE <= width; c += TILE) {
-        float sum[TILE] = {0};
-        for (int64_t k = first; k < last; k++) {
-            float w = weights[k * weight_step];
-            const float *row = rows + k * row_step + c;
-            for (int i = 0; i < TILE; i++) sum[i] += w * row[i];
-        }
-        memcpy(out + c, sum, sizeof sum);
-    }
-    for (; c < width; c++) {
-        float sum = 0.0f;
-        for (int64_t k = first; k < last; k++) sum += weights[k * weight_step] * rows[k * row_step + c];
-        out[c] = sum;
-    }
+    MIX_COLUMNS(TILE)
+    MIX_COLUMNS(8)
+    MIX_COLUMNS(1)
 }
 
 /* ---- span-based dynamic convolution (paper, equations 4 and 6) ---- */

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from convbert.ops import compiled
-from convbert.ops.compiled.attention import evenly_spaced, room_for
 
 BLOCK = 32
 
@@ -26,8 +25,8 @@ def forward(
 ) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
     if _is_compiled(value, kernel_logits):
-        value, kernel_logits = evenly_spaced(value), kernel_logits.contiguous()
-        out = room_for(value, out)
+        value, kernel_logits = compiled.evenly_spaced(value), kernel_logits.contiguous()
+        out = compiled.room_for(value, out)
         rows = value, value.stride(-3), kernel_logits, out, out.stride(-3)
         compiled.call("span_dynamic_conv_forward", *_sizes(value, kernel_logits, cu_seqlens), *rows)
         return out
