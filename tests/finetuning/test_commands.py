@@ -311,6 +311,13 @@ def test_evaluate_misses_labels_unless_it_is_told(model, tmp_path, refused, caps
     assert capsys.readouterr().out == "dev: 2 examples\n"
 
 
+def test_evaluate_says_what_was_cut(model, tmp_path, capsys):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"sentence\tlabel\nthe cat\t1\n{'the cat ' * 20}\t1\n{'a ' * 30}\t0\n")
+    assert main(["evaluate", "--model", str(model), "--file", str(path), "--device", "cpu"]) == 0
+    assert "dev: 1 of 3 texts are longer than max_length (32 tokens) and are cut" in capsys.readouterr().err
+
+
 def test_evaluate_reads_a_file_once(model, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
@@ -376,6 +383,7 @@ def test_predict_answers_in_order_and_goes_on_after_bad_lines(model, tmp_path, c
     lines[7] = b""
     lines[11] = b'{"txt": "the cat"}'
     lines[12] = b'{"sentence": "the cat", "id": "mine"}'
+    lines[20] = b"the cat " * 16
     source, target = tmp_path / "texts.txt", tmp_path / "answers.jsonl"
     source.write_bytes(b"\n".join(lines))
     assert predict("--model", model, "--input", source, "--output", target) == 0
@@ -386,6 +394,7 @@ def test_predict_answers_in_order_and_goes_on_after_bad_lines(model, tmp_path, c
     assert found[0]["answer"] in ("negative", "positive")
     said = capsys.readouterr().err
     assert "30 texts in" in said
+    assert "and were cut: 1" in said
     assert f"3 lines have no answer; the first: {source}: line 4" in said
     assert not list(tmp_path.glob("*.partial"))
 

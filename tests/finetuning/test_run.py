@@ -303,19 +303,24 @@ def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path, monkeypatc
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path):
-    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 20, "patience": 3})
-    assert result.metrics["seeds"][0]["steps"] < 20 * TRAIN // 8
+    plan = {"epochs": 6, "evaluations_per_epoch": 4, "patience": 6}
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
+    assert result.metrics["seeds"][0]["steps"] < 6 * TRAIN // 8
     assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
 
 
 def test_the_best_checkpoint_is_kept(start, sst2, tmp_path):
     """A rate that ruins what was learned: the last model is worse than the one that is kept."""
-    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides={"epochs": 4})
+    plan = {"epochs": 2, "evaluations_per_epoch": 4}
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
     scores = [entry["dev_accuracy"] for entry in history(tmp_path / "run") if "dev_accuracy" in entry]
     assert result.metrics["scores"]["dev"]["accuracy"] == max(scores)
 
 
-def test_a_seed_that_collapses_is_named(start, sst2, tmp_path):
+def test_what_went_wrong_is_said(start, sst2, tmp_path):
+    """A text that was cut, and a seed that has collapsed."""
+    with (sst2 / "train.tsv").open("a") as more:
+        more.write(f"{'the cat ' * 20}\t1\n")
     said: list[str] = []
     result = finetune(
         TASKS["sst2"],
@@ -328,6 +333,8 @@ def test_a_seed_that_collapses_is_named(start, sst2, tmp_path):
     )
     assert result.metrics["collapsed_seeds"] == [5]
     assert any("seed 5 has collapsed" in line for line in said)
+    cut = f"train: 1 of {TRAIN + 1} texts are longer than max_length (32 tokens) and are cut"
+    assert [line for line in said if "are cut" in line] == [cut]
 
 
 def test_adapters_train_act_and_merge(start, sst2, tmp_path):

@@ -84,7 +84,7 @@ def run(
     seconds = monotonic() - started
     say(f"{done:,} texts in {seconds:.1f} s ({done / max(seconds, 1e-9):,.0f} texts/s)")
     if answerer.cut:
-        say(f"{answerer.cut:,} texts are longer than the model was trained for, and were cut")
+        say(f"texts that are longer than the model was trained for, and were cut: {answerer.cut:,}")
     answers.report()
     return 0
 
