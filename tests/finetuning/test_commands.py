@@ -308,7 +308,7 @@ def test_evaluate_misses_labels_unless_it_is_told(model, tmp_path, refused, caps
     words = ["evaluate", "--model", model, "--file", path, "--device", "cpu"]
     assert "no column 'label'; there are sentence, sentiment" in refused(*words)
     assert main([*map(str, words), "--unlabelled"]) == 0
-    assert capsys.readouterr().out == "dev: 2 examples\n"
+    assert capsys.readouterr().out == "dev: 2 examples, answered without a score\n"
 
 
 def test_evaluate_says_what_was_cut(model, tmp_path, capsys):

@@ -98,6 +98,7 @@ def run(
 
 def _print_table(metrics: dict[str, Any]) -> None:
     for split, count in metrics["examples"].items():
-        print(f"{split}: {count:,} examples")
-        for name, value in metrics["scores"].get(split, {}).items():
+        scores = metrics["scores"].get(split)
+        print(f"{split}: {count:,} examples" + ("" if scores else ", answered without a score"))
+        for name, value in (scores or {}).items():
             print(f"  {name:<24}{value:.4f}")

@@ -88,8 +88,11 @@ class FinetunedModel:
         Raises:
             InputError: unusable data, or a label that the model does not know.
         """
-        is_test = self.kind.task.submission_of(path) is not None
-        examples = self.kind.read(path, False if unlabelled else None if is_test else True)
+        may_lack_labels = self.kind.task.submission_of(path) is not None
+        if unlabelled:
+            examples = self.kind.read(path, labelled=False)
+        else:
+            examples = self.kind.read(path, labelled=None if may_lack_labels else True)
         if examples[0].target is not None:
             self.kind.check(examples)
         features = self.kind.features(examples, self.tokenizer, self.plan)
