@@ -70,14 +70,19 @@ def _times(row: Row, above: str, below: str) -> str:
 
 
 def _said(worlds: list[tuple[str, dict[str, Any], str]]) -> str:
-    date, world, _ = worlds[0]
+    dates = " and ".join(sorted({date for date, *_ in worlds}))
+    machines = " and ".join(sorted({_machine(world) for _, world, _ in worlds}))
     pages = ", ".join(f"[{name.partition('_')[0]}](benchmarks/results/{name}.md)" for *_, name in worlds)
     return (
-        f"Measured on {date} ({world['processor']}, torch {world['torch'].partition('+')[0]}, transformers "
-        f"{world['transformers']}) by `make bench`, which measures it on your machine, too. The first two columns say "
-        "how many times as long, or as much memory, the other takes; the floor is the network's matrix products alone. "
+        f"Measured on {dates} ({machines}) by `make bench`, which measures it on your machine, too. The first two "
+        "columns say how many times as long, or as much memory, the other takes. The floor is the network's matrix "
+        "products alone, by PyTorch's best call each; our attention kernel can be faster than those of attention. "
         f"The whole results, more cases, bars met and missed: {pages}; [how](benchmarks/README.md)."
     )
+
+
+def _machine(world: dict[str, Any]) -> str:
+    return f"{world['processor']}, torch {world['torch'].partition('+')[0]}, transformers {world['transformers']}"
 
 
 def rewrite(readme: Path, results: Path) -> None:

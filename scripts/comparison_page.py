@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
+
 BUDGETS = ("tokens", "flops")
 """What a contender has as much of as ConvBERT."""
 
@@ -164,13 +166,14 @@ def verdict(results: Sequence[Result]) -> str:
 
 
 def difference(of: str, values: Sequence[float]) -> str:
-    """A mean over seeds, in words; clear where it is beyond two standard errors."""
+    """A mean over seeds with its 95 % interval (Student's t), in words; clear where that does not hold 0."""
     mean = statistics.mean(values)
     if len(values) < 2:
         return f"{of}: {mean:+.3f}, on one seed, which says little."
     error = statistics.stdev(values) / math.sqrt(len(values))
-    word = "no clear difference" if abs(mean) <= 2 * error else "better" if mean > 0 else "worse"
-    return f"{of}: {mean:+.3f} ± {error:.3f} (standard error over {len(values)} seeds): {word}."
+    reach = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * error
+    word = "no clear difference" if abs(mean) <= reach else "better" if mean > 0 else "worse"
+    return f"{of}: {mean:+.3f} ± {reach:.3f} (95 % interval, {len(values)} seeds): {word}."
 
 
 def draw(settings: Settings, results: Sequence[Result], path: Path) -> None:

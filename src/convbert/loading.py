@@ -172,7 +172,7 @@ def _read(source: str, task: str) -> ConvBertPreTrainedModel:
 
 
 def check_source(source: str) -> None:
-    """Refuse what can only be a folder and is none; a name on the Hub has at most one slash, and not in front.
+    """Refuse what can only be a folder and is none; a name on the Hub is an owner's, with one slash, and not in front.
 
     Raises:
         InputError: a file, a folder that is not there, or one without a model in it.
@@ -184,8 +184,20 @@ def check_source(source: str) -> None:
     )
     if is_path and not os.path.isdir(source):
         raise InputError(f"{source}: there is no such folder")
+    if "/" not in source and not os.path.isdir(source):
+        raise InputError(
+            f"{source}: there is no such folder; a name on the Hub has an owner, as in owner/{source}"
+        )
     if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
-        raise InputError(f"{source}: holds no model: there is no config.json")
+        inside = [
+            name
+            for name in ("model", "generator")
+            if os.path.isfile(os.path.join(source, name, "config.json"))
+        ]
+        hint = (
+            f"; {' and '.join(os.path.join(source, name) for name in inside)} can be meant" if inside else ""
+        )
+        raise InputError(f"{source}: holds no model: there is no config.json{hint}")
 
 
 def _check_report(source: str, task: str, report: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from convbert.pretraining import baselines
 from convbert.pretraining.baselines import BigramModel, masked_positions, measure
+from convbert.pretraining.corpus import prepare as preparing
+from convbert.pretraining.data import Packing, prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 
 SPECIAL = np.array([True] * 5 + [False] * 4)  # ordinary ids are 5 to 8
@@ -51,6 +53,15 @@ def test_a_certain_neighbourhood_is_guessed():
     assert model.most_frequent() == 8
     assert model.guess(np.array([5, 4, 5]), np.array([7, 7, 4])).tolist() == [6, 6, 6]
     assert model.guess(np.array([2]), np.array([4])).tolist() == [8]
+
+
+def test_of_a_large_corpus_parts_from_all_over_it_are_counted(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 1000)
+    dataset = prepare_sequences(corpus, tokenizer, tmp_path, Packing(32, 4))
+    parts = list(dataset.flat_ids(dataset.count_tokens() // 4))
+    assert len(parts) == -(-len(dataset.manifest.shards) // 5)
+    assert sum(map(len, parts)) <= dataset.count_tokens() // 4
+    np.testing.assert_array_equal(parts[1], list(dataset.flat_ids())[5])
 
 
 def test_positions_are_those_the_model_is_asked_about(heldout, tokenizer):

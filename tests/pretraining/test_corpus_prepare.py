@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,20 @@ def test_a_corpus_that_grew_keeps_the_shards_of_its_beginning(prepared, corpus, 
     unchanged = [name for name, when in times(prepared).items() if before.get(name) == when]
     assert len(unchanged) >= len(before) - 1
     assert manifest.count("documents") == Manifest.read(prepared).count("documents") == 61
+
+
+def test_a_corpus_that_grew_keeps_its_shards_also_where_blocks_follow_its_size(
+    corpus, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 100)
+    monkeypatch.setattr(preparing, "_BLOCKS", 8)
+    run(corpus, tokenizer, tmp_path / "out")
+    before = times(tmp_path / "out")
+    grown = tmp_path / "grown.txt"
+    grown.write_text(corpus.read_text() + "\n" + "the cat follows the dog.\n" * 30)
+    run(grown, tokenizer, tmp_path / "out")
+    unchanged = [name for name, when in times(tmp_path / "out").items() if before.get(name) == when]
+    assert len(unchanged) >= len(before) - 1 >= 6
 
 
 def command(corpus, tokenizer, folder, *more):
@@ -272,14 +287,16 @@ class TestDamage:
             open_corpus(prepared)
 
 
-def test_another_vocabulary_or_length_is_refused(prepared, corpus, tmp_path):
+def test_another_vocabulary_or_packing_is_refused(prepared, corpus, tmp_path):
     from convbert.pretraining.vocabulary import train_wordpiece
 
     other = train_wordpiece(corpus, 120, tmp_path / "other")
     with pytest.raises(InputError, match="another vocabulary"):
         prepare_sequences(prepared, other, tmp_path / "cache", PACKING)
     with pytest.raises(InputError, match="sequence_length 32, not 64"):
-        open_corpus(prepared, sequence_length=64)
+        open_corpus(prepared, packing=replace(PACKING, sequence_length=64))
+    with pytest.raises(InputError, match="segments two, not one"):
+        open_corpus(prepared, packing=replace(PACKING, segments="one"))
     with pytest.raises(InputError, match="is used alone"):
         prepare_sequences([prepared, corpus], other, tmp_path / "cache", PACKING)
     with pytest.raises(InputError, match="no prepared corpus here"):
@@ -321,6 +338,9 @@ def test_a_folder_with_other_files_is_refused(corpus, own_tokenizer, tmp_path, c
     assert "is a file" in capsys.readouterr().err
     assert main(["prepare", "--output", str(tmp_path / "new")]) == 2
     assert "give --corpus or --dataset" in capsys.readouterr().err
+    assert main(command(corpus, own_tokenizer, tmp_path / "new", "--engine", "spark")) == 2
+    assert "engine must be one of local, ray; got 'spark'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_pretraining_takes_a_prepared_folder(corpus, tmp_path):
@@ -329,14 +349,21 @@ def test_pretraining_takes_a_prepared_folder(corpus, tmp_path):
 
     words = ["prepare", "--corpus", str(corpus), "--output", str(tmp_path / "in"), "--workers", "1"]
     assert main([*words, "--vocab-size", "200", "--sequence-length", "32", "--min-sequence-length", "4"]) == 0
-    plan = smoke(max_steps=2, vocab_size=200)
+    plan = smoke(max_steps=2)
     quiet = {"device": "cpu", "report": lambda message: None}
     result = pretrain(plan, tmp_path / "in", tmp_path / "run", **quiet)
     assert result.finished
     assert not (tmp_path / "run" / "data").exists()
+    size = len((tmp_path / "in/tokenizer/vocab.txt").read_text().splitlines())
+    assert f'"vocab_size": {size}' in (result.model_dir / "README.md").read_text()  # and not the recipe's
     assert (result.model_dir / "vocab.txt").read_text() == (tmp_path / "in/tokenizer/vocab.txt").read_text()
     with pytest.raises(InputError, match="was prepared with sequence_length 32, not 64"):
-        pretrain(smoke(max_steps=2, sequence_length=64), tmp_path / "in", tmp_path / "other", **quiet)
+        pretrain(
+            smoke(max_steps=2, sequence_length=64),
+            tmp_path / "in",
+            tmp_path / "other",
+            **quiet,
+        )
 
 
 def test_progress_is_told_in_the_units_of_the_sources(corpus, tokenizer, tmp_path, small_blocks):

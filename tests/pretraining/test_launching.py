@@ -178,6 +178,23 @@ def finish(process: multiprocessing.Process) -> int | None:
     return process.exitcode
 
 
+@pytest.mark.parametrize(
+    "moment", ["convbert.pretraining.run.resolve_tokenizer", "convbert.pretraining.baselines.measure"]
+)
+def test_a_signal_before_the_first_step_or_after_the_last_ends_the_command_in_order(
+    corpus, heldout_text, tmp_path, monkeypatch, capsys, moment
+):
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(words(corpus, heldout_text, tmp_path / "run", max_steps=5)) == 0
+    assert "run the same command to go on" in capsys.readouterr().err
+    assert not (tmp_path / "run/model").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert main(words(corpus, heldout_text, tmp_path / "run", max_steps=5)) == 0
+    assert (tmp_path / "run/model").exists()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_scheduler_gets_the_exit_code_it_asked_for(corpus, heldout_text, tmp_path, number, code):
     process = start(words(corpus, heldout_text, tmp_path / "run", max_steps=100_000))

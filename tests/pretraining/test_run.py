@@ -172,12 +172,27 @@ def test_a_page_that_cannot_be_written_does_not_end_the_run(corpus, finished, tm
     quiet = {"tokenizer": tokenizer, "device": "cpu", "report": messages.append}
     assert pretrain(plan(), corpus, tmp_path / "out", **quiet).finished
     assert any("report.html" in message for message in messages)
+    assert any("5 of 8 steps warm up" in message for message in messages)
 
 
 def test_a_finished_run_is_not_trained_again(finished, corpus, heldout_text):
     folder, result, _ = finished
     again = pretrain(plan(), corpus, folder, heldout=heldout_text, report=lambda message: None)
     assert again == result
+
+
+def test_a_finished_run_is_not_made_longer(finished, corpus, heldout_text):
+    folder, _, _ = finished
+    before = (folder / "plan.json").read_text()
+    with pytest.raises(InputError, match=r"has finished: max_steps was 8, now 16; .*--start-from"):
+        pretrain(plan(max_steps=16), corpus, folder, heldout=heldout_text, report=lambda message: None)
+    assert (folder / "plan.json").read_text() == before
+
+
+def test_a_best_figure_needs_heldout_text(corpus, tmp_path):
+    with pytest.raises(InputError, match="no held-out text"):
+        pretrain(plan(best_figure="masked_loss"), corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_something_else_is_refused(corpus, tmp_path):

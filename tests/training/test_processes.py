@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from convbert.training.checkpoints import last_checkpoint
-from training_runs import STOPPED, finish, log_of, start, weights_of
+from training_runs import REFUSED, STOPPED, finish, log_of, start, weights_of
 
 # Sums are added up in another order.
 ROUNDING = {"rel": 1e-5, "abs": 1e-6}
@@ -68,7 +68,8 @@ def test_when_one_process_dies_the_others_end_and_the_next_start_goes_on(tmp_pat
     processes[1].kill()
     for process in processes:
         process.join(60)
-    assert processes[0].exitcode not in (0, None)
+    assert processes[0].exitcode == REFUSED
+    assert "another process of this run has died" in (tmp_path / "parts/error.txt").read_text()
     assert finish(tmp_path / "parts", 2) == [0, 0]
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
 

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +31,7 @@ def run(
         typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="Plan to start from: smoke, embedded, small, medium_small or base.")
+        str, typer.Option(help="Plan to start from: smoke, tiny, embedded, small, medium_small or base.")
     ] = "small",
     objective: Annotated[
         str | None,
@@ -85,7 +87,7 @@ def run(
 
     \b
     Examples:
-      convbert pretrain --recipe smoke --corpus corpus/ --output runs/first
+      convbert pretrain --recipe tiny --corpus corpus.txt --output runs/first
       convbert pretrain --recipe small --corpus "corpus/*.txt.gz" --heldout heldout.txt --output runs/small
       torchrun --nproc-per-node 8 -m convbert pretrain --recipe base --corpus corpus/ --output runs/base
       convbert pretrain --recipe embedded --corpus recipes.txt --start-from embedded --output runs/cook
@@ -122,21 +124,47 @@ def run(
         return 0
     if output is None:
         raise InputError("--output is missing: name a folder for the run, or say --dry-run")
-    result = train(
-        plan,
-        corpus,
-        output,
-        tokenizer=tokenizer,
-        heldout=heldout or None,
-        device=device,
-        report=say,
-    )
+    try:
+        with ending_on_sigterm():
+            result = train(
+                plan,
+                corpus,
+                output,
+                tokenizer=tokenizer,
+                heldout=heldout or None,
+                device=device,
+                report=say,
+            )
+    except Terminated:
+        say("stopped by SIGTERM; run the same command to go on")
+        return 0
     if not result.finished:
         # A scheduler that ends a job by SIGTERM has got what it asked for.
         return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
     if is_first:
         print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
+
+
+class Terminated(BaseException):
+    """SIGTERM came while there was nothing to save: before the first step, or after the last."""
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """`Terminated` is raised at the signal, wherever training does not handle it: see `StopOnSignal`."""
+
+    def end(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_settings(

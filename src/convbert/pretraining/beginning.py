@@ -99,7 +99,7 @@ def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
         if shares and not torch.equal(before, model.get_input_embeddings().weight):
             raise InputError(
                 f"{source}: has other embeddings than {sources['model']}, and the two share them in this run: "
-                "take both from one run, or say untied_generator_embeddings"
+                "take both from one run"
             )
     return sources
 

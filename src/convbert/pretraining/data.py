@@ -5,6 +5,7 @@ How text becomes sequences is told in `corpus/`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -87,9 +88,14 @@ class SequenceDataset(Dataset):
             for draw, shard, place in zip(draws, shards, places, strict=True)
         ]
 
-    def flat_ids(self) -> Iterator[np.ndarray]:
-        """All token ids in order, in blocks of whole sequences, one block in memory at a time."""
-        for shard in self.manifest.shards:
+    def flat_ids(self, at_most: int | None = None) -> Iterator[np.ndarray]:
+        """All token ids in order, in blocks of whole sequences, one block in memory at a time.
+
+        Args:
+            at_most: every n-th block, so that there are no more tokens than that if blocks are of one size.
+        """
+        nth = 1 if at_most is None else math.ceil(self.count_tokens() / at_most)
+        for shard in self.manifest.shards[::nth]:
             path = self.folder / SHARDS / shard.file
             yield self.manifest.layout.read_ids(path, shard.tokens)
 
@@ -192,10 +198,10 @@ def prepare_sequences(
 
     Raises:
         InputError: the corpus cannot be read, gives no sequence, is damaged, or was prepared with another
-            vocabulary or length.
+            vocabulary or packing.
     """
     if (folder := prepared_folder(source)) is not None:
-        return open_corpus(folder, tokenizer, packing.sequence_length)
+        return open_corpus(folder, tokenizer, packing)
     folder = Path(cache_dir, name)
     preparation = Preparation(source, folder, packing)
     vocabulary = vocabulary_of(tokenizer)
@@ -203,7 +209,7 @@ def prepare_sequences(
         if preparation.finished(vocabulary) is None:
             report(f"tokenising {name}")
             preparation.run(vocabulary, tell_now_and_then(report))
-    return open_corpus(folder, tokenizer, packing.sequence_length)
+    return open_corpus(folder, tokenizer, packing)
 
 
 def prepared_folder(source: Source) -> Path | None:
@@ -226,13 +232,13 @@ def prepared_folder(source: Source) -> Path | None:
 def open_corpus(
     folder: PathLike,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    sequence_length: int | None = None,
+    packing: Packing | None = None,
     verify: bool | None = None,
 ) -> SequenceDataset:
     """Open a prepared corpus.
 
     Args:
-        tokenizer, sequence_length: what it must have been prepared with, if given.
+        tokenizer, packing: what it must have been prepared with, if given.
         verify: read every shard and compare checksums; by default if that takes less than a second, and
             sizes alone are compared otherwise.
 
@@ -250,9 +256,13 @@ def open_corpus(
             f"{folder}: was prepared with another vocabulary ({manifest.vocab_size} tokens) than the tokenizer's "
             f"({len(tokenizer)} tokens)"
         )
-    if sequence_length not in (None, manifest.packing.sequence_length):
+    if packing is not None and packing != manifest.packing:
+        was, wanted = (dataclasses.asdict(each) for each in (manifest.packing, packing))
+        told = ", ".join(
+            f"{name} {was[name]}, not {wanted[name]}" for name in was if was[name] != wanted[name]
+        )
         raise InputError(
-            f"{folder}: was prepared with sequence_length {manifest.packing.sequence_length}, not {sequence_length}"
+            f"{folder}: was prepared with {told}; prepare it anew, or say so here (--set NAME=VALUE)"
         )
     if verify is None:
         verify = sum(shard.size for shard in manifest.shards) <= _ALWAYS_VERIFIED

@@ -22,6 +22,7 @@ _MAY_CHANGE = frozenset(
         *("gradient_checkpointing", "compile", "fsdp", "dataloader_workers", "report_to"),
     )
 )
+_LENGTH = ("max_steps", "max_minutes")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class RunFolder:
         """Note the plan; whether the run is a new one.
 
         Raises:
-            InputError: the folder holds a run with another plan or something else, or cannot be written.
+            InputError: the folder holds a run with another plan, a finished one of another length, or something else,
+                or cannot be written.
         """
         self._remove_drafts()
         stored = read_json(self.plan)
@@ -86,6 +88,11 @@ class RunFolder:
             changes = _differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
             if changes:
                 raise InputError(f"{self.root}: this run was started with another plan: {changes}")
+            if self.metrics.exists() and (changes := _differences(stored, {n: wanted[n] for n in _LENGTH})):
+                raise InputError(
+                    f"{self.root}: this run has finished: {changes}; train on in another folder, "
+                    f"with --start-from {self.model}"
+                )
         self._write(self.plan, wanted)
         return is_new
 

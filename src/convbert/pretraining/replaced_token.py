@@ -169,6 +169,10 @@ def generator_config(
     generator = copy.deepcopy(config)
     generator.hidden_size = round(config.hidden_size * hidden_size)
     generator.num_hidden_layers = round(config.num_hidden_layers * layers)
+    if not generator.num_hidden_layers:
+        raise InputError(
+            f"generator_layers={layers:g} gives no generator: no layer of {config.num_hidden_layers}"
+        )
     generator.intermediate_size = 4 * generator.hidden_size
     heads = max(1, config.num_attention_heads * hidden_size)
     generator.num_attention_heads = int(heads)

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def pretrain(
         InputError: unusable input, or `output_dir` holds something else, such as a run with another plan or corpus.
     """
     require("train", "pre-training")
+    if plan.best_figure is not None and heldout is None:
+        raise InputError(f"best_figure is {plan.best_figure}, and there is no held-out text to measure it on")
     folder = RunFolder(Path(output_dir))
     processes = launched_processes(device)
     if not processes.is_main_process:
@@ -120,6 +122,7 @@ def pretrain(
                 train = prepare(corpus, "train")
                 held = None if heldout is None else prepare(heldout, "heldout")
             check_enough(plan, train)
+            plan = replace(plan, vocab_size=len(resolved))  # what it is, for the card
             run = Run(plan, folder, resolved, train, held, device, report)
             if processes.is_main_process:
                 folder.bind(run.data_record(processes.num_processes))
@@ -169,6 +172,11 @@ class Run:
             for name, source in begin(objective, self.plan).items():
                 self.report(f"{name}: begins with the weights of {source}")
         self.report(self._summary(objective, trainer))
+        if (steps := self.plan.max_steps) is not None and self.plan.warmup_steps > steps / 2:
+            self.report(
+                f"warning: {self.plan.warmup_steps:,} of {steps:,} steps warm up, so the learning rate never comes "
+                f"near its peak: give --set warmup_steps={steps // 10}, or take the recipe tiny for little text"
+            )
         with stop.listening():
             trainer.train(resume_from_checkpoint=checkpoint)
         step = trainer.state.global_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from convbert.errors import InputError
 from convbert.ops.backends import supports_bfloat16
 from convbert.training.callbacks import Clock
 
+_PATIENCE = timedelta(hours=3)
+"""How long processes wait for the first one, which alone tokenises, measures baselines and writes."""
 _NEVER = 10**8
 """A number of steps that no run reaches, for runs that end by the clock."""
 
@@ -91,6 +94,7 @@ def training_arguments(
         if dataloader_workers is None
         else dataloader_workers,
         dataloader_pin_memory=not use_cpu,
+        ddp_find_unused_parameters=False,  # every trained parameter takes part in every step
         torch_compile=bool(compile),
         torch_compile_backend=compile if isinstance(compile, str) else None,
         remove_unused_columns=False,
@@ -121,7 +125,7 @@ def launched_processes(device: str | None) -> Any:
     """accelerate's view of this process among others."""
     from accelerate import PartialState
 
-    return PartialState(cpu=uses_cpu(device))
+    return PartialState(cpu=uses_cpu(device), timeout=_PATIENCE)
 
 
 def _fsdp() -> dict[str, Any]:

@@ -267,10 +267,22 @@ class ObjectiveTrainer(CheckpointingTrainer):
     # --------------------------------------------------------------------------------------- resumption
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """Train to the end of the clock, from the start or from a checkpoint folder."""
+        """Train to the end of the clock, from the start or from a checkpoint folder.
+
+        Raises:
+            InputError: see the class; or another process has died.
+        """
         step = 0 if resume_from_checkpoint is None else self.take_up(Path(resume_from_checkpoint))
         self._stream = self._batches_from(step)
-        return super().train(resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            raise InputError(
+                f"another process of this run has died or cannot be reached: {str(error).splitlines()[0]}; "
+                "the same command goes on from the last checkpoint"
+            ) from error
 
     def progress(self) -> dict[str, Any]:
         return {

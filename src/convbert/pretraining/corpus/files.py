@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -69,6 +69,14 @@ def read_rows(source: Input, column: str) -> Iterator[tuple[list[str], int]]:
         yield [text or "" for text in texts], int(share * source.size)
 
 
+def no_column(place: object, column: str, names: Iterable[Any]) -> InputError:
+    """What to raise where there is no such column among `names`."""
+    told = ", ".join(map(str, names)) or "none"
+    return InputError(
+        f"{place}: no column {column!r}; there are {told} (convbert prepare --text-column takes another)"
+    )
+
+
 def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | None], float]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -81,7 +89,7 @@ def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | No
         with pq.ParquetFile(source.path) as table:
             names = table.schema_arrow.names
             if column not in names:
-                raise InputError(f"{source}: no column {column!r}; there are {', '.join(names)}")
+                raise no_column(source, column, names)
             kind = table.schema_arrow.field(column).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 raise InputError(f"{source}: column {column!r} holds {kind}, not text")
@@ -98,13 +106,13 @@ def _read_dataset(source: HubDataset, column: str) -> Iterator[tuple[list[str | 
         dataset = _open_dataset(source)
         names = dataset.column_names
         if names is not None and column not in names:
-            raise InputError(f"{source}: no column {column!r}; there are {', '.join(names)}")
+            raise no_column(source, column, names)
         total = len(dataset) if hasattr(dataset, "__len__") else None
         done = 0
         for batch in dataset.iter(batch_size=_ROWS):
             texts = batch.get(column)
             if texts is None:
-                raise InputError(f"{source}: no column {column!r}; there are {', '.join(batch)}")
+                raise no_column(source, column, batch)
             if wrong := [text for text in texts if text is not None and not isinstance(text, str)]:
                 raise InputError(f"{source}: column {column!r} holds {type(wrong[0]).__name__}, not text")
             done += len(texts)

@@ -18,7 +18,7 @@ from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.reading import PLAIN, Block, Reading, Sources
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, Shard, sha256_of
 from convbert.pretraining.corpus.sources import Input, Source, TextFile, find_sources
-from convbert.pretraining.corpus.workers import encode_in_order
+from convbert.pretraining.corpus.workers import check_engine, encode_in_order
 from convbert.saving import write_atomically
 
 JOURNAL = "journal.jsonl"
@@ -106,6 +106,9 @@ class Preparation:
     workers: int = 1
     engine: str = "local"
 
+    def __post_init__(self) -> None:
+        check_engine(self.engine)
+
     def finished(self, vocabulary: Vocabulary) -> Manifest | None:
         """The manifest, if the folder holds exactly this. Reads nothing else."""
         stored = Manifest.read(self.folder)
@@ -184,13 +187,17 @@ class Preparation:
         sizes = [source.size for source in inputs]
         # Of what stays the same when a run is repeated: the corpus, never the workers. Size 0: not known.
         share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK
+        # Other bounds would give other shards: a corpus that has grown keeps those that it has.
+        stored = Manifest.read(self.folder)
         return Manifest(
             vocabulary=vocabulary.fingerprint,
             vocab_size=vocabulary.size,
             packing=self.packing,
             text_column=self.reading.text_column,
             document_per_line=self.reading.document_per_line,
-            block_bytes=min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK),
+            block_bytes=min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+            if stored is None
+            else stored.block_bytes,
             learned=vocabulary.learned,
         )
 

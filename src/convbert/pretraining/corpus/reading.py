@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.pretraining.corpus.files import open_bytes, read_rows
+from convbert.pretraining.corpus.files import no_column, open_bytes, read_rows
 from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
 
 _LONGEST_JSON_LINE = 1 << 28
@@ -299,7 +299,7 @@ def _json_text(line: str, column: str, place: str) -> str:
     if not isinstance(row, dict):
         raise InputError(f"{place}: not a JSON object but {type(row).__name__}")
     if column not in row:
-        raise InputError(f"{place}: no column {column!r}; there are {', '.join(map(str, row)) or 'none'}")
+        raise no_column(place, column, row)
     return _check_text(row[column], column, place)
 
 

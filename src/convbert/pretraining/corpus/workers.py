@@ -27,6 +27,14 @@ Submit = Callable[[Block], "Future[Encoded]"]
 _encoder: Encoder | None = None  # of this worker process
 
 
+def check_engine(engine: str) -> None:
+    """Refuse an engine that there is not, or that is not installed, before any work is done."""
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    if engine == "ray":
+        require("ray", "--engine ray")
+
+
 def encode_in_order(
     blocks: Iterable[Block], encoder: Encoder, workers: int, engine: str = "local"
 ) -> Generator[tuple[Block, Encoded]]:
@@ -34,13 +42,11 @@ def encode_in_order(
 
     Args:
         workers: processes; 1 encodes here, on the tokenizer's own threads. With Ray, the cluster's CPUs count.
-        engine: "local", or "ray" for the cluster that is running.
+        engine: "local", or "ray" for the cluster that is running; see `check_engine`.
 
     Raises:
         InputError: a block cannot be encoded, a worker died, or there is no cluster.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
     if engine == "local" and workers == 1:
         yield from ((block, encoder.encode(block)) for block in blocks)
         return
@@ -96,7 +102,6 @@ def _encode(block: Block) -> Encoded:
 @contextmanager
 def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
     """Tasks rather than a `ray.data` pipeline: blocks are read one after the other, and keep their order."""
-    require("ray", "--engine ray")
     import ray
 
     here = not ray.is_initialized()
