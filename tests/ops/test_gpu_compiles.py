@@ -10,25 +10,24 @@ import torch
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not published for this system")
 
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
-TAPS, WIDTH = 9, 64  # of the published models
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+WIDTH = 64  # of the published models
 NUMBERS = ("sequences", "length", "heads", "channels")
-# Rows of the logits are TAPS numbers long, which no alignment divides.
+# Rows of the logits are an odd number of numbers long, which no alignment divides.
 UNALIGNED = ("logits_row", "logits_head", *NUMBERS[:3])
 
 
-def span(name: str, dtype: torch.dtype):
+def span(name: str, taps: int, dtype: torch.dtype):
     from convbert.ops.span_dynamic_conv import gpu as span_gpu
 
-    block, warps = span_gpu.tile(name == "_backward", TAPS, dtype)
-    return getattr(span_gpu, name), span_gpu.constants(block, TAPS, WIDTH, dtype), warps
+    block, warps = span_gpu.tile(name == "_backward", taps, dtype)
+    return getattr(span_gpu, name), span_gpu.constants(block, taps, WIDTH, dtype), warps
 
 
-def depthwise(name: str, dtype: torch.dtype):
+def depthwise(name: str, taps: int, dtype: torch.dtype):
     from convbert.ops.depthwise_conv import gpu as depthwise_gpu
 
-    constants = {"TAPS": TAPS, "BLOCK": depthwise_gpu.BLOCK, "CHANNELS": depthwise_gpu.CHANNELS}
-    return getattr(depthwise_gpu, name), constants, 4
+    return getattr(depthwise_gpu, name), depthwise_gpu.constants(taps), 4
 
 
 def compile_kernel(kernel, constants: dict, warps: int, dtype: torch.dtype, capability: int, bounded: bool):
@@ -61,13 +60,19 @@ def compile_kernel(kernel, constants: dict, warps: int, dtype: torch.dtype, capa
 @pytest.mark.parametrize("op", [span, depthwise])
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
 @pytest.mark.parametrize(
-    ("dtype", "capability", "bounded"),
-    [(torch.bfloat16, 80, True), (torch.bfloat16, 90, False), (torch.float32, 90, True)],
+    ("dtype", "taps", "capability", "bounded"),
+    [
+        (torch.bfloat16, 9, 80, True),
+        (torch.float16, 9, 90, False),
+        (torch.float32, 9, 90, True),
+        (torch.bfloat16, 31, 90, True),
+        (torch.float32, 31, 90, True),
+    ],
     ids=str,
 )
-def test_compiles_without_spilling(op, name, dtype, capability, bounded, tmp_path, monkeypatch):
+def test_compiles_without_spilling(op, name, dtype, taps, capability, bounded, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiled = compile_kernel(*op(name, dtype), dtype, capability, bounded)
+    compiled = compile_kernel(*op(name, taps, dtype), dtype, capability, bounded)
     (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
     inspect = Path(find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
     usage = subprocess.run(

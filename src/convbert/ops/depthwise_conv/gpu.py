@@ -57,10 +57,13 @@ def _launch(
             *tiles[1:],
             channels,
             *(x.stride(0) for x in rows),
-            TAPS=taps,
-            BLOCK=BLOCK,
-            CHANNELS=CHANNELS,
+            **constants(taps),
         )
+
+
+def constants(taps: int) -> dict[str, int]:
+    """What a kernel is compiled for. The tiles of up to 9 taps are in flight at once; of 31, registers would spill."""
+    return {"TAPS": taps, "UNROLL": taps if taps <= 9 else 2, "BLOCK": BLOCK, "CHANNELS": CHANNELS}
 
 
 @triton.jit(do_not_specialize=["sequences", "length"])
@@ -74,6 +77,7 @@ def _forward(
     channels,
     hidden_row,
     TAPS: tl.constexpr,
+    UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -85,7 +89,7 @@ def _forward(
     exists = column < channels
     hidden += first.to(tl.int64) * hidden_row + column[None, :]
     total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for tap in tl.static_range(TAPS):
+    for tap in tl.range(0, TAPS, loop_unroll_factor=UNROLL):
         read = row + (tap - TAPS // 2)
         readable = (first + read >= start) & (first + read < end) & exists[None, :]
         taps = tl.load(filters + tap * channels + column, exists, 0.0).to(tl.float32)
@@ -108,6 +112,7 @@ def _backward(
     grad_row,
     hidden_row,
     TAPS: tl.constexpr,
+    UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -123,7 +128,7 @@ def _backward(
     grad += first.to(tl.int64) * grad_row + column[None, :]
     partial += tile.to(tl.int64) * TAPS * channels + column
     total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for tap in tl.static_range(TAPS):
+    for tap in tl.range(0, TAPS, loop_unroll_factor=UNROLL):
         reader = row - (tap - TAPS // 2)  # the token that reads ours through this tap
         readable = (first + reader >= start) & (first + reader < end) & exists[None, :]
         grads = tl.load(grad + reader * grad_row, readable, 0.0).to(tl.float32)
