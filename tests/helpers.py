@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+import tiny
+from convbert import ConvBertModel
 from convbert.ops import compiled
 
 # Largest difference allowed, per dtype of the inputs, relative to the largest number of the expected tensor.
@@ -107,6 +110,29 @@ def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: T
 def slice_of_larger(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A seeded random tensor that is not contiguous: every other column of a wider one."""
     return torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.float64).to(dtype)[..., ::2]
+
+
+def packed(lengths: Sequence[int]) -> dict[str, Any]:
+    """A packed row of `tiny`'s words, by transformers' convention."""
+    longest = max(lengths)
+    return {
+        "input_ids": torch.randint(5, len(tiny.WORDS), (1, sum(lengths))),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "cu_seq_lens_q": bounds(lengths),
+        "cu_seq_lens_k": bounds(lengths),
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def spread_model(std: float, **sizes: Any) -> ConvBertModel:
+    """A `tiny` encoder whose weights are so large that a mix-up shows."""
+    torch.manual_seed(0)
+    model = ConvBertModel(tiny.config(**sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, std)
+    return model
 
 
 def masked_sentences() -> list[str]:

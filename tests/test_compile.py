@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny
 from convbert import ConvBertModel
 from convbert.precision import set_precision
-from helpers import assert_close
+from helpers import assert_close, packed, spread_model
 
 SHAPES = [(2, 7), (3, 5), (4, 11), (2, 30), (5, 3), (3, 16)]
 PACKS = [[5, 7], [3, 9, 4], [11, 2], [6, 6, 6, 6], [30, 3], [2, 8, 17]]
@@ -26,29 +26,12 @@ def fresh_compiler():
 
 
 def build(dropout: float = 0.0) -> ConvBertModel:
-    torch.manual_seed(0)
-    sizes = {"num_hidden_layers": 1, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    model = ConvBertModel(tiny.config(**sizes))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3)
-    return model.train()
+    drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return spread_model(0.3, num_hidden_layers=1, **drops).train()
 
 
 def rectangle(batch: int, length: int) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(5, len(tiny.WORDS), (batch, length))}
-
-
-def packed(lengths: list[int]) -> dict[str, Tensor | int]:
-    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    return {
-        "input_ids": torch.randint(5, len(tiny.WORDS), (1, sum(lengths))),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        "cu_seq_lens_q": bounds,
-        "cu_seq_lens_k": bounds,
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
-    }
 
 
 def step(run, model: ConvBertModel, inputs: dict) -> tuple[Tensor, list[Tensor]]:

@@ -7,11 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-import tiny
 from convbert import ConvBertModel
 from convbert.ops import attention, depthwise_conv, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
-from helpers import assert_close, assert_fast_equals_reference, bounds
+from helpers import assert_close, assert_fast_equals_reference, bounds, packed, spread_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
 
@@ -86,28 +85,17 @@ def test_packed_attention(dtype, lengths):
 
 def build(**changes) -> ConvBertModel:
     """Small, with heads that the varlen kernels take."""
-    torch.manual_seed(0)
     sizes = {
         "hidden_size": 64,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
         "conv_kernel_size": 9,
     }
-    model = ConvBertModel(tiny.config(**sizes, **changes))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.2)
-    return model
+    return spread_model(0.2, **sizes, **changes)
 
 
-def packed(lengths: list[int], device: str = "cuda") -> dict:
-    cu_seqlens = bounds(lengths).to(device)
-    return {
-        "input_ids": torch.randint(5, len(tiny.WORDS), (1, sum(lengths))).to(device),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None].to(device),
-        "cu_seq_lens_q": cu_seqlens,
-        "max_length_q": max(lengths),
-    }
+def packed_on_gpu(lengths: list[int]) -> dict:
+    return {name: x.cuda() if isinstance(x, torch.Tensor) else x for name, x in packed(lengths).items()}
 
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -131,7 +119,7 @@ def test_training_step_equals_the_cpu():
 @pytest.mark.parametrize("kind", ["rectangle", "packed"])
 def test_nothing_waits_for_the_device(kind, changes):
     model = build(**changes).to("cuda", torch.bfloat16).train()
-    inputs = packed([40, 17, 3])
+    inputs = packed_on_gpu([40, 17, 3])
     if kind == "rectangle":
         inputs = {"input_ids": inputs["input_ids"].view(3, 20)}
     torch.cuda.set_sync_debug_mode("error")
@@ -161,7 +149,7 @@ def test_compiled_equals_eager(kind):
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in ([20, 20, 20], [10, 10, 10, 10], [33, 33]):
-            inputs = packed(lengths)
+            inputs = packed_on_gpu(lengths)
             if kind == "rectangle":
                 inputs = {"input_ids": inputs["input_ids"].view(len(lengths), -1)}
             results = []

@@ -81,7 +81,7 @@ def test_bad_choices_are_named(folders, tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path}: holds no model"):
         convbert.load(tmp_path)
     (tmp_path / "generator").symlink_to(folders["fill-mask"])
-    with pytest.raises(InputError, match="holds no model: .*; .*/generator can be meant"):
+    with pytest.raises(InputError, match=r"holds no model: .*; .*/generator can be meant"):
         convbert.load(tmp_path)
     with pytest.raises(InputError, match="nosuch: there is no such folder; a name on the Hub has an owner"):
         convbert.load("nosuch")

@@ -82,39 +82,41 @@ class MixedAttention(nn.Module):
         Args:
             states: (B, T, C), zero where the convolution may not read; or (N, C) where the layout has bounds.
         """
-        query, key, value, conv_value = self._project(states)
-        context = self._room(states)
-        first, second = (None, None) if context is None else context.unbind(-3)
-        attended, weights = self._attend(query, key, value, layout, first)
-        spans = self._times(self.key_conv_attn_layer(states, layout), query)
-        kernel_logits = self._heads(self.conv_kernel_layer(spans))
-        # The zero beyond a sequence stands for the projected state, bias included.
-        conv_value = self._heads(layout.readable(conv_value))
-        convolved = span_dynamic_conv(
-            conv_value, kernel_logits, layout.cu_seqlens, backend=layout.conv_backend, out=second
+        if self.joined is not None:
+            return self._mix_joined(self.joined, states, layout)
+        query, key, value, conv_value = (
+            layer(states) for layer in (self.query, self.key, self.value, self.conv_out_layer)
         )
-        if context is None or attended is not first or convolved is not second:
-            context = torch.stack((attended, convolved), dim=-3)
+        attended, weights = self._attend(query, key, value, layout)
+        kernel_logits = self._heads(self.conv_kernel_layer(self.key_conv_attn_layer(states, layout) * query))
+        convolved = self._convolve(conv_value, kernel_logits, layout)
+        context = torch.stack((attended, convolved), dim=-3)
         return MixedOutput(context.flatten(-3), weights, kernel_logits)
 
-    def _room(self, states: Tensor) -> Tensor | None:
-        """(..., 2, H, D) where both branches may be written side by side; for inference alone."""
-        if self.joined is None:
-            return None
-        return states.new_empty(*states.shape[:-1], 2, self.num_heads, self.head_size)
-
-    def _times(self, spans: Tensor, query: Tensor) -> Tensor:
-        return spans * query if self.joined is None else spans.mul_(query)
-
-    def _project(self, states: Tensor) -> tuple[Tensor, ...]:
-        """Query, key, value and the convolution's value, each (..., A)."""
-        if self.joined is not None:
-            return self.joined(states).split(self.num_heads * self.head_size, dim=-1)
-        layers = (self.query, self.key, self.value, self.conv_out_layer)
-        return tuple(layer(states) for layer in layers)
+    def _mix_joined(self, joined: nn.Module, states: Tensor, layout: Layout) -> MixedOutput:
+        """As `forward`, without gradients: four products as one, and both branches written side by side."""
+        query, key, value, conv_value = joined(states).split(self.num_heads * self.head_size, dim=-1)
+        context = states.new_empty(*states.shape[:-1], 2, self.num_heads, self.head_size)
+        rooms = context.unbind(-3)
+        attended, weights = self._attend(query, key, value, layout, rooms[0])
+        spans = self.key_conv_attn_layer(states, layout).mul_(query)
+        kernel_logits = self._heads(self.conv_kernel_layer(spans))
+        convolved = self._convolve(conv_value, kernel_logits, layout, rooms[1])
+        for room, result in zip(rooms, (attended, convolved), strict=True):
+            if result is not room:
+                room.copy_(result)
+        return MixedOutput(context.flatten(-3), weights, kernel_logits)
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_heads, -1))
+
+    def _convolve(
+        self, value: Tensor, kernel_logits: Tensor, layout: Layout, out: Tensor | None = None
+    ) -> Tensor:
+        # The zero beyond a sequence stands for the projected state, bias included.
+        value = self._heads(layout.readable(value))
+        bounds, backend = layout.cu_seqlens, layout.conv_backend
+        return span_dynamic_conv(value, kernel_logits, bounds, backend=backend, out=out)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, out: Tensor | None = None

@@ -104,15 +104,15 @@ def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor
 
 def _empty_results(query: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(query.dtype, torch.float32)
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    return out, query.new_empty(query.shape[:-1], dtype=wide)
+    return _empty_like(query), query.new_empty(query.shape[:-1], dtype=wide)
 
 
 def _empty_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    grad_query, grad_key, grad_value = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)
-    )
-    return grad_query, grad_key, grad_value
+    return _empty_like(query), _empty_like(key), _empty_like(value)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _save(ctx, inputs, output) -> None:
