@@ -14,7 +14,7 @@ demo: $(READY)
 
 # A process for each core; the tests of a file stay together, so that what they share is made once.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 # Kernels, layers and model: what a change to the mathematics is likely to break.
 test-fast: $(READY)

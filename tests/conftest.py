@@ -1,20 +1,39 @@
-"""What every test shares: no network, two threads, a seed, memory that starts as NaN."""
+"""What every test shares: no network, few threads, a seed, memory that starts as NaN."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that wait for work would otherwise spin, and take the core of the tests beside these.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Several processes that run tests have a core each; tests of threads ask for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 import torch
 
+SLOW = (
+    *("finetuning/test_run.py", "pretraining/test_run.py", "test_readme.py", "test_compile.py"),
+    *("training/test_interruption.py", "training/test_processes.py", "pretraining/test_launching.py"),
+    *("ops/test_gpu_interpreted.py", "ops/test_gpu_compiles.py", "pretraining/test_corpus_prepare.py"),
+    *("pretraining/test_beginning.py", "test_auto.py", "test_benchmarks.py", "finetuning/test_commands.py"),
+)
+"""Files that take longest. They come first, so that no process is left alone with one of them at the end."""
+
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return SLOW.index(name) if name in SLOW else len(SLOW)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)
