@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-import tiny
-from convbert import ConvBertModel
 from convbert.ops import compiled
+
+if TYPE_CHECKING:
+    from convbert import ConvBertModel
 
 # Largest difference allowed, per dtype of the inputs, relative to the largest number of the expected tensor.
 # Low precision is judged against the definition in fp32 on the same rounded inputs.
@@ -114,6 +115,8 @@ def slice_of_larger(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def packed(lengths: Sequence[int]) -> dict[str, Any]:
     """A packed row of `tiny`'s words, by transformers' convention."""
+    import tiny
+
     longest = max(lengths)
     return {
         "input_ids": torch.randint(5, len(tiny.WORDS), (1, sum(lengths))),
@@ -127,6 +130,10 @@ def packed(lengths: Sequence[int]) -> dict[str, Any]:
 
 def spread_model(std: float, **sizes: Any) -> ConvBertModel:
     """A `tiny` encoder whose weights are so large that a mix-up shows."""
+    # Here, as tests of ops alone need no model and should not wait for transformers.
+    import tiny
+    from convbert import ConvBertModel
+
     torch.manual_seed(0)
     model = ConvBertModel(tiny.config(**sizes))
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import nn
 import convbert
 from convbert import embedded
 from convbert.errors import InputError
+from convbert.inference import pack_weights
 from convbert.layers import Linear
 from convbert.ops import compiled
 from convbert.ops.attention import packed_form
@@ -162,14 +163,13 @@ def _attention(device: torch.device) -> list[Finding]:
 
 def _precisions(device: torch.device) -> list[Finding]:
     """For each precision its speed in a short race against fp32, or False; and what "auto" takes."""
-    fp32 = _wide_layer(device, "fp32")
-    seconds = _seconds_per_call(fp32, device)
+    seconds = _seconds_per_call("fp32", device)
     findings = [Finding("precision", f"fp32 on {device.type}", 1.0, _RACE)]
     for precision, how in _HOW.items():
         reason = why_not(precision, device)
         speed: float | bool = False
         if reason is None:
-            speed = round(seconds / _seconds_per_call(_wide_layer(device, precision), device), 2)
+            speed = round(seconds / _seconds_per_call(precision, device), 2)
             slow = why_slow(precision, device)
             reason = f"runs, but slower: {slow}" if slow else how
         findings.append(Finding("precision", f"{precision} on {device.type}", speed, reason))
@@ -178,16 +178,19 @@ def _precisions(device: torch.device) -> list[Finding]:
 
 
 def _wide_layer(device: torch.device, precision: str) -> nn.Module:
-    """The layer that costs most in a model of base size."""
+    """The layer that costs most in a model of base size, as `convbert.load` leaves it."""
     layer = Linear(768, 3072)
-    return Int8Linear(layer) if precision == "int8" else layer.to(device, DTYPES[precision])
+    if precision == "int8":
+        return Int8Linear(layer)
+    layer = layer.to(device, DTYPES[precision])
+    return pack_weights(nn.Sequential(layer)) if device.type == "cpu" else layer
 
 
 @torch.inference_mode()
-def _seconds_per_call(layer: nn.Module, device: torch.device) -> float:
+def _seconds_per_call(precision: str, device: torch.device) -> float:
     """The best of several, so that a busy machine does not decide."""
-    dtype = next((x.dtype for x in layer.parameters()), torch.float32)
-    states = torch.ones(256, 768, device=device, dtype=dtype)
+    layer = _wide_layer(device, precision)
+    states = torch.ones(256, 768, device=device, dtype=DTYPES.get(precision, torch.float32))
     seconds: list[float] = []
     while len(seconds) < 2 or (len(seconds) < 9 and sum(seconds) < _RACE_SECONDS):
         started = time.perf_counter()

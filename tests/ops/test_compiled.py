@@ -57,14 +57,18 @@ def test_add_norm(shape):
     assert_equals_definition(lambda *x: add_norm(*x, eps=1e-6), definition, inputs)
 
 
-@pytest.mark.usefixtures("poisoned_memory", "form")
+@pytest.fixture
+def keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("poisoned_memory", "form", "keep_threads")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_dropout_keeps_what_it_says_and_scales_it(threads):
     torch.set_num_threads(threads)
-    try:
-        out = dropout(torch.ones(1000, 200), 0.25)
-    finally:
-        torch.set_num_threads(2)
+    out = dropout(torch.ones(1000, 200), 0.25)
     assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     kept = out != 0
     assert abs(kept.double().mean().item() - 0.75) < 0.005
@@ -75,7 +79,7 @@ def test_dropout_keeps_what_it_says_and_scales_it(threads):
     assert abs((kept[1:] == kept[:-1]).double().mean().item() - (0.75**2 + 0.25**2)) < 0.01
 
 
-@pytest.mark.usefixtures("poisoned_memory", "form")
+@pytest.mark.usefixtures("poisoned_memory", "form", "keep_threads")
 def test_dropout_follows_the_seed_and_not_the_threads():
     x = torch.randn(500, 300, requires_grad=True)
     results = []
@@ -83,7 +87,6 @@ def test_dropout_follows_the_seed_and_not_the_threads():
         torch.set_num_threads(threads)
         torch.manual_seed(7)
         results.append(dropout(x, 0.3))
-    torch.set_num_threads(2)
     assert results[0].equal(results[1])
     assert not dropout(x, 0.3).equal(results[0])
     (grad,) = torch.autograd.grad(results[0].sum(), x)
