@@ -70,7 +70,7 @@ def test_precision_is_what_loading_does(report):
     assert all(isinstance(found[f"{name} on cpu"]["value"], float) for name in ("bf16", "int8"))
 
 
-@pytest.mark.filterwarnings("ignore::convbert.SlowerWarning")
+@pytest.mark.filterwarnings("ignore::convbert.errors.SlowerWarning")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_layers_race_as_loading_leaves_them(precision):
     loaded = convbert.load(precision=precision).base_model.encoder.layer[0].intermediate.dense

@@ -3,7 +3,10 @@
 Nothing is calibrated: weights are rounded once, activations as they come. The scheme is that of torchao's dynamic int8
 layers: a scale per output for the weights, a scale and an offset per token for the activations, so that a text's result
 does not depend on the texts beside it. The product is PyTorch's own, the one that torch.compile takes for such layers;
-calling it directly needs neither torchao nor a compiler (docs/log.md has the figures).
+calling it directly needs neither torchao nor a compiler.
+
+So the rounding is written here, though quantizers exist: torchao's layers need a C++ compiler to be faster than fp32, ONNX
+Runtime is a second runtime and overflows on processors without VNNI (docs/log.md has the figures).
 """
 
 from __future__ import annotations
