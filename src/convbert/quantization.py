@@ -5,8 +5,8 @@ layers: a scale per output for the weights, a scale and an offset per token for 
 does not depend on the texts beside it. The product is PyTorch's own, the one that torch.compile takes for such layers;
 calling it directly needs neither torchao nor a compiler.
 
-So the rounding is written here, though quantizers exist: torchao's layers need a C++ compiler to be faster than fp32, ONNX
-Runtime is a second runtime and overflows on processors without VNNI (docs/log.md has the figures).
+So the rounding is written here, though quantizers exist: torchao's layers need a C++ compiler to be faster than fp32,
+ONNX Runtime is a second runtime and overflows on processors without VNNI (docs/log.md has the figures).
 """
 
 from __future__ import annotations
