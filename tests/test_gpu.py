@@ -7,6 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+import convbert
+import tiny
 from convbert import ConvBertModel
 from convbert.ops import attention, depthwise_conv, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
@@ -125,6 +127,18 @@ def test_nothing_waits_for_the_device(kind, changes):
     torch.cuda.set_sync_debug_mode("error")
     try:
         model(**inputs).last_hidden_state.square().mean().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification", "PreTraining"])
+def test_heads_do_not_wait_for_the_device(head):
+    model = getattr(convbert, f"ConvBertFor{head}")(tiny.config()).cuda().train()
+    ids = torch.randint(5, 17, (3, 20), device="cuda")
+    labels = torch.ones(3, 20, dtype=torch.long, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(ids, labels=labels[:, 0] if head == "SequenceClassification" else labels).loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

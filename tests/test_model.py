@@ -337,12 +337,9 @@ class TestForms:
         assert (actual - expected).norm() < 0.05 * expected.norm()
 
     @torch.no_grad()
-    def test_compiled_and_exported_rectangle(self, model, inputs):
-        expected = model(**inputs)[0]
+    def test_compiled_rectangle_with_a_mask(self, model, inputs):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        assert_close(compiled(**inputs)[0], expected, torch.float32)
-        exported = torch.export.export(model, (), inputs)
-        assert_close(exported.module()(**inputs)[0], expected, torch.float32)
+        assert_close(compiled(**inputs)[0], model(**inputs)[0], torch.float32)
 
 
 class TestLogitsToKeep:

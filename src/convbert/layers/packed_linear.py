@@ -48,7 +48,7 @@ class PackedLinear(nn.Module):
 
 def copy_sharing(module: Module, packed: Tensor, memo: dict[int, Any]) -> Module:
     """A deep copy of `module` but for `packed`, which PyTorch cannot copy and nobody writes to."""
-    copied = module.__new__(type(module))
+    copied = type(module).__new__(type(module))
     memo[id(module)], memo[id(packed)] = copied, packed
     copied.__dict__.update(copy.deepcopy(module.__dict__, memo))
     return copied

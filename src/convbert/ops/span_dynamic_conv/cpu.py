@@ -58,7 +58,9 @@ def backward(
     readers = _readers(_near(weights.to(value.dtype), blocks), taps)
     grad_value = _to_tokens(_band(readers) @ near_grad, blocks)
     products = _own(near_grad, taps) @ _near(value, blocks).transpose(-1, -2)
-    grad_weights = _to_tokens(_diagonals(products, taps), blocks).to(weights.dtype).view(weights.shape)
+    grad_weights = (
+        _to_tokens(_diagonals(products.contiguous(), taps), blocks).to(weights.dtype).view(weights.shape)
+    )
     grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
     return grad_value.view(value.shape), grad_logits.to(kernel_logits.dtype)
 
@@ -100,7 +102,7 @@ def _blocks_of(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> _Blocks:
     return _cut(bounds, value.shape[-2], taps)
 
 
-@lru_cache(maxsize=8)  # the layers of a model ask one after the other
+@lru_cache(maxsize=2)  # the layers of a model, or of two that train together, ask one after the other
 def _cut(bounds: tuple[int, ...], heads: int, taps: int) -> _Blocks:
     ends = torch.tensor(bounds)
     number = (ends.diff() + BLOCK - 1) // BLOCK
