@@ -106,7 +106,7 @@ _EVERY_SHAPE = [
     *(Case(size, rectangle) for size in PUBLISHED for rectangle in _RECTANGLES),
     *(Case(size, sentences=count) for size in PUBLISHED for count in (32, 128)),
 ]
-_TRAINING = [Case("small", (32, 128)), Case("base", (8, 128)), Case("medium-small", (32, 128))]
+_TRAINING = [Case("small", (32, 128)), Case("medium-small", (32, 128)), *_EVERY_SHAPE]
 _TRAINING_GPU = [Case("base", (64, 128)), Case("base", (16, 512))]
 
 

@@ -9,6 +9,7 @@ without dropout."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ def measure(case: Case, run: Run) -> list[Row]:
         return training_step(ours, case, inputs)
 
     def make_compiled() -> Call:
+        refuse(compiled_error(case, inputs, device), GRADIENTS[case.dtype])
         step = training_step(compiled(theirs, device), case, inputs)
         step()
         return step
@@ -103,10 +105,25 @@ def optimizer_step(parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
     return adamw_of(chosen).step
 
 
+def without_dropout(case: Case, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """Our model and transformers', in training mode, with gradients that can be compared."""
+    config = config_of(case, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ours, theirs = twins(config, torch.float32, device)
+    return ours.train(), theirs.train()
+
+
+def compiled_error(case: Case, inputs: Inputs, device: torch.device) -> float:
+    """How far the gradients of transformers' ConvBERT are from its own when it is compiled, on the same batch."""
+    _, plain = without_dropout(case, device)
+    other = deepcopy(plain)
+    backward_pass(plain, case, inputs)()
+    backward_pass(compiled(other, device), case, inputs)()
+    return worst_gradient(other, plain)
+
+
 def gradient_error(case: Case, inputs: Inputs, device: torch.device) -> float:
     """How far our gradients are from the oracle's, which reads each text alone, without dropout."""
-    config = config_of(case, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    ours, oracle = (model.train() for model in twins(config, torch.float32, device))
+    ours, oracle = without_dropout(case, device)
     backward_pass(ours, case, inputs)()
     gradient = arriving_gradient(oracle, inputs)
     for rows, length in rows_by_length(inputs):

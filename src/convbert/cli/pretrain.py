@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import signal
+import sys
+import textwrap
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,7 +118,7 @@ def run(
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher
     if is_first:
-        say(f"recipe: {json.dumps(plan.to_dict())}")
+        show_plan(plan)
     if dry_run:
         from convbert.cli.estimate import show_estimate
 
@@ -144,6 +146,16 @@ def run(
     if is_first:
         print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
+
+
+def show_plan(plan: PretrainingPlan) -> None:
+    """Every field of the plan, and of the model what makes it up, on stderr."""
+    config = plan.model_config(plan.vocab_size)
+    model = {name: getattr(config, name) for name in type(config).__annotations__ if not name.endswith("_id")}
+    for name, fields in (("recipe", plan.to_dict() | {"model": None}), ("model", model)):
+        told = ", ".join(f"{field}={value}" for field, value in fields.items() if value is not None)
+        say(f"{name}:")
+        print(textwrap.indent(textwrap.fill(told, 110), "  "), file=sys.stderr)
 
 
 class Terminated(BaseException):

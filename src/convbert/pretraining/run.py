@@ -19,12 +19,14 @@ from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining import baselines
 from convbert.pretraining.beginning import begin, check_beginning, resolve_tokenizer
+from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import (
     EpochSampler,
     PathLike,
     SequenceDataset,
     Source,
     prepare_sequences,
+    prepared_folder,
     tokenizer_fingerprint,
 )
 from convbert.pretraining.folder import RunFolder
@@ -100,6 +102,9 @@ def pretrain(
     require("train", "pre-training")
     if plan.best_figure is not None and heldout is None:
         raise InputError(f"best_figure is {plan.best_figure}, and there is no held-out text to measure it on")
+    for source in (corpus, heldout):
+        if source is not None and prepared_folder(source) is None:
+            find_sources(source)  # what is not there, before any work
     folder = RunFolder(Path(output_dir))
     processes = launched_processes(device)
     if not processes.is_main_process:
