@@ -419,6 +419,8 @@ def numbers_of(found):
 def test_a_model_that_is_there_keeps_its_precision(folders):
     model = convbert.load(folders["fill-mask"], precision="fp32")
     assert convbert.pipeline("fill-mask", model).model is model
+    with pytest.raises(InputError, match="dtype: say precision instead"):
+        convbert.pipeline("fill-mask", dtype=torch.bfloat16)
     with pytest.raises(InputError, match=r"precision is for loading: .* convbert.load"):
         convbert.pipeline("fill-mask", model, precision="bf16")
 

@@ -1,4 +1,4 @@
-"""Every snippet of the README runs, as written, offline."""
+"""Every snippet of the README and of the guide runs, as written, offline."""
 
 import os
 import re
@@ -12,8 +12,12 @@ import transformers.models.convbert as theirs
 import convbert
 import tiny
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"^```(python|bash)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+ROOT = Path(__file__).parent.parent
+README, GUIDE = (
+    re.findall(r"^```(python|bash)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    for page in ("README.md", "docs/using.md")
+)
+SNIPPETS = README + GUIDE
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,8 @@ def run_snippet(language, text, folder):
 
 def test_the_readme_has_its_snippets():
     languages = ["bash", "python", "python", "bash", "python", "bash", "python"]
-    assert [language for language, _ in SNIPPETS] == languages
+    assert [language for language, _ in README] == languages
+    assert len(GUIDE) == 2
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -64,4 +69,4 @@ def test_what_the_snippets_made(results, snippets_folder):
     theirs.ConvBertForSequenceClassification.from_pretrained(snippets_folder / "runs/reviews/model")
     assert '"answer": "' in (snippets_folder / "stars.jsonl").read_text(encoding="utf-8")
     assert len((snippets_folder / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 3
-    assert results[-1].stdout.splitlines()[0].startswith("torch.Size([2, ")
+    assert results[len(README) - 1].stdout.splitlines()[0].startswith("torch.Size([2, ")

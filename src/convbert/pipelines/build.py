@@ -50,12 +50,15 @@ def pipeline(
         device: None takes the GPU where there is one, or leaves a given model where it is.
         precision: "auto", "fp32", "bf16" or "int8", see `convbert.load`. A given model stays as it is.
         max_tokens: tokens in one batch.
-        kwargs: defaults for the arguments of the pipeline's calls; see its class.
+        kwargs: defaults for the arguments of the pipeline's calls; see its class. transformers' `batch_size` is
+            accepted and means nothing: texts of similar length make a batch, by their tokens.
 
     Raises:
-        InputError: an unknown task; a folder that is missing, damaged or was not trained for the task; a
+        InputError: an unknown task; `dtype` in place of `precision`; a folder that is missing, damaged or was not trained for the task; a
             tokenizer with more tokens than the model; a precision that cannot run here.
     """
+    for given in {"dtype", "torch_dtype"} & kwargs.keys():
+        raise InputError(f"{given}: say precision instead, \"fp32\" or \"bf16\" for weights of that kind")
     name = find_task(task)
     if name not in PIPELINES:
         raise InputError(f"there is no pipeline for {name}; there are {', '.join(PIPELINES)}")
