@@ -54,8 +54,8 @@ def pipeline(
             accepted and means nothing: texts of similar length make a batch, by their tokens.
 
     Raises:
-        InputError: an unknown task; `dtype` in place of `precision`; a folder that is missing, damaged or was not trained for the task; a
-            tokenizer with more tokens than the model; a precision that cannot run here.
+        InputError: an unknown task; `dtype` in place of `precision`; a folder that is missing, damaged or was not
+            trained for the task; a tokenizer with more tokens than the model; a precision that cannot run here.
     """
     for given in {"dtype", "torch_dtype"} & kwargs.keys():
         raise InputError(f"{given}: say precision instead, \"fp32\" or \"bf16\" for weights of that kind")
