@@ -58,7 +58,7 @@ def pipeline(
             trained for the task; a tokenizer with more tokens than the model; a precision that cannot run here.
     """
     for given in {"dtype", "torch_dtype"} & kwargs.keys():
-        raise InputError(f"{given}: say precision instead, \"fp32\" or \"bf16\" for weights of that kind")
+        raise InputError(f'{given}: say precision instead, "fp32" or "bf16" for weights of that kind')
     name = find_task(task)
     if name not in PIPELINES:
         raise InputError(f"there is no pipeline for {name}; there are {', '.join(PIPELINES)}")
