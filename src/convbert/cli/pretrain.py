@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 import textwrap
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -154,8 +153,8 @@ def show_plan(plan: PretrainingPlan) -> None:
     model = {name: getattr(config, name) for name in type(config).__annotations__ if not name.endswith("_id")}
     for name, fields in (("recipe", plan.to_dict() | {"model": None}), ("model", model)):
         told = ", ".join(f"{field}={value}" for field, value in fields.items() if value is not None)
-        say(f"{name}:")
-        print(textwrap.indent(textwrap.fill(told, 110), "  "), file=sys.stderr)
+        for line in textwrap.wrap(told, 100):
+            say(f"{name}: {line}")
 
 
 class Terminated(BaseException):
