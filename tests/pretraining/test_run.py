@@ -195,6 +195,26 @@ def test_a_best_figure_needs_heldout_text(corpus, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_best_checkpoint_becomes_the_model(corpus, heldout_text, tmp_path, monkeypatch):
+    evaluate = ObjectiveTrainer.evaluate
+
+    def worse_and_worse(self, *arguments, **options):
+        return evaluate(self, *arguments, **options) | {"heldout_masked_loss": float(self.state.global_step)}
+
+    monkeypatch.setattr(ObjectiveTrainer, "evaluate", worse_and_worse)
+    quiet = {"heldout": heldout_text, "device": "cpu", "report": lambda message: None}
+    result = pretrain(plan(best_figure="masked_loss"), corpus, tmp_path / "out", **quiet)
+    assert (result.metrics["best_step"], result.metrics["steps"]) == (4, 8)
+    at_4, at_8 = (load_file(tmp_path / f"out/checkpoint-{step}/model.safetensors") for step in (4, 8))
+    written = load_file(tmp_path / "out/model/model.safetensors")
+    name = "convbert.encoder.layer.0.output.dense.bias"
+    assert torch.equal(written[name], at_4[f"discriminator.{name}"])
+    assert not torch.equal(written[name], at_8[f"discriminator.{name}"])
+    entries = map(json.loads, (tmp_path / "out/log.jsonl").read_text().splitlines())
+    (first, _) = [entry for entry in entries if "heldout_masked_accuracy" in entry]
+    assert result.metrics["heldout_masked_accuracy"] == first["heldout_masked_accuracy"]
+
+
 def test_a_folder_with_something_else_is_refused(corpus, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty, and holds no run"):

@@ -61,7 +61,8 @@ class PretrainingPlan:
             memory, about a third more time.
         log_every, evaluate_every, save_every: intervals in optimizer steps.
         keep_checkpoints: so many, the newest, are kept.
-        best_figure: of the held-out text, as "masked_loss"; the checkpoint where it is best is kept, too.
+        best_figure: of the held-out text, as "masked_loss"; the checkpoint where it is best is kept, too, and becomes
+            the model when the run has finished.
         report_to: "tensorboard", or another of transformers' integrations.
         seed: of initial weights, data order and training masks.
         heldout_seed: of the masks of held-out text, which are the same at every evaluation.

@@ -188,11 +188,12 @@ class Run:
         if stop.received is not None and clock.fraction_done(step) < 1.0:
             self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
             return PretrainingResult(stop.received, model_dir=None, metrics={})
-        metrics = self._final_metrics(trainer, clock)
-        if trainer.is_fsdp_enabled:
-            # No process has all of its weights; the checkpoint that ends every run does.
+        best = trainer.state.best_global_step if self.plan.best_figure is not None else None
+        metrics = self._final_metrics(trainer, clock, best)
+        if trainer.is_fsdp_enabled or best not in (None, step):
+            # Of sharded weights no process has all; the checkpoint that ends every run does.
             objective = build_objective(self.plan, config)
-            load_weights(objective, checkpoint_folder(self.folder.root, step))
+            load_weights(objective, checkpoint_folder(self.folder.root, best or step))
         if trainer.is_world_process_zero():
             trainer.pop_callback(ReportPage).write(trainer.state, metrics)
             write_models(
@@ -284,7 +285,7 @@ class Run:
             f"{length}, {precision}, {trainer.args.device}"
         )
 
-    def _final_metrics(self, trainer: ObjectiveTrainer, clock: Clock) -> dict[str, Any]:
+    def _final_metrics(self, trainer: ObjectiveTrainer, clock: Clock, best: int | None) -> dict[str, Any]:
         steps, arguments = trainer.state.global_step, trainer.args
         batch = self.plan.batch_size * self.plan.gradient_accumulation_steps * arguments.world_size
         epochs = steps * batch / len(self.train)
@@ -299,8 +300,10 @@ class Run:
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         }
+        if best is not None:
+            metrics["best_step"] = best
         if self.heldout is not None:
-            metrics |= _last_evaluation(trainer) or trainer.evaluate()
+            metrics |= _evaluation_at(best or steps, trainer) or trainer.evaluate()
             if trainer.is_world_process_zero():
                 self.report("measuring the baselines")
                 metrics |= baselines.measure(self.train, self.heldout, self.collator(self.plan.heldout_seed))
@@ -324,11 +327,11 @@ def check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
         )
 
 
-def _last_evaluation(trainer: ObjectiveTrainer) -> dict[str, float]:
-    """The held-out figures of the final weights, if training ended on an evaluation."""
+def _evaluation_at(step: int, trainer: ObjectiveTrainer) -> dict[str, float]:
+    """The held-out figures of that step, if there was an evaluation."""
     found = [
-        entry for entry in trainer.state.log_history if any(name.startswith("heldout_") for name in entry)
+        {name: value for name, value in entry.items() if name.startswith("heldout_")}
+        for entry in trainer.state.log_history
+        if entry["step"] == step
     ]
-    if not found or found[-1]["step"] != trainer.state.global_step:
-        return {}
-    return {name: value for name, value in found[-1].items() if name.startswith("heldout_")}
+    return next((figures for figures in reversed(found) if figures), {})
