@@ -88,19 +88,24 @@ def read_results(runs: Path, settings: Settings, contenders: Collection[str]) ->
 
 def render(settings: Settings, results: Sequence[Result], shape: str, picture: str) -> str:
     """The page."""
-    seeds = len({result.cell.seed for result in results})
     text = (
         "# ConvBERT, ELECTRA and BERT at small scale\n\n"
-        "Made by `python scripts/comparison.py run`, which says in its head what the contenders are. Same text, same "
-        f"vocabulary, same width ({settings.scale}: {shape}); ConvBERT saw {settings.tokens / 1e6:.1f} million tokens. "
-        f"Means ± standard deviations over {seeds} seeds of everything.\n\n![Scores]({picture})\n"
+        "Made by `python scripts/comparison.py run`. *convbert*: replaced token detection; *electra*: the same with "
+        "attention\nalone, as many heads as wide; *bert*: that encoder, masked language modelling; *convbert-mlm*: "
+        "ConvBERT's encoder, masked\nlanguage modelling. Same text, same vocabulary, same width; ConvBERT saw "
+        f"{settings.tokens / 1e6:.1f} million tokens. Means ± standard\ndeviations over seeds of everything.\n\n"
+        f"The models ({settings.scale}): {shape}.\n\n![Scores]({picture})\n"
     )
     for budget in BUDGETS:
         text += (
             f"\n## The same {'tokens' if budget == 'tokens' else 'floating-point operations'} as ConvBERT\n\n"
         )
-        text += as_table(settings, [result for result in results if result.cell.budget == budget])
-        text += verdict([result for result in results if result.cell.budget == budget])
+        found = of_budget(results, budget)
+        if not found:
+            text += "Not run yet.\n"
+            continue
+        text += as_table(settings, found)
+        text += verdict(found)
     device = results[0].metrics
     return text + (
         "\n*Masked accuracy* is that of the model that fills masks: the small generator where there is one, which is "
@@ -112,20 +117,26 @@ def render(settings: Settings, results: Sequence[Result], shape: str, picture: s
 def as_table(settings: Settings, results: Sequence[Result]) -> str:
     """A row for each contender."""
     figures = [name for name in FIGURES if any(f"heldout_{name}" in r.metrics for r in results)]
-    head = ["", "steps", "M tokens", "minutes", *(FIGURES[name] for name in figures), *settings.tasks, "mean"]
+    head = ["", "seeds", "steps", "M tokens", *(FIGURES[name] for name in figures), *settings.tasks, "mean"]
     lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
     for contender in contenders_of(results):
         rows = [result for result in results if result.cell.contender == contender]
         if not rows:
             continue
-        cells = [contender, f"{rows[0].metrics['steps']:,}", f"{rows[0].metrics['tokens_seen'] / 1e6:.1f}"]
-        cells.append(f"{statistics.mean(row.metrics['minutes'] for row in rows):.0f}")
+        cells = [contender, str(len(rows)), f"{rows[0].metrics['steps']:,}"]
+        cells.append(f"{rows[0].metrics['tokens_seen'] / 1e6:.1f}")
         for name in figures:
             cells.append(spread([r.metrics[k] for r in rows if (k := f"heldout_{name}") in r.metrics]))
         cells += [spread([row.scores[task] for row in rows]) for task in settings.tasks]
         cells.append(spread([mean_score(row) for row in rows]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def of_budget(results: Sequence[Result], budget: str) -> list[Result]:
+    """Those of a budget, if there are at least two contenders to compare."""
+    found = [result for result in results if result.cell.budget == budget]
+    return found if len(contenders_of(found)) > 1 else []
 
 
 def contenders_of(results: Sequence[Result]) -> list[str]:
@@ -180,10 +191,12 @@ def draw(settings: Settings, results: Sequence[Result], path: Path) -> None:
     """Every seed's scores as points; and what the discriminators tell apart on held-out text, by arithmetic spent."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    upper, lower = figure.subplots(2, 2)
+    budgets = [budget for budget in BUDGETS if of_budget(results, budget)]
+    lines = 2 if len(budgets) == 2 else 1
+    figure = Figure(figsize=(11, 7.5) if lines == 2 else (14, 4), layout="constrained")
+    panels = list(figure.subplots(lines, (len(budgets) + 2) // lines).flat)
     colors = {name: f"C{number}" for number, name in enumerate(contenders_of(results))}
-    for axes, budget in zip(upper, BUDGETS, strict=True):
+    for axes, budget in zip(panels, budgets, strict=False):
         columns = [*settings.tasks, "mean"]
         for number, (name, color) in enumerate(colors.items()):
             rows = [r for r in results if r.cell.budget == budget and r.cell.contender == name]
@@ -198,7 +211,7 @@ def draw(settings: Settings, results: Sequence[Result], path: Path) -> None:
         axes.set_xticks(range(len(columns)), columns)
         axes.set(title=f"fine-tuned, same {budget}", ylabel="score")
         axes.legend(fontsize=8)
-    for axes, name in zip(lower, ("replaced_auc", "masked_accuracy"), strict=True):
+    for axes, name in zip(panels[-2:], ("replaced_auc", "masked_accuracy"), strict=True):
         for result in results:
             if result.cell.budget != "tokens":
                 continue
@@ -210,6 +223,6 @@ def draw(settings: Settings, results: Sequence[Result], path: Path) -> None:
         axes.set(title=f"held-out, by step, same tokens: {FIGURES[name]}", xlabel="step")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    for axes in (*upper, *lower):
+    for axes in panels:
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -110,7 +110,7 @@ def test_the_verdict_is_as_the_scores_are(theirs, word, pair):
 def test_the_page_has_a_row_for_each_contender(tmp_path):
     results = [result(name, seed, 0.5) for name in ("electra", "convbert") for seed in range(2)]
     text = comparison_page.render(SETTINGS, results, "width 8", "picture.png")
-    assert "| convbert | 100 | 1.0 | 2 | 0.250 ± 0.000 | 0.125 ± 0.000 | 0.500 ± 0.000 |" in text
+    assert "| convbert | 2 | 100 | 1.0 | 0.250 ± 0.000 | 0.125 ± 0.000 | 0.500 ± 0.000 |" in text
     assert text.index("| convbert |") < text.index("| electra |")
     comparison_page.draw(SETTINGS, results, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
