@@ -189,6 +189,13 @@ def test_a_finished_run_is_not_made_longer(finished, corpus, heldout_text):
     assert (folder / "plan.json").read_text() == before
 
 
+def test_any_held_out_figure_can_choose_the_best_checkpoint(finished):
+    _, result, _ = finished
+    figures = {name.removeprefix("heldout_") for name in result.metrics if name.startswith("heldout_")}
+    for figure in figures - {"masked_positions"}:  # a count, of the baselines
+        assert plan(best_figure=figure).best_figure == figure
+
+
 def test_a_best_figure_needs_heldout_text(corpus, tmp_path):
     with pytest.raises(InputError, match="no held-out text"):
         pretrain(plan(best_figure="masked_loss"), corpus, tmp_path / "out")

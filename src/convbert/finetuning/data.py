@@ -224,9 +224,10 @@ class Kind(ABC):
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics, the one that counts first."""
 
-    @abstractmethod
     def mistake(self, example: Example, prediction: Prediction) -> float:
-        """How wrong an answer is; 0 where it is right."""
+        """How wrong an answer is; 0 where it is right. Here, of one answer among several with probabilities."""
+        is_right = prediction["answer"] == example.target
+        return 0.0 if is_right else 1 - prediction["probabilities"][example.target]
 
     def record(self, example: Example, prediction: Prediction) -> Prediction:
         """What `convbert predict` writes of a prediction."""

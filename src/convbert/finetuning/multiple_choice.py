@@ -123,10 +123,6 @@ class MultipleChoice(Kind):
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         return {"accuracy": accuracy([e.target for e in examples], [p["answer"] for p in predictions])}
 
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        is_right = prediction["answer"] == example.target
-        return 0.0 if is_right else 1 - prediction["probabilities"][example.target]
-
 
 def _choices(row: Row, columns: str) -> list[str]:
     """Of a column of lists, or of a column for each choice."""

@@ -114,10 +114,6 @@ class Classification(SequenceKind):
                 found[name] = metrics.METRICS[name](gold, answers)
         return found
 
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        is_right = prediction["answer"] == example.target
-        return 0.0 if is_right else 1 - prediction["probabilities"][example.target]
-
 
 class MultiLabel(SequenceKind):
     """Any number of labels; a cell holds a list, or names with commas between them."""

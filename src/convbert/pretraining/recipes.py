@@ -18,7 +18,8 @@ _SIZES = ("small", "medium_small", "base")
 _SHOWN = {"rtd": (0.85, 0.0), "mlm": (0.8, 0.1)}
 _MASKED = ("masked_loss", "masked_accuracy")
 _REPLACED = tuple(f"replaced_{what}" for what in ("loss", "accuracy", "precision", "recall", "auc"))
-_FIGURES = {"rtd": (*_MASKED, *_REPLACED), "mlm": _MASKED}
+# What objectives measure on held-out text.
+_FIGURES = {"rtd": (*_MASKED, "sampled_accuracy", *_REPLACED), "mlm": _MASKED}
 
 
 @dataclass(frozen=True, kw_only=True)

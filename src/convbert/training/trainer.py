@@ -277,6 +277,8 @@ class ObjectiveTrainer(CheckpointingTrainer):
         try:
             return super().train(resume_from_checkpoint, **kwargs)
         except RuntimeError as error:
+            if self.args.world_size == 1:
+                raise
             if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
                 raise
             raise InputError(

@@ -115,7 +115,7 @@ class Preparation:
         if stored is None or not stored.complete:
             return None
         inputs = find_sources(self.source)
-        is_same = self._manifest(vocabulary, inputs).recipe == stored.recipe
+        is_same = self._manifest(vocabulary, inputs, stored).recipe == stored.recipe
         return stored if is_same and stored.identity == [source.identity for source in inputs] else None
 
     def run(self, vocabulary: Vocabulary, watch: Watch = lambda progress: None) -> Manifest:
@@ -127,7 +127,7 @@ class Preparation:
             InputError: the corpus cannot be read or gives no sequence, or the folder cannot be written.
         """
         inputs = find_sources(self.source)
-        manifest = self._manifest(vocabulary, inputs)
+        manifest = self._manifest(vocabulary, inputs, Manifest.read(self.folder))
         kept = self._kept_shards()
         try:
             (self.folder / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ class Preparation:
         stored = Manifest.read(self.folder)
         if stored is None:
             return
-        wanted = self._manifest(vocabulary, [])
+        wanted = self._manifest(vocabulary, [], stored)
         changes = [
             f"{name} was {getattr(stored, name)}, now {getattr(wanted, name)}"
             for name in ("packing", "text_column", "document_per_line", "learned")
@@ -183,21 +183,16 @@ class Preparation:
                 f"{self.folder}: holds another corpus: {'; '.join(changes)}; choose another folder"
             )
 
-    def _manifest(self, vocabulary: Vocabulary, inputs: list[Input]) -> Manifest:
-        sizes = [source.size for source in inputs]
-        # Of what stays the same when a run is repeated: the corpus, never the workers. Size 0: not known.
-        share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK
+    def _manifest(self, vocabulary: Vocabulary, inputs: list[Input], stored: Manifest | None) -> Manifest:
         # Other bounds would give other shards: a corpus that has grown keeps those that it has.
-        stored = Manifest.read(self.folder)
+        block_bytes = _block_bytes(inputs) if stored is None else stored.block_bytes
         return Manifest(
             vocabulary=vocabulary.fingerprint,
             vocab_size=vocabulary.size,
             packing=self.packing,
             text_column=self.reading.text_column,
             document_per_line=self.reading.document_per_line,
-            block_bytes=min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
-            if stored is None
-            else stored.block_bytes,
+            block_bytes=block_bytes,
             learned=vocabulary.learned,
         )
 
@@ -299,6 +294,13 @@ class _Meter:
             left = max(0, self.total - self.bytes) * seconds / self.bytes_made
         speed = self.tokens_made / seconds
         self.watch(Progress(self.documents, self.tokens, self.bytes, self.total, speed, left))
+
+
+def _block_bytes(inputs: list[Input]) -> int:
+    """By what stays the same when a run is repeated: the corpus, never the workers."""
+    sizes = [source.size for source in inputs]
+    share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK  # size 0: not known
+    return min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
 
 
 def _file_of(block: Block) -> str:
