@@ -411,13 +411,14 @@ def test_predict_resumes_where_a_line_was_cut(model, tmp_path):
     assert [answer["answer"] for answer in found] == [answer["answer"] for answer in expected]
 
 
-def test_predict_gives_vectors(model, tmp_path):
-    """Those of the encoder alone, and not of its batch; a line without a text has none."""
+def test_predict_gives_vectors(model, tmp_path, capsys):
+    """Those of the encoder alone, and not of its batch; a line without a text has none; a long one is cut."""
     lines = [b"the cat sat .", b"", b'{"text": "a dog ran on .", "id": 7}', b'{"txt": 1}', b"the " * 99]
     source, target = tmp_path / "texts.txt", tmp_path / "vectors.jsonl"
     source.write_bytes(b"\n".join(lines))
     words = ("--embeddings", "mean", "--precision", "fp32", "--model", model)
     assert predict(*words, "--input", source, "--output", target) == 0
+    assert "and were cut: 1\n" in capsys.readouterr().err
     found = read_lines(target)
     assert [set(record) - {"line"} for record in found] == [
         {"embedding"},

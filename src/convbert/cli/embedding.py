@@ -19,9 +19,6 @@ class Embedder:
         pooling: see `FeatureExtraction`.
     """
 
-    cut = 0
-    """Of cut lines nothing is counted: every text is cut to the model's positions."""
-
     def __init__(self, model: str | None, pooling: str, precision: str, device: str | None) -> None:
         if pooling not in POOLINGS:
             raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {pooling}")
@@ -34,6 +31,11 @@ class Embedder:
             truncation=True,
             return_tensors=True,
         )
+
+    @property
+    def cut(self) -> int:
+        """Lines so far that were longer than the model reads, and were cut."""
+        return self.pipe.cut
 
     def answer(self, lines: Sequence[str]) -> Iterator[dict[str, Any] | InputError]:
         """`{"embedding": [C numbers]}` for each line, and its `id` where it has one; or why it has none."""

@@ -34,12 +34,15 @@ class PackedTexts(Pipeline):
     Args:
         max_tokens: tokens in one batch; a longer text makes a batch of its own.
         batch_size: texts (or windows) in one batch, at most. By default the tokens alone decide.
+
+    Attributes:
+        cut: texts so far that were too long and that `truncation` cut (with a fast tokenizer, which knows it).
     """
 
     def __init__(self, *, max_tokens: int = MAX_TOKENS, **kwargs: Any) -> None:
         if max_tokens < 1:
             raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
-        self.max_tokens = max_tokens
+        self.max_tokens, self.cut = max_tokens, 0
         super().__init__(**kwargs)
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
@@ -80,7 +83,9 @@ class PackedTexts(Pipeline):
         wanted = {key: value for key, value in tokenizer_kwargs.items() if "pad" not in key}
         if wanted.get("truncation"):
             wanted.setdefault("max_length", self.max_length)
-        part = dict(self.tokenizer(text, text_pair, return_tensors="pt", verbose=False, **wanted))
+        encoded = self.tokenizer(text, text_pair, return_tensors="pt", verbose=False, **wanted)
+        self.cut += bool(encoded.encodings and encoded.encodings[0].overflowing)
+        part = dict(encoded)
         self.check_length(part["input_ids"].shape[1], text)
         return part
 

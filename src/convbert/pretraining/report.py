@@ -142,7 +142,12 @@ def _curves(run: Watched) -> str:
     figure = Figure(figsize=(width, height))
     # Margins in inches. matplotlib would find its own, but takes twice as long, and this is drawn again and again.
     figure.subplots_adjust(
-        left=0.5 / width, right=1 - 0.1 / width, bottom=0.3 / height, top=1 - 0.3 / height, wspace=0.2, hspace=0.3
+        left=0.5 / width,
+        right=1 - 0.1 / width,
+        bottom=0.3 / height,
+        top=1 - 0.3 / height,
+        wspace=0.2,
+        hspace=0.3,
     )
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, name in zip(grid, names, strict=False):
