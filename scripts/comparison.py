@@ -52,26 +52,10 @@ CONTENDERS = {
     "bert": ("mlm", True),
     "convbert-mlm": ("mlm", False),
 }
-SCALES: dict[str, dict[str, Any]] = {
-    # Generators of a quarter of such a width would have less than one head: they get half of it.
-    "tiny": {
-        "embedding_size": 64,
-        "hidden_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "vocab_size": 2048,
-        "batch_size": 8,  # so little text makes few steps of a larger batch
-        "learning_rate": 1e-3,
-        "generator_hidden_size": 0.5,
-        # As in the recipe `embedded`. Without them, discriminators of this size stay where they have learned nothing.
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "adam_beta2": 0.98,
-        "bias_correction": True,
-    },
-    "small": {"batch_size": 128, "learning_rate": 5e-4},
-    "base": {"size": "base", "batch_size": 256, "learning_rate": 2e-4, "generator_hidden_size": 1 / 3},
+SCALES = {
+    "tiny": recipe("tiny", vocab_size=2048, limit_alphabet=1000),
+    "small": recipe("small", learning_rate=5e-4),
+    "base": recipe("base"),
 }
 TUNING: dict[str, dict[str, Any]] = {"tiny": {"batch_size": 8}}
 """Of fine-tuning, where it is not the recipe."""
@@ -134,9 +118,7 @@ def encoder_of(contender: str) -> Iterator[None]:
 
 def plan_of(contender: str, settings: Settings, tokenizer: Any, length: float) -> PretrainingPlan:
     """The contender's plan on as many tokens as the settings say; the length is all that budgets change."""
-    plan = recipe("small").override(
-        name=contender, objective=CONTENDERS[contender][0], **SCALES[settings.scale]
-    )
+    plan = SCALES[settings.scale].override(name=contender, objective=CONTENDERS[contender][0])
     steps = max(10, round(settings.tokens / (plan.batch_size * length)))
     return with_steps(replace(plan, vocab_size=len(tokenizer)), steps)
 
@@ -177,8 +159,8 @@ def cell(runs: Path, contender: str, budget: str, seed: int, device: str = "") -
     """Pre-train and fine-tune one contender; what is finished already is left alone."""
     settings, this = read_settings(runs), Cell(contender, budget, seed)
     folder, tokenizer = this.folder(runs), load_tokenizer(runs / "tokenizer")
-    plan = recipe("small").override(**SCALES[settings.scale])
-    train = prepare_sequences(settings.corpus, tokenizer, runs / "data", plan.packing)
+    packing = SCALES[settings.scale].packing
+    train = prepare_sequences(settings.corpus, tokenizer, runs / "data", packing)
     plan = plan_of_cell(this, settings, tokenizer, train.count_tokens() / len(train))
     where = device or None
     with encoder_of(contender):
@@ -252,7 +234,7 @@ def run(
 
 def prepare(runs: Path, settings: Settings, minutes: float, device: str | None) -> None:
     """Learn the vocabulary, tokenise the text, find the number of tokens where it is 0, and keep the settings."""
-    plan = recipe("small").override(objective="rtd", **SCALES[settings.scale])
+    plan = SCALES[settings.scale]
     runs.mkdir(parents=True, exist_ok=True)
     if not (runs / "tokenizer" / "tokenizer.json").exists():
         say(f"learning a vocabulary of {plan.vocab_size}")
@@ -274,6 +256,15 @@ def read_settings(runs: Path) -> Settings:
     return Settings(**{**stored, "tasks": tuple(stored["tasks"])})
 
 
+def describe(plan: PretrainingPlan) -> str:
+    """Sizes and optimizer of the plan, where it is not the recipe `small`, whose length it has not."""
+    usual = recipe("small").to_dict()
+    changed = {name: value for name, value in plan.to_dict().items() if value != usual[name]}
+    fields = changed.pop("model", {}) | changed
+    left_out = {"name", "warmup_steps", "max_steps", "evaluate_every", "save_every"}
+    return ", ".join(f"{name} {value}" for name, value in fields.items() if name not in left_out)
+
+
 @app.command("page")
 def write_page(
     runs: Annotated[Path, typer.Argument(help="Of `run`.")] = Path("runs/comparison"),
@@ -285,9 +276,8 @@ def write_page(
     if not results:
         say("no cell is finished yet")
         return
-    shape = ", ".join(f"{name} {value}" for name, value in SCALES[settings.scale].items())
     picture = output.with_suffix(".png")
-    write_atomically(output, render(settings, results, shape, picture.name))
+    write_atomically(output, render(settings, results, describe(SCALES[settings.scale]), picture.name))
     draw(settings, results, picture)
     say(f"{output}: {len(results)} rows")
 

@@ -14,7 +14,7 @@ PACKAGE = Path(convbert.__file__).parent
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
     {"errors"},
-    {"configuration", "tokenization", "optional", "damage", "saving", "embedded", "page"},
+    {"configuration", "tokenization", "optional", "damage", "saving", "signals", "embedded", "page"},
     {"ops"},
     {"layers"},
     {"batch", "quantization", "inference"},

@@ -52,6 +52,18 @@ def save_model(save: Callable[..., Any], save_directory: PathLike, *args: Any, *
     _remove_replaced_weights(Path(save_directory), names)
 
 
+def save_tokenizer(tokenizer: Any, folder: PathLike, max_length: int | None = None) -> None:
+    """Write a tokenizer as transformers does, and `vocab.txt` beside it, which other tools read.
+
+    Args:
+        max_length: positions of the model that it is for.
+    """
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
+    tokenizer.save_vocabulary(os.fspath(folder))
+
+
 @contextmanager
 def whole_folder(folder: PathLike) -> Iterator[Path]:
     """Give a draft to write files into; they move to `folder` when the block ends well.

@@ -93,6 +93,14 @@ def test_reported_figures_are_those_of_the_saved_models(finished):
     assert result.metrics["heldout_masked_positions"] == outputs["masked_loss"][1]
 
 
+def test_a_finished_run_says_so_even_where_its_corpus_is_gone(finished, heldout_text):
+    folder, result, _ = finished
+    said: list[str] = []
+    again = pretrain(plan(), folder / "moved.txt", folder, heldout=heldout_text, report=said.append)
+    assert (again.finished, again.metrics, again.model_dir) == (True, result.metrics, result.model_dir)
+    assert said == [f"{folder}: this run has finished"]
+
+
 def test_the_discriminator_is_to_be_fine_tuned_and_the_generator_fills_masks(finished):
     folder, _, _ = finished
     _, report = ConvBertForSequenceClassification.from_pretrained(folder / "model", output_loading_info=True)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import textwrap
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 from convbert.cli.failures import INTERRUPTED, say
 from convbert.errors import InputError
 from convbert.optional import require
+from convbert.signals import handling
 
 if TYPE_CHECKING:
     from convbert.pretraining.recipes import PretrainingPlan
@@ -168,14 +168,8 @@ def ending_on_sigterm() -> Iterator[None]:
     def end(*_: Any) -> None:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling((signal.SIGTERM,), end):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def parse_settings(

@@ -29,7 +29,7 @@ from convbert.finetuning.trainer import (
 )
 from convbert.finetuning.writing import write_predictions
 from convbert.model import ConvBertPreTrainedModel
-from convbert.saving import whole_folder
+from convbert.saving import save_tokenizer, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.batching import BalancedBatches
@@ -191,9 +191,7 @@ class SeedTrainer:
         with whole_folder(root / "model") as draft:
             self.kind.finish(model)
             model.save_pretrained(draft)
-            self.tokenizer.model_max_length = model.config.max_position_embeddings
-            self.tokenizer.save_pretrained(draft)
-            self.tokenizer.save_vocabulary(str(draft))
+            save_tokenizer(self.tokenizer, draft, model.config.max_position_embeddings)
             write_task(draft, self.kind.task, plan)
         with whole_folder(root) as draft:
             for split, found in zip(self.splits, predictions, strict=True):

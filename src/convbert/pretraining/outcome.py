@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,7 +15,7 @@ from convbert.errors import InputError
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.saving import write_atomically
+from convbert.saving import save_tokenizer, write_atomically
 
 
 def write_models(
@@ -40,7 +39,8 @@ def write_models(
     drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
     try:
         for name, model in models.items():
-            _write_draft(model, tokenizer, drafts[name])
+            model.save_pretrained(drafts[name])
+            save_tokenizer(tokenizer, drafts[name], model.config.max_position_embeddings)
             draw_curve(history, drafts[name] / "loss.png")
             card = model_card(plan, metrics, type(model).__name__)
             (drafts[name] / "README.md").write_text(card, encoding="utf-8")
@@ -54,10 +54,3 @@ def write_models(
     finally:
         for draft in drafts.values():
             shutil.rmtree(draft, ignore_errors=True)
-
-
-def _write_draft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, draft: Path) -> None:
-    model.save_pretrained(draft)
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.save_pretrained(draft)
-    tokenizer.save_vocabulary(str(draft))

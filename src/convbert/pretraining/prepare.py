@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +14,7 @@ from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import PathLike
 from convbert.pretraining.data import vocabulary_of
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
-from convbert.saving import own_folder, whole_folder
+from convbert.saving import own_folder, save_tokenizer, whole_folder
 
 Report = Callable[[str], None]
 
@@ -59,7 +58,8 @@ def prepare(
         vocabulary = vocabulary_of(loaded, learned)
         preparation.check_same(vocabulary)
         if not (folder / "tokenizer").exists():
-            _save_tokenizer(loaded, folder / "tokenizer")
+            with whole_folder(folder / "tokenizer") as draft:
+                save_tokenizer(loaded, draft)
         if (manifest := preparation.finished(vocabulary)) is not None:
             report(f"{folder}: is complete")
             manifest.check_shards(folder)
@@ -90,9 +90,3 @@ def _learn(preparation: Preparation, settings: dict[str, Any], report: Report) -
 
 def _told(learned: dict[str, Any] | None) -> str:
     return f"a vocabulary learned by {learned}" if learned else "a given tokenizer"
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    with whole_folder(folder) as draft:
-        tokenizer.save_pretrained(draft)
-        tokenizer.save_vocabulary(str(draft))

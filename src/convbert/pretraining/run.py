@@ -102,10 +102,10 @@ def pretrain(
     require("train", "pre-training")
     if plan.best_figure is not None and heldout is None:
         raise InputError(f"best_figure is {plan.best_figure}, and there is no held-out text to measure it on")
-    for source in (corpus, heldout):
-        if source is not None and prepared_folder(source) is None:
-            find_sources(source)  # what is not there, before any work
     folder = RunFolder(Path(output_dir))
+    for source in (corpus, heldout):
+        if source is not None and prepared_folder(source) is None and not folder.metrics.exists():
+            find_sources(source)  # what is not there, before any work
     processes = launched_processes(device)
     if not processes.is_main_process:
         report = _say_nothing

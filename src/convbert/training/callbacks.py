@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from convbert.errors import InputError
+from convbert.signals import handling
 
 STATE_FILE = "trainer_state.json"
 """The last file of a checkpoint that the Trainer writes."""
@@ -93,26 +93,14 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals inside the block; outside the main thread, where Python allows none, do nothing."""
-        if threading.current_thread() is not threading.main_thread():
+        """Handle signals inside the block; see `handling`."""
+        with handling((signal.SIGTERM, signal.SIGINT), self._handle) as self._restore:
             yield
-            return
-        self._previous = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            self._restore()
 
     def _handle(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
