@@ -159,7 +159,7 @@ def test_bad_data_is_refused_before_training(case, start, tmp_path, refused):
         (["--task", "sst3"], "there is no task 'sst3'"),
         (["--task", "sst2", "--set", "epochs"], "NAME=VALUE"),
         (["--task", "sst2", "--set", "epoch=3"], "no field named epoch"),
-        (["--task", "sst2", "--set", "epochs=many"], "epochs must be above 0, got 'many'"),
+        (["--task", "sst2", "--set", "epochs=many"], "epochs must be above 0 and finite, got 'many'"),
         (["--task", "sst2", "--set", "max_length=1000"], "max_position_embeddings (32)"),
         (["--task", "sst2", "--choice-columns", "a,b"], "sst2 has no column for choices"),
         (["--task", "sst2", "--train", "a.tsv"], "give either --data"),

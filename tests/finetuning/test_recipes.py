@@ -38,7 +38,7 @@ def test_questions_are_as_long_as_the_model_allows_and_no_longer():
 def test_none_is_a_value():
     """`--set dropout=null`: what the configuration says."""
     assert recipe(TASKS["sst2"], ConvBertConfig.small(), dropout=None).dropout is None
-    with pytest.raises(InputError, match="epochs must be above 0, got None"):
+    with pytest.raises(InputError, match="epochs must be above 0 and finite, got None"):
         recipe(TASKS["sst2"], ConvBertConfig.small(), epochs=None)
 
 
@@ -53,3 +53,20 @@ def test_none_is_a_value():
 def test_fields_that_mean_nothing_to_the_task_are_refused(task, setting, wanted):
     with pytest.raises(InputError, match=wanted):
         recipe(TASKS[task], ConvBertConfig.small(), **setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ({"both_orders": "False"}, "both_orders must be true or false, got 'False'"),
+        ({"seed": 1.5}, "seed must be a whole number from 0, got 1.5"),
+        ({"lora_rank": 2.5}, "lora_rank must be a whole number from 0"),
+        ({"epochs": float("inf")}, "epochs must be above 0 and finite, got inf"),
+        ({"weight_decay": float("inf")}, "weight_decay must be at least 0 and finite"),
+        ({"max_length": 3}, "max_length must be a whole number from 4, got 3"),
+    ],
+    ids=str,
+)
+def test_a_field_of_another_type_or_range_is_refused(setting, wanted):
+    with pytest.raises(InputError, match=wanted):
+        recipe(TASKS["mrpc"], ConvBertConfig.small(), **setting)

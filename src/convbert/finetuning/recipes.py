@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from convbert.configuration import ConvBertConfig
@@ -83,14 +84,16 @@ class FinetuningPlan:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_grad_norm", "epochs", "adam_epsilon", "lora_alpha"):
-            self._check(name, lambda value: value > 0, "above 0")
+            self._check(name, lambda value: 0 < value < inf, "above 0 and finite")
         for name in (
-            *("batch_size", "max_length", "stride", "max_question_length", "max_answer_length"),
+            *("batch_size", "stride", "max_question_length", "max_answer_length"),
             *("evaluations_per_epoch", "log_every"),
         ):
-            self._check(name, lambda value: isinstance(value, int) and value >= 1, "a whole number from 1")
-        for name in ("weight_decay", "seed", "lora_rank"):
-            self._check(name, lambda value: value >= 0, "at least 0")
+            self._check_whole(name, 1)
+        for name in ("seed", "lora_rank"):
+            self._check_whole(name, 0)
+        self._check_whole("max_length", 4)  # [CLS], [SEP] and [SEP] of a pair, and a token
+        self._check("weight_decay", lambda value: 0 <= value < inf, "at least 0 and finite")
         for name in ("warmup_fraction", "adam_beta1", "adam_beta2"):
             self._check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
         self._check("no_answer_threshold", lambda value: True, "a number")
@@ -99,13 +102,13 @@ class FinetuningPlan:
             self._check("dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
         for name in ("patience", "max_steps"):
             if getattr(self, name) is not None:
-                self._check(
-                    name, lambda value: isinstance(value, int) and value >= 1, "a whole number from 1"
-                )
+                self._check_whole(name, 1)
         if self.batching not in ("tokens", "examples"):
             raise InputError(f"batching must be 'tokens' or 'examples', got {self.batching!r}")
         if self.head not in ("two-layer", "linear"):
             raise InputError(f"head must be 'two-layer' or 'linear', got {self.head!r}")
+        if not isinstance(self.both_orders, bool):
+            raise InputError(f"both_orders must be true or false, got {self.both_orders!r}")
         if self.bf16 not in (True, False, "auto"):
             raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
 
@@ -122,6 +125,13 @@ class FinetuningPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
         return dataclasses.asdict(self)
+
+    def _check_whole(self, name: str, lowest: int) -> None:
+        self._check(
+            name,
+            lambda value: isinstance(value, int) and value >= lowest,
+            f"a whole number from {lowest}",
+        )
 
     def _check(self, name: str, holds: Any, wanted: str) -> None:
         value = getattr(self, name)

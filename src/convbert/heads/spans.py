@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from convbert.errors import InputError
+
 Logits = NDArray[np.float64]
 
 
@@ -38,7 +40,13 @@ class Window:
 
 
 def plan_windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) token of windows of `room` tokens that cover `length` of them."""
+    """First and last (exclusive) token of windows of `room` tokens that cover `length` of them.
+
+    Raises:
+        InputError: neighbours would share a whole window.
+    """
+    if room <= overlap:
+        raise InputError(f"windows of {room} tokens cannot share {overlap} with their neighbours")
     windows = [(0, min(room, length))]
     while windows[-1][1] < length:
         first = windows[-1][1] - overlap
