@@ -23,6 +23,7 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
 from convbert.finetuning.tagging import share_words
 from convbert.finetuning.tasks import TASKS, find_task
+from convbert.heads.spans import plan_windows
 from labelled import write_objects
 
 PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)
@@ -64,6 +65,10 @@ def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
 
     assert labels(10, 9, 2) == ("2", "9", "10")
     assert labels("b", "a", "a") == ("a", "b")
+    assert labels("1.0", "2", "01", "1") == ("01", "1", "1.0", "2")
+    assert labels(1, 1.0, 0.0, 2.5) == ("0", "1", "2.5")
+    with pytest.raises(InputError, match="line 2: label is empty"):
+        labels(1, float("nan"))
 
 
 def test_pairs_are_read_in_both_orders_in_training_alone(tmp_path, tokenizer):
@@ -119,6 +124,11 @@ def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, 
     assert tuple(prediction["answer"]) == tags
 
 
+def test_windows_move_on():
+    with pytest.raises(InputError, match="windows of 2 tokens cannot share 2 with their neighbours"):
+        plan_windows(5, 2, 2)
+
+
 def test_a_word_belongs_to_the_window_that_sees_most_around_it():
     first, second = share_words(range(10), [(0, 6), (4, 10)])
     assert first.numbers == [0, 1, 2, 3, 4]
@@ -149,6 +159,14 @@ def test_choices_are_read_beside_the_text(tmp_path, tokenizer):
     assert batch["input_ids"].shape == (2, 2, 10)
     assert batch["labels"].tolist() == [1, 1]
     assert batch["attention_mask"].sum().item() == 2 * feature.length
+
+
+def test_the_number_of_a_choice_may_come_from_a_column_with_gaps(tmp_path):
+    rows = [{"text": "a", "choices": ["a", "b"], "label": label} for label in (1.0, float("nan"))]
+    kind = kind_of(TASKS["multiple-choice"])
+    assert kind.read(write_objects(tmp_path / "a.jsonl", rows[:1]))[0].target == 1
+    with pytest.raises(InputError, match="line 2: label must be the number of a choice, 0 to 1, got nan"):
+        kind.read(write_objects(tmp_path / "a.jsonl", rows))
 
 
 def test_every_line_may_have_its_own_number_of_choices(tokenizer):
@@ -199,6 +217,17 @@ def test_windows_without_the_answer_say_so_only_where_that_is_an_answer(tmp_path
     assert (0, 0) not in {f.target for f in strict.features(examples[:1], tokenizer, PLAN, training=True)}
     with pytest.raises(InputError, match="has no answer"):
         strict.learn(examples)
+
+
+def test_every_question_has_a_name_of_its_own(tmp_path):
+    """An empty one is none."""
+    path = tmp_path / "a.jsonl"
+    kind = kind_of(TASKS["squad1"])
+    row = {"question": "a", "context": "the cat", "answers": [{"text": "cat", "answer_start": 4}]}
+    examples = kind.read(write_objects(path, [{**row, "id": ""}, {**row, "id": ""}]))
+    assert kind.score(examples, [{"answer": "dog"}, {"answer": "cat"}])["exact"] == 50
+    with pytest.raises(InputError, match="line 2: the id 'q' occurs twice"):
+        kind.read(write_objects(path, [{**row, "id": "q"}, {**row, "id": "q"}]))
 
 
 # ------------------------------------------------------------------------------------------- lists as text

@@ -47,8 +47,10 @@ def test_a_header_is_told_from_a_row(tmp_path, text, rows):
 
 
 def test_broken_rows_are_left_out_where_a_set_is_known_for_them(tmp_path):
-    path = write(tmp_path, "a.tsv", "a\tb\n1\t2\n3\n4\t5\n")
-    assert cells(read_table(path, skip_broken=True)) == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
+    path = write(tmp_path, "a.tsv", "a\tb\tc\n1\t2\t\n3\n4\t5\t6\n7\t\t8\n")
+    table = read_table(path, wanted=("a", "b"), skip_broken=True)
+    assert cells(table) == [{"a": "1", "b": "2", "c": ""}, {"a": "4", "b": "5", "c": "6"}]
+    assert table.skipped == 2
     with pytest.raises(InputError, match="line 3: 1 cells"):
         read_table(path)
 
@@ -70,6 +72,16 @@ def test_conll(tmp_path):
     assert table.rows[0].place == f"{path}: line 3"
 
 
+def test_a_no_break_space_is_part_of_a_token(tmp_path):
+    path = write(tmp_path, "a.conll", "10\u00a0000  CD B-X\n")
+    assert cells(read_table(path)) == [{"tokens": ["10\u00a0000"], "tags": ["B-X"]}]
+
+
+def test_a_column_of_json_lines_may_begin_late(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "a"}\n{"label": 1, "text": "b"}\n')
+    assert read_table(path).columns == ("text", "label")
+
+
 def test_conllu_leaves_ranges_and_empty_nodes_out(tmp_path):
     def line(number, form, upos):
         return "\t".join([number, form, "_", upos, "X", "_", "_", "_", "_", "_"])
@@ -81,6 +93,8 @@ def test_conllu_leaves_ranges_and_empty_nodes_out(tmp_path):
 
 DAMAGED = {
     "empty.tsv": (b"", "is empty"),
+    "mark.csv": (b"\xef\xbb\xbf", "is empty"),
+    "quote.csv": (b'label,text\n0,"he said\n1,third\n', "line 2: not CSV (unexpected end of data)"),
     "header.tsv": (b"sentence\tlabel\n", "has no rows"),
     "bytes.tsv": (b"a\tb\nfine\t1\nbad \xff\t0\n", "line 3: not UTF-8"),
     "cells.csv": (b"a,b\n1,2\n1,2,3\n", "line 3: 3 cells for the 2 columns"),

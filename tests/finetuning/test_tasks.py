@@ -10,7 +10,7 @@ import pytest
 from convbert import InputError
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.readers import ENDINGS
-from convbert.finetuning.tasks import STEMS, TASKS, Task
+from convbert.finetuning.tasks import STEMS, TASKS, Task, find_task
 
 SHARED = Path(__file__).parents[3] / "shared/data/tasks"
 
@@ -142,6 +142,21 @@ def test_a_row_of_the_table_reads_a_file_as_distributed(name, tmp_path):
     path.write_text(text, encoding="utf-8")
     first = kind_of(TASKS[name]).read(path)[0]
     assert (first.inputs, first.target) == (inputs, target)
+
+
+def test_pairs_without_a_text_are_left_out_of_qqp_and_counted(tmp_path):
+    said = []
+    _, text, *_ = ROWS["qqp"]
+    path = tmp_path / "train.tsv"
+    path.write_text(f"{text}7\t5\t6\tHow can I create an app?\t\t0\n", encoding="utf-8")
+    assert len(kind_of(TASKS["qqp"]).read(path, report=said.append)) == 2
+    assert said == [f"{path}: 2 broken rows are left out"]
+
+
+def test_only_an_optional_column_can_be_taken_away():
+    assert "text_pair" not in find_task("rte", {"text_pair": ""}).columns
+    with pytest.raises(InputError, match="rte needs a column for text"):
+        find_task("rte", {"text": ""})
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the data sets are not here")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from convbert.tokenization import ConvBertTokenizerFast
 Prediction = dict[str, Any]
 """What a model says of an example, as written to a file; `answer` is what is scored."""
 Array = np.ndarray[Any, Any]
+Report = Callable[[str], None]
+"""Told what a reader should know of."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,14 @@ class Kind(ABC):
         self.task = task
         self.labels = tuple(labels)
 
-    def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
+    def read(
+        self, path: Path, labelled: bool | None = True, report: Report = lambda message: None
+    ) -> list[Example]:
         """The examples of a file.
 
         Args:
             labelled: whether it must have the column of right answers, and they are read; None reads them where it has.
+            report: told how many rows were left out.
 
         Raises:
             InputError: a missing column, or a row that cannot be used; the message names it.
@@ -107,12 +113,19 @@ class Kind(ABC):
         if labelled is None:
             labelled = target in table.columns
         table.check_columns(wanted)
+        if table.skipped:
+            report(f"{path}: {table.skipped:,} broken rows are left out")
         examples = []
         for number, row in enumerate(table.rows):
             inputs = self.read_inputs(row)
             answer = self.read_target(row, target, inputs) if labelled else None
             examples.append(Example(row.place, self._key(row, number), inputs, answer))
+        self.check_read(examples, path)
         return examples
+
+    def check_read(self, examples: Sequence[Example], path: Path) -> None:
+        """Refuse a file whose examples do not go together; by default they do."""
+        return
 
     def input_columns(self) -> list[str]:
         """The columns that the model is shown."""
@@ -137,7 +150,7 @@ class Kind(ABC):
 
     def _key(self, row: Row, number: int) -> str:
         for column in (self.task.columns.get("id", "id"), "index", "idx"):
-            if row.cells.get(column) is not None:
+            if row.cells.get(column) not in (None, ""):
                 return str(row.cells[column])
         return str(number)
 
@@ -271,6 +284,16 @@ def text_in(row: Row, column: str) -> str:
     return text_of(row.cells[column], row.place, column)
 
 
+def label_in(cell: Any) -> str:
+    """The label in a cell, "" where there is none.
+
+    A column of whole numbers with gaps becomes one of floats with NaN in pandas: 1.0 is the label 1, and NaN is none.
+    """
+    if isinstance(cell, float):
+        cell = None if isnan(cell) else int(cell) if cell.is_integer() else cell
+    return "" if cell is None else str(cell).strip()
+
+
 def list_in(row: Row, column: str) -> Any:
     """The list or object in a cell; where cells are text, in CSV and TSV, it is written as JSON."""
     cell = row.cells.get(column)
@@ -299,8 +322,9 @@ def check_known(label: str, labels: Sequence[str], place: str) -> None:
 
 
 def order_labels(names: set[str]) -> tuple[str, ...]:
-    """Numbers by value, words by alphabet."""
+    """Numbers by value, words by alphabet; also those of equal value, so that the order is the same in every run."""
+    ordered = sorted(names)
     try:
-        return tuple(sorted(names, key=float))
+        return tuple(sorted(ordered, key=float))
     except ValueError:
-        return tuple(sorted(names))
+        return tuple(ordered)

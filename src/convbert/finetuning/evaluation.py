@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Kind, Prediction, cut_note
+from convbert.finetuning.data import Kind, Prediction, Report, cut_note
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs, write_json
 from convbert.finetuning.inference import Split
@@ -79,20 +79,21 @@ class FinetunedModel:
             set_precision(model, cast(Precision, precision), place)
         return cls(name, model.to(place).eval(), read_tokenizer(name), kind, plan)
 
-    def split(self, name: str, path: Path, unlabelled: bool = False) -> Split:
+    def split(
+        self, name: str, path: Path, unlabelled: bool = False, report: Report = lambda message: None
+    ) -> Split:
         """The examples of a file.
 
         Args:
             unlabelled: leave labels out. Otherwise only a test file of GLUE may lack them.
+            report: told how many rows were left out.
 
         Raises:
             InputError: unusable data, or a label that the model does not know.
         """
         may_lack_labels = self.kind.task.submission_of(path) is not None
-        if unlabelled:
-            examples = self.kind.read(path, labelled=False)
-        else:
-            examples = self.kind.read(path, labelled=None if may_lack_labels else True)
+        labelled = False if unlabelled else None if may_lack_labels else True
+        examples = self.kind.read(path, labelled, report)
         if examples[0].target is not None:
             self.kind.check(examples)
         features = self.kind.features(examples, self.tokenizer, self.plan)
@@ -107,7 +108,7 @@ def evaluate(
     *,
     unlabelled: bool = False,
     explain: bool = False,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> dict[str, Any]:
     """Score a model on files, or only answer those without labels.
 
@@ -126,7 +127,8 @@ def evaluate(
     if output_dir is not None:
         refuse_runs(output_dir)
     splits = [
-        finetuned.split(split_name if len(files) == 1 else path.stem, path, unlabelled) for path in files
+        finetuned.split(split_name if len(files) == 1 else path.stem, path, unlabelled, report)
+        for path in files
     ]
     for split in splits:
         for note in cut_note(split.name, split.kind, split.examples, split.features, split.plan):

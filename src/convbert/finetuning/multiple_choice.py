@@ -17,6 +17,7 @@ from convbert.finetuning.data import (
     Feature,
     Kind,
     Prediction,
+    label_in,
     list_in,
     softmax,
     text_in,
@@ -36,15 +37,13 @@ class MultipleChoice(Kind):
     model_class = ConvBertForMultipleChoice
     pipeline = "multiple-choice"
 
-    def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
-        examples = super().read(path, labelled)
+    def check_read(self, examples: Sequence[Example], path: Path) -> None:
         count = len(examples[0].inputs["choices"])
         for example in examples:
             if len(example.inputs["choices"]) != count:
                 raise InputError(
                     f"{example.place}: {len(example.inputs['choices'])} choices, where the first row has {count}"
                 )
-        return examples
 
     def input_columns(self) -> list[str]:
         columns = self.task.columns
@@ -137,7 +136,7 @@ def _choices(row: Row, columns: str) -> list[str]:
 def _target(row: Row, column: str, choices: int) -> int:
     cell = row.cells.get(column)
     try:
-        number = int(str(cell))
+        number = int(label_in(cell))
     except ValueError:
         number = -1
     if not 0 <= number < choices:

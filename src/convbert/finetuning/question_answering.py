@@ -45,10 +45,9 @@ class QuestionAnswering(Kind):
     pipeline = "question-answering"
     cut_at = "max_question_length"
 
-    def read(self, path: Path, labelled: bool | None = True) -> list[Example]:
-        examples = super().read(path, labelled)
+    def check_read(self, examples: Sequence[Example], path: Path) -> None:
+        _check_names(examples)
         _check_answers(examples, path)
-        return examples
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[tuple[str, int], ...]:
         return _read_answers(row, column)
@@ -181,16 +180,27 @@ def _for_the_threshold(
 
 
 def _read_answers(row: Row, column: str) -> tuple[tuple[str, int], ...]:
-    """SQuAD's pairs, or {"text": [...], "answer_start": [...]} as the Hub has them."""
+    """SQuAD's pairs or objects, or {"text": [...], "answer_start": [...]} as the Hub has them."""
     cell = list_in(row, column)
     try:
         if isinstance(cell, dict):
-            cell = list(zip(cell["text"], cell["answer_start"], strict=True))
+            cell = zip(cell["text"], cell["answer_start"], strict=True)
+        elif cell and isinstance(cell[0], dict):
+            cell = [(answer["text"], answer["answer_start"]) for answer in cell]
         return tuple((str(text), int(start)) for text, start in cell)
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(
             f'{row.place}: {column} must be {{"text": [...], "answer_start": [...]}}, got {cell!r:.60}'
         ) from error
+
+
+def _check_names(examples: Sequence[Example]) -> None:
+    """By SQuAD's rules answers belong to names: of two questions with one name, one would not count."""
+    seen: set[str] = set()
+    for example in examples:
+        if example.key in seen:
+            raise InputError(f"{example.place}: the id {example.key!r} occurs twice")
+        seen.add(example.key)
 
 
 def _check_answers(examples: Sequence[Example], path: Path) -> None:

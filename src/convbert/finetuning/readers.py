@@ -25,11 +25,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds; `columns` are in the order of the file."""
+    """What a file holds; `columns` are in the order of the file, and `skipped` counts rows that were left out."""
 
     path: Path
     columns: tuple[str, ...]
     rows: list[Row]
+    skipped: int = 0
 
     def check_columns(self, wanted: Sequence[str]) -> None:
         """Refuse a file that lacks a column, or has it twice; the message names those it has."""
@@ -50,6 +51,9 @@ def read_table(
     `.tsv` has no quoting, `.csv` has. Both have a header, unless their first line names none of the columns `wanted`
     and has as many cells as `headerless`. `.jsonl` has an object a line, `.json` is SQuAD's. `.conll` (`.iob`,
     `.bio`, `.txt` with one token a line) has the token first and its tag last, `.conllu` is Universal Dependencies'.
+
+    Args:
+        skip_broken: leave out rows of TSV and CSV with another number of cells, or with nothing in a column `wanted`.
 
     Raises:
         InputError: no such file, an ending that is not known, not UTF-8, empty, or a damaged line, which is named.
@@ -77,13 +81,14 @@ def read_text(path: Path) -> str:
         InputError: it is empty, or not UTF-8; the message names the line.
     """
     raw = path.read_bytes()
-    if not raw.strip():
-        raise InputError(f"{path}: is empty")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}: line {line}: not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
+    if not text.strip():
+        raise InputError(f"{path}: is empty")
+    return text
 
 
 def parse_json(text: str) -> Any:
@@ -111,14 +116,20 @@ def _read_delimited(
     first = lines[0][1]
     has_header = not headerless or bool(set(wanted) & set(first)) or len(first) != len(headerless)
     columns = tuple(first if has_header else headerless)
-    rows = []
+    rows, skipped = [], 0
     for number, cells in lines[has_header:]:
-        if len(cells) != len(columns):
-            if skip_broken:
-                continue
+        by_column = dict(zip(columns, cells, strict=False))
+        if len(cells) == len(columns) and not (skip_broken and _lacks_a_cell(by_column, wanted)):
+            rows.append(Row(f"{path}: line {number}", by_column))
+        elif skip_broken:
+            skipped += 1
+        else:
             raise InputError(f"{path}: line {number}: {len(cells)} cells for the {len(columns)} columns")
-        rows.append(Row(f"{path}: line {number}", dict(zip(columns, cells, strict=True))))
-    return Table(path, columns, rows)
+    return Table(path, columns, rows, skipped)
+
+
+def _lacks_a_cell(cells: dict[str, str], wanted: Sequence[str]) -> bool:
+    return any(column in cells and not cells[column].strip() for column in wanted)
 
 
 def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -129,7 +140,7 @@ def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     first_line = 1
     usual_limit = csv.field_size_limit(max(len(text), 1 << 17))
     try:
@@ -172,12 +183,12 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _with_columns(path: Path, rows: list[Row]) -> Table:
-    """Columns are those of the first row; a row without one of them is refused where it is read."""
-    return Table(path, tuple(rows[0].cells) if rows else (), rows)
+    """Columns are those that any row has; a row without one of them is refused where it is read."""
+    return Table(path, tuple(dict.fromkeys(column for row in rows for column in row.cells)), rows)
 
 
 def _read_conll(path: Path) -> Table:
-    """Token first, tag last, separated by tabs or spaces; an empty line ends a sentence."""
+    """Token first, tag last, separated by tabs or else by spaces; an empty line ends a sentence."""
     sentences = _read_sentences(path, is_conllu=False)
     return Table(path, ("tokens", "tags"), list(sentences))
 
@@ -210,7 +221,8 @@ def _read_sentences(path: Path, is_conllu: bool) -> Iterator[Row]:
 
 
 def _conll_word(path: Path, number: int, line: str) -> tuple[str, str]:
-    cells = line.split("\t") if "\t" in line else line.split()
+    # A no-break space is part of a token, as in "10\u00a0000".
+    cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
     if len(cells) < 2 or not cells[-1].strip():
         raise InputError(f"{path}: line {number}: a token and its tag are wanted, got {line!r}")
     return cells[0], cells[-1].strip()

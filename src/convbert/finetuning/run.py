@@ -18,14 +18,14 @@ import torch
 import transformers
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Example, Feature, Kind, cut_note
+from convbert.finetuning.data import Example, Feature, Kind, Report, cut_note
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import RunFolder, write_json
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan, recipe
-from convbert.finetuning.seed import Report, SeedTrainer
+from convbert.finetuning.seed import SeedTrainer
 from convbert.finetuning.start import check_head, read_config, read_task, read_tokenizer
 from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
@@ -33,7 +33,7 @@ from convbert.loading import find_model
 from convbert.optional import require
 from convbert.saving import read_json, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
-from convbert.training.arguments import launched_processes
+from convbert.training.processes import launched_processes
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def finetune(
     config = read_config(source)
     plan = recipe(task, config, **(overrides or {}))
     kind = kind_of(task)
-    train, dev = _read(kind, files)
+    train, dev = _read(kind, files, report)
     keep_head = check_head(config, source, kind, new_head)
     if keep_head and plan.head == "linear":
         raise InputError(f"head=linear is for a new head, and {source} has one to go on with: say --new-head")
@@ -144,15 +144,15 @@ def finetune(
     return run.execute(seeds)
 
 
-def _read(kind: Kind, files: Files) -> tuple[list[Example], dict[str, list[Example]]]:
+def _read(kind: Kind, files: Files, report: Report) -> tuple[list[Example], dict[str, list[Example]]]:
     """Training and dev examples, checked against each other."""
-    train = kind.read(files.train)
+    train = kind.read(files.train, report=report)
     kind.learn(train)
     kind.check(train)
     dev = {}
     for path in files.dev:
         name = "dev" if len(files.dev) == 1 else path.stem
-        dev[name] = kind.read(path)
+        dev[name] = kind.read(path, report=report)
         kind.check(dev[name])
     return train, dev
 

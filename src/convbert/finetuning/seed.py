@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 from transformers import set_seed
 
 from convbert.configuration import ConvBertConfig
-from convbert.finetuning.data import Feature, Kind, Prediction
+from convbert.finetuning.data import Feature, Kind, Prediction, Report
 from convbert.finetuning.folder import RunFolder, write_json
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
@@ -36,8 +35,6 @@ from convbert.training.batching import BalancedBatches
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpoints import last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from convbert.finetuning.data import (
     Kind,
     Prediction,
     check_known,
+    label_in,
     list_in,
     order_labels,
     softmax,
@@ -125,7 +126,7 @@ class MultiLabel(SequenceKind):
         names = cell.split(",") if isinstance(cell, str) else cell
         if not isinstance(names, list | tuple):
             raise InputError(f"{row.place}: {column} must be a list of labels, got {cell!r:.60}")
-        return tuple(sorted({str(name).strip() for name in names} - {""}))
+        return tuple(sorted({label_in(name) for name in names} - {""}))
 
     def learn(self, train: Sequence[Example]) -> None:
         names = {name for example in train for name in example.target}
@@ -251,8 +252,7 @@ def read_label(kind: Kind, row: Row, column: str) -> str:
     Raises:
         InputError: the cell is empty, or not among those that the task knows.
     """
-    cell = row.cells.get(column)
-    label = "" if cell is None else str(cell).strip()
+    label = label_in(row.cells.get(column))
     if not label:
         raise InputError(f"{row.place}: {column} is empty")
     known = kind.task.values.get("label")

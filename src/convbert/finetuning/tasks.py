@@ -38,7 +38,8 @@ class Task:
             that are there are scored separately.
         recipe: fields of the plan in which the task differs.
         submission: name of the file that GLUE's server takes; with several test files one for each, comma between them.
-        skips_broken_rows: rows of another number of cells are left out: in QQP as distributed there are a few.
+        skips_broken_rows: rows of another number of cells or without a text are left out: in QQP as distributed there
+            are a few.
         answers_may_be_missing: whether "no answer" is right for some questions (SQuAD 2.0).
     """
 
@@ -329,10 +330,13 @@ def find_task(name: str, columns: Mapping[str, str | None] | None = None) -> Tas
     for role in changes:
         if role not in roles:
             raise InputError(f"{name} has no column for {role}; it has {', '.join(roles)}")
+        if not changes[role] and role not in _OPTIONAL_ROLES:
+            raise InputError(f"{name} needs a column for {role}: its name must not be empty")
     named = {role: column for role, column in {**task.columns, **changes}.items() if column}
     return dataclasses.replace(task, columns=named, headerless=() if changes else task.headerless)
 
 
+_OPTIONAL_ROLES = ("text_pair", "prefix", "id")
 _SEQUENCE_ROLES = ("text", "text_pair", "label")
 _ROLES = {
     "classification": _SEQUENCE_ROLES,
