@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import tiny
-from convbert import ConvBertModel, ConvBertTokenizerFast, InputError
+from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, InputError
 from convbert.cli import main
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
@@ -21,7 +21,7 @@ from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.readers import read_table
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import check_head
+from convbert.finetuning.start import check_head, read_task, write_task
 from convbert.finetuning.tasks import TASKS
 from convbert.finetuning.writing import submission
 from labelled import sentence, write_objects, write_sentences
@@ -211,6 +211,41 @@ def test_a_head_of_another_problem_is_not_thrown_away_silently(start, tmp_path):
     with pytest.raises(InputError, match=r"was trained for multi_label_classification.*--new-head"):
         check_head(config, "here", kind, new_head=False)
     assert not check_head(config, "here", kind, new_head=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "learned", "stored"),
+    [("text-classification", ("a", "b"), ("b", "a")), ("stsb", ("value",), ("LABEL_0",))],
+)
+def test_a_head_goes_on_in_its_own_order(task, learned, stored):
+    """And a single number, whatever its name."""
+    kind = kind_of(TASKS[task], learned)
+    config = tiny.config(
+        id2label=dict(enumerate(stored)), architectures=["ConvBertForSequenceClassification"]
+    )
+    assert check_head(config, "here", kind, new_head=False)
+    assert kind.labels == (stored if len(stored) > 1 else learned)
+
+
+def test_a_model_on_the_hub_has_its_task_and_plan(tmp_path, monkeypatch):
+    repository = tmp_path / "models--owner--tuned"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    plan = FinetuningPlan(max_length=77)
+    write_task(snapshot, TASKS["rte"], plan)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert read_task("owner/tuned") == (TASKS["rte"], plan)
+    assert read_task("owner/other") is None
+    assert read_task(str(tmp_path)) is None
+
+
+def test_a_model_without_a_plan_reads_as_much_as_it_can(tmp_path):
+    tiny.write_model(tmp_path, max_position_embeddings=200)  # for its tokenizer
+    ConvBertForSequenceClassification(tiny.config(max_position_embeddings=200)).save_pretrained(tmp_path)
+    assert FinetunedModel.load(str(tmp_path), device="cpu").plan.max_length == 200
 
 
 def test_a_head_that_goes_on_is_not_replaced_by_a_linear_one(model, sst2, tmp_path, refused):

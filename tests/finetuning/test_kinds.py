@@ -71,6 +71,13 @@ def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
         labels(1, float("nan"))
 
 
+@pytest.mark.parametrize("order", [("not_equivalent", "equivalent"), ("equivalent", "not_equivalent")])
+def test_the_f1_of_a_task_is_that_of_its_own_second_label(order):
+    examples = [Example("here", str(n), {}, "equivalent") for n in range(3)]
+    answers = [{"answer": label} for label in ("equivalent", "equivalent", "not_equivalent")]
+    assert kind_of(TASKS["mrpc"], order).score(examples, answers)["positive_f1"] == pytest.approx(0.8)
+
+
 def test_pairs_are_read_in_both_orders_in_training_alone(tmp_path, tokenizer):
     rows = [{"sentence1": "the cat", "sentence2": "a dog ran", "score": 1.0}]
     kind = kind_of(TASKS["stsb"])
@@ -291,7 +298,9 @@ def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
         ("sst2", ["positive", "positive"], True),
         ("sst2", ["positive", "negative"], False),
         ("multi-label-classification", [["a", "b"], ["a", "b"]], True),
-        ("regression", [float("nan"), float("nan")], True),
+        ("regression", [float("nan"), 2.0], True),
+        ("regression", [2.5, 2.5 + 1e-6], True),
+        ("regression", [2.5, 2.6], False),
     ],
 )
 def test_a_constant_answer(task, answers, constant):

@@ -72,7 +72,7 @@ class FinetunedModel:
         noted = read_task(name)
         chosen = task or (noted[0] if noted else _general_task(config, name))
         kind = kind_of_model(chosen, config, name)
-        plan = noted[1] if noted else recipe(chosen, config)
+        plan = noted[1] if noted else recipe(chosen, config, max_length=config.max_position_embeddings)
         place = find_device(device)
         model = load_filled(kind.model_class, name)
         if precision is not None:

@@ -107,10 +107,11 @@ class Classification(SequenceKind):
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = [example.target for example in examples]
         answers = [prediction["answer"] for prediction in predictions]
+        _, positive, *_ = self.task.labels or self.labels  # the model's may be in another order
         found = {}
         for name in self.task.metrics:
             if name == "positive_f1":
-                found[name] = metrics.positive_f1(gold, answers, self.labels[1])
+                found[name] = metrics.positive_f1(gold, answers, positive)
             else:
                 found[name] = metrics.METRICS[name](gold, answers)
         return found
@@ -229,6 +230,10 @@ class Regression(SequenceKind):
     ) -> list[Prediction]:
         return [{"answer": float(row[0]) * self.deviation + self.mean} for row in outputs]
 
+    def is_constant(self, answers: Sequence[Any]) -> bool:
+        """Whether they differ by less than a hundredth of the training data's deviation, or are no numbers."""
+        return not np.ptp(answers) > 0.01 * self.deviation
+
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = [example.target for example in examples]
         answers = [prediction["answer"] for prediction in predictions]
@@ -276,5 +281,4 @@ def learn_labels(kind: Kind, names: set[str], place: str) -> tuple[str, ...]:
         raise InputError(
             f"{place.rpartition(':')[0]}: {only} in the training data: there is nothing to learn"
         )
-    known = kind.task.values.get("label")
-    return tuple(dict.fromkeys(known.values())) if known else order_labels(names)
+    return kind.task.labels or order_labels(names)

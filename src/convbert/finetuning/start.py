@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
@@ -39,7 +40,7 @@ def read_tokenizer(source: str) -> ConvBertTokenizerFast:
 
 
 def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) -> bool:
-    """Whether the checkpoint's head is for this task, and training goes on with it.
+    """Whether the checkpoint's head is for this task, and training goes on with it, in its own order of labels.
 
     Raises:
         InputError: the checkpoint was fine-tuned for something else, and nobody said that its head should go.
@@ -52,7 +53,10 @@ def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) 
     if architecture != wanted:
         raise InputError(f"{source}: is a {architecture}, and {kind.task.name} needs a {wanted}; {remedy}")
     theirs = tuple(config.id2label[number] for number in range(config.num_labels))
-    if kind.labels and theirs != kind.labels:
+    is_number = (
+        kind.task.kind == "regression" and len(theirs) == 1
+    )  # the name of a single output says nothing
+    if kind.labels and not is_number and set(theirs) != set(kind.labels):
         raise InputError(
             f"{source}: has the labels {', '.join(theirs)}, and {kind.task.name} has {', '.join(kind.labels)}; {remedy}"
         )
@@ -61,6 +65,8 @@ def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) 
         raise InputError(
             f"{source}: was trained for {config.problem_type}, and {kind.task.name} is {problem}; {remedy}"
         )
+    if kind.labels and not is_number:
+        kind.labels = theirs
     return True
 
 
@@ -95,12 +101,19 @@ def write_task(folder: Path, task: Task, plan: FinetuningPlan) -> None:
 
 
 def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
-    """What `write_task` noted; None where the folder was made otherwise."""
-    try:
-        record = json.loads(Path(source, TASK_FILE).read_text(encoding="utf-8"))
-        return Task.from_dict(record["task"]), FinetuningPlan(**record["plan"])
-    except OSError:
+    """What `write_task` noted, in a folder or on the Hub; None where the model was made otherwise."""
+    with naming_damage(source):
+        path = cached_file(
+            source,
+            TASK_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    if path is None:
         return None
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Task.from_dict(record["task"]), FinetuningPlan(**record["plan"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{source}/{TASK_FILE}: is damaged ({error})") from error
 
@@ -121,9 +134,8 @@ def kind_of_model(task: Task, config: ConvBertConfig, source: str) -> Kind:
         )
     if problem and config.problem_type not in (None, problem):
         raise InputError(f"{source}: was trained for {config.problem_type}, and {task.name} is {problem}")
-    labels = task.values.get("label", {}).values()
-    if labels and set(labels) != set(kind.labels):
+    if task.labels and set(task.labels) != set(kind.labels):
         raise InputError(
-            f"{source}: has the labels {', '.join(kind.labels)}, and {task.name} has {', '.join(labels)}"
+            f"{source}: has the labels {', '.join(kind.labels)}, and {task.name} has {', '.join(task.labels)}"
         )
     return kind

@@ -55,6 +55,11 @@ class Task:
     skips_broken_rows: bool = False
     answers_may_be_missing: bool = False
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of its labels, in their order; none where they are found in the training data."""
+        return tuple(dict.fromkeys(self.values.get("label", {}).values()))
+
     def find_files(self, folder: Path, split: str) -> list[Path]:
         """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI).
 
