@@ -343,14 +343,14 @@ def test_evaluate_misses_labels_unless_it_is_told(model, tmp_path, refused, caps
     words = ["evaluate", "--model", model, "--file", path, "--device", "cpu"]
     assert "no column 'label'; there are sentence, sentiment" in refused(*words)
     assert main([*map(str, words), "--unlabelled"]) == 0
-    assert capsys.readouterr().out == "dev: 2 examples, answered without a score\n"
+    assert capsys.readouterr().out == "a: 2 examples, answered without a score\n"
 
 
 def test_evaluate_says_what_was_cut(model, tmp_path, capsys):
     path = tmp_path / "a.tsv"
     path.write_text(f"sentence\tlabel\nthe cat\t1\n{'the cat ' * 20}\t1\n{'a ' * 30}\t0\n")
     assert main(["evaluate", "--model", str(model), "--file", str(path), "--device", "cpu"]) == 0
-    assert "dev: 1 of 3 texts are longer than max_length (32 tokens) and are cut" in capsys.readouterr().err
+    assert "a: 1 of 3 texts are longer than max_length (32 tokens) and are cut" in capsys.readouterr().err
 
 
 def test_evaluate_reads_a_file_once(model, tmp_path, monkeypatch):
@@ -448,7 +448,7 @@ def test_predict_resumes_where_a_line_was_cut(model, tmp_path):
 
 def test_predict_gives_vectors(model, tmp_path, capsys):
     """Those of the encoder alone, and not of its batch; a line without a text has none; a long one is cut."""
-    lines = [b"the cat sat .", b"", b'{"text": "a dog ran on .", "id": 7}', b'{"txt": 1}', b"the " * 99]
+    lines = [b"the cat sat .", b"", b'{"text": "a dog ran on .", "id": null}', b'{"txt": 1}', b"the " * 99]
     source, target = tmp_path / "texts.txt", tmp_path / "vectors.jsonl"
     source.write_bytes(b"\n".join(lines))
     words = ("--embeddings", "mean", "--precision", "fp32", "--model", model)
@@ -462,6 +462,7 @@ def test_predict_gives_vectors(model, tmp_path, capsys):
         {"error"},
         {"embedding"},
     ]
+    assert found[2]["id"] is None
     encoder = ConvBertModel.from_pretrained(model).eval()
     tokenizer = ConvBertTokenizerFast.from_pretrained(model)
     texts = {

@@ -11,6 +11,7 @@ from convbert import (
     ConvBertForMultipleChoice,
     ConvBertForQuestionAnswering,
     ConvBertForSequenceClassification,
+    ConvBertForTokenClassification,
     ConvBertTokenizerFast,
     InputError,
 )
@@ -21,7 +22,7 @@ from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.prediction import Predictor
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
-from convbert.finetuning.tagging import share_words
+from convbert.finetuning.tagging import share_words, split_text
 from convbert.finetuning.tasks import TASKS, find_task
 from convbert.heads.spans import plan_windows
 from labelled import write_objects
@@ -214,6 +215,30 @@ def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):
     assert kind.score(examples, predictions) == pytest.approx({"f1": 200 / 3, "exact": 100})
 
 
+def test_the_best_answers_are_listed_as_in_squad(tmp_path, tokenizer):
+    """For questions that may have none, the empty answer is among them."""
+    path = write_squad(tmp_path / "a.json", [("the cat", [("mat", 19)])])
+    for task, has_empty in (("squad1", False), ("squad2", True)):
+        kind = kind_of(TASKS[task])
+        examples = kind.read(path)
+        windows = kind.features(examples, tokenizer, PLAN)
+        random = np.random.default_rng(0)
+        outputs = [random.normal(size=(2, window.length)) for window in windows]
+        (prediction,) = kind.decode(examples, windows, outputs, PLAN)
+        n_best = prediction["n_best"]
+        logits = [each["start_logit"] + each["end_logit"] for each in n_best]
+        assert {tuple(each) for each in n_best} == {("text", "probability", "start_logit", "end_logit")}
+        assert logits == sorted(logits, reverse=True)
+        starts, ends = (np.concatenate(side) for side in zip(*outputs, strict=True))
+        assert {each["start_logit"] for each in n_best} <= set(starts)
+        assert all(np.abs(ends - each["end_logit"]).min() < 1e-9 for each in n_best)
+        empty = [each for each in n_best if each["text"] == ""]
+        assert len(empty) == has_empty
+        for each in empty:
+            best = prediction["null_odds"] - each["start_logit"] - each["end_logit"]
+            assert -best == pytest.approx(max(set(logits) - {each["start_logit"] + each["end_logit"]}))
+
+
 def test_windows_without_the_answer_say_so_only_where_that_is_an_answer(tmp_path, tokenizer):
     path = write_squad(tmp_path / "a.json", [("the cat", [("mat", 19)]), ("a dog", [])])
     strict, lenient = kind_of(TASKS["squad1"]), kind_of(TASKS["squad2"])
@@ -371,6 +396,32 @@ def predictor(task, model_class, tokenizer, plan=PLAN, labels=(), columns=None):
     return Predictor(
         FinetunedModel("here", model_class(tiny.config(**changes)).eval(), tokenizer, kind, plan)
     )
+
+
+def test_a_text_is_split_as_the_tokenizer_reads_it(tokenizer):
+    """Entities are found again in the text by their characters."""
+    kind = kind_of(TASKS["entities"], ("B-X", "I-X", "O"))
+    text = "The cat's  mat, \u6211\u7231."
+    inputs = split_text(text, tokenizer)
+    words = ["The", "cat", "'", "s", "mat", ",", "\u6211", "\u7231", "."]
+    assert inputs["tokens"] == words == [text[start:end] for start, end in inputs["offsets"]]
+    tags = ["O", "B-X", "I-X", "I-X", "I-X", "O", "B-X", "O", "O"]
+    record = kind.record(Example("here", "", inputs), {"answer": tags})
+    assert record["entities"] == [
+        {"type": "X", "text": "cat's  mat", "first": 1, "last": 4, "start": 4, "end": 14},
+        {"type": "X", "text": "\u6211", "first": 6, "last": 6, "start": 16, "end": 17},
+    ]
+    given = kind.record(Example("here", "", {"tokens": words}), {"answer": tags})
+    assert given["entities"][0] == {"type": "X", "text": "cat ' s mat", "first": 1, "last": 4}
+
+
+def test_a_plain_text_is_tagged_and_an_id_stays_what_it_is(tokenizer):
+    found = predictor("entities", ConvBertForTokenClassification, tokenizer, labels=("B-X", "I-X", "O"))
+    lines = ["the cats ran", '{"text": "the cat", "id": 7}', '{"tokens": ["cat"], "id": null}', "\u200d"]
+    split, numbered, null, empty = found.answer(lines)
+    assert (split["tokens"], "id" in split) == (["the", "cats", "ran"], False)
+    assert (numbered["id"], null["id"]) == (7, None)
+    assert "there is no word in the text" in str(empty)
 
 
 def test_a_line_that_cannot_be_used_stops_no_other(tokenizer):

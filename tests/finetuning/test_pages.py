@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import tiny
 from browser import CHROMIUM, open_in_browser
-from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast
+from convbert import ConvBertForQuestionAnswering, ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli import main
 from convbert.finetuning.data import Example, Feature
-from convbert.finetuning.evaluation import FinetunedModel
+from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.explain import explain_html
-from convbert.finetuning.report import _answered, _tagged
+from convbert.finetuning.inference import Split
+from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.report import _answered, _tagged, _worst
 from convbert.finetuning.saliency import token_influence
+from convbert.finetuning.tasks import TASKS
 from convbert.page import tokens
 from labelled import sentence, write_objects, write_sentences
 
@@ -79,6 +86,49 @@ def test_explanation_draws_every_head_in_a_browser(tmp_path):
         assert fewest_colours > 1
 
 
+def test_an_explanation_says_where_a_text_was_longer(tmp_path):
+    """Its first tokens are shown as they were read, among all of them; and a question once, whatever its windows."""
+    model = ConvBertForQuestionAnswering(tiny.config(max_position_embeddings=128)).eval()
+    tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
+    kind, plan = kind_of(TASKS["squad1"]), FinetuningPlan(max_length=100, stride=4)
+    examples = [
+        Example("here", str(n), {"question": f"{animal} cat", "context": "the cat " * 80}, (("the", 0),))
+        for n, animal in enumerate(("a", "the"))
+    ]
+    split = Split("dev", kind, examples, kind.features(examples, tokenizer, plan), plan, 0)
+    answers = split.predict(model)
+    write_pages(tmp_path, {"scores": {}}, split, answers, model, tokenizer, explain=True)
+    page = (tmp_path / "explain.html").read_text()
+    assert "Of longer texts the first 64 tokens are shown." in page
+    shown = json.loads(page.split("id='data'>")[1].split("</script>")[0])
+    assert [each["caption"] for each in shown] == ["a cat", "the cat"]
+    assert [len(each["tokens"]) for each in shown] == [64, 64]
+    ids, types = (
+        torch.tensor([row]) for row in (split.features[0].input_ids, split.features[0].token_type_ids)
+    )
+    with torch.no_grad():
+        read = model.base_model(ids, token_type_ids=types, output_attentions=True)
+    first = np.frombuffer(base64.b64decode(shown[0]["layers"][0]["attention"]), "uint8")
+    expected = (read.attentions[0][0, :, :64, :64] * 255).round().flatten().numpy()
+    assert np.abs(first - expected).max() <= 1
+
+
+def test_the_label_that_is_most_wrong_is_explained(monkeypatch):
+    explained = []
+    monkeypatch.setattr(
+        "convbert.finetuning.report.token_influence", lambda *a: explained.append(a[-1]) or [0.0] * 3
+    )
+    kind = kind_of(TASKS["multi-label-classification"], ("a", "b", "c"))
+    tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
+    example, feature = Example("here", "0", {"text": "cat"}, ("a",)), Feature(0, [2, 5, 3], [0, 0, 0])
+    split = Split("dev", kind, [example], [feature], FinetuningPlan(), 0)
+    prediction = {"answer": ["a", "c"], "probabilities": {"a": 0.6, "b": 0.3, "c": 0.9}}
+    shown = _worst(split, [prediction], None, tokenizer)
+    assert explained == [2]
+    assert "<b>a, c</b>, gold <b>a</b>, most wrong <b>c</b>" in shown
+    assert "speak for the label that is most wrong</mark>" in shown
+
+
 @pytest.mark.parametrize("name", ["report.html", "explain.html"])
 def test_pages_need_no_network_and_escape_their_texts(name, run):
     document = (run / name).read_text(encoding="utf-8")
@@ -89,8 +139,6 @@ def test_pages_need_no_network_and_escape_their_texts(name, run):
 
 def test_influence_is_the_change_of_the_logit(run):
     """Along a token's own embedding: gradient times input is the slope there, by finite differences."""
-    import torch
-
     found = FinetunedModel.load(str(run / "model"), device="cpu")
     split = found.split("dev", run.parent / "dev.tsv")
     feature = split.features[0]

@@ -8,7 +8,7 @@ from typing import Any
 import convbert
 from convbert.cli.lines import run_each
 from convbert.errors import InputError
-from convbert.finetuning.prediction import read_cells
+from convbert.finetuning.prediction import id_in, read_cells
 from convbert.pipelines.feature_extraction import POOLINGS
 
 
@@ -49,7 +49,7 @@ class Embedder:
             yield vector if isinstance(vector, InputError) else {**each[1], "embedding": _numbers(vector)}
 
 
-def _text_and_id(line: str) -> tuple[str, dict[str, str]] | InputError:
+def _text_and_id(line: str) -> tuple[str, dict[str, Any]] | InputError:
     try:
         cells = read_cells(line)
     except InputError as error:
@@ -57,7 +57,7 @@ def _text_and_id(line: str) -> tuple[str, dict[str, str]] | InputError:
     text = cells.get("text")
     if not isinstance(text, str) or not text.strip():
         return InputError(f"there is no text in it; a JSON object with one is wanted, got {line!r:.60}")
-    return text, {"id": str(cells["id"])} if "id" in cells else {}
+    return text, id_in(cells, "id")
 
 
 def _numbers(vector: Any) -> list[float]:

@@ -32,7 +32,9 @@ def run(
         typer.Option(help="Name in the table of tasks; by default the one the model was trained for."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a data set; see --split.")] = None,
-    file: Annotated[Path | None, typer.Option(help="One file, in place of --data.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="One file, in place of --data; its scores have its name.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which file of --data: dev, test or train.")] = "dev",
     output: Annotated[
         Path | None, typer.Option(help="Folder for predictions, metrics.json, report.html, GLUE submissions.")
@@ -89,7 +91,8 @@ def run(
     chosen = None if task is None else task_of(task, **columns)
     finetuned = FinetunedModel.load(model, chosen, device)
     files = [file] if file is not None else finetuned.kind.task.find_files(data or Path(), split)
-    metrics = evaluate(finetuned, files, split, output, unlabelled=unlabelled, explain=explain, report=say)
+    name = split if file is None else file.stem
+    metrics = evaluate(finetuned, files, name, output, unlabelled=unlabelled, explain=explain, report=say)
     if as_json:
         print(json.dumps(metrics))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Kind, Prediction, Report, cut_note
+from convbert.finetuning.data import Feature, Kind, Prediction, Report, cut_note
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs, write_json
 from convbert.finetuning.inference import Split
@@ -190,7 +190,10 @@ def write_pages(
         text = report_html(title, metrics, split, predictions, model, tokenizer, histories)
         (folder / "report.html").write_text(text, encoding="utf-8")
     if explain:
-        chosen = split.features[:EXPLAINED]
+        firsts: dict[int, Feature] = {}
+        for feature in split.features:  # of the windows of a long text the first
+            firsts.setdefault(feature.example, feature)
+        chosen = list(firsts.values())[:EXPLAINED]
         captions = [_caption(split.examples[feature.example].inputs) for feature in chosen]
         text = explain_html(model, tokenizer, chosen, captions)
         (folder / "explain.html").write_text(text, encoding="utf-8")

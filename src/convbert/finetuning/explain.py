@@ -16,7 +16,7 @@ from convbert.page import page
 from convbert.tokenization import ConvBertTokenizerFast
 
 _MOST_TOKENS = 64
-"""Longer texts are cut for the picture: a map of more tokens could not be read."""
+"""Of longer texts the picture shows the first so many: a map of more tokens could not be read."""
 
 _SCRIPT = """
 const data = JSON.parse(document.getElementById('data').textContent);
@@ -81,11 +81,13 @@ def explain_html(
     shown = [{"caption": c, **_look(model, tokenizer, f)} for c, f in zip(captions, features, strict=True)]
     options = "".join(f"<option value={n}>{_attribute(c)}</option>" for n, c in enumerate(captions))
     layers = "".join(f"<option value={n}>layer {n + 1}</option>" for n in range(len(shown[0]["layers"])))
+    longest = max(len(_ids(feature)[0]) for feature in features)
+    cut = f" Of longer texts the first {_MOST_TOKENS} tokens are shown." if longest > _MOST_TOKENS else ""
     data = json.dumps(shown).replace("<", "\\u003c")
     return page(
         "How the model mixes tokens",
         "<p class='note'>A row is a token, and shows where it reads: the darker, the more, within each map. Point at a "
-        "cell for its tokens. Attention reads anywhere; a dynamic kernel mixes the neighbours of its token.</p>",
+        f"cell for its tokens. Attention reads anywhere; a dynamic kernel mixes the neighbours of its token.{cut}</p>",
         f"<p><select id='example'>{options}</select> <select id='layer'>{layers}</select></p><p id='tokens'></p>",
         "<h2>Attention</h2><div class='grid' id='attention'></div>",
         "<h2>Dynamic convolution kernels</h2><div class='grid' id='kernels'></div>",
@@ -96,10 +98,8 @@ def explain_html(
 def _look(
     model: ConvBertPreTrainedModel, tokenizer: ConvBertTokenizerFast, feature: Feature
 ) -> dict[str, Any]:
-    ids, types = feature.input_ids, feature.token_type_ids
-    if isinstance(ids[0], list):
-        ids, types = ids[0], types[0]
-    ids, types = ids[:_MOST_TOKENS], types[:_MOST_TOKENS]
+    ids, types = _ids(feature)
+    shown = slice(_MOST_TOKENS)
     was_training = model.training
     model.eval()
     output = model.base_model(
@@ -113,12 +113,19 @@ def _look(
         {
             "heads": attention.shape[1],
             "taps": kernels.shape[-1],
-            "attention": _pack(attention[0]),  # (H, T, T)
-            "kernels": _pack(kernels[0].transpose(0, 1)),  # (H, T, K)
+            "attention": _pack(attention[0, :, shown, shown]),  # (H, T, T)
+            "kernels": _pack(kernels[0, shown].transpose(0, 1)),  # (H, T, K)
         }
         for attention, kernels in zip(output.attentions, output.conv_kernels, strict=True)
     ]
-    return {"tokens": tokenizer.convert_ids_to_tokens(ids), "layers": layers}
+    return {"tokens": tokenizer.convert_ids_to_tokens(ids[shown]), "layers": layers}
+
+
+def _ids(feature: Feature) -> tuple[list[int], list[int]]:
+    """Tokens and types of a text; of choices, those of the first."""
+    if isinstance(feature.input_ids[0], list):
+        return feature.input_ids[0], feature.token_type_ids[0]
+    return feature.input_ids, feature.token_type_ids
 
 
 def _pack(weights: Tensor) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.data import Example, Prediction, text_of
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
 from convbert.finetuning.readers import Row, parse_json
+from convbert.finetuning.tagging import split_text
 
 Answer = Prediction | InputError
 
@@ -32,11 +33,14 @@ class Predictor:
 
     def answer(self, lines: Sequence[str]) -> Iterator[Answer]:
         """An answer for each line, in order, or the reason why it has none."""
-        examples: list[Example | InputError] = [self._example_or_error(line) for line in lines]
-        good = [example for example in examples if isinstance(example, Example)]
-        answers = iter(self._answers(good))
-        for example in examples:
-            yield example if isinstance(example, InputError) else next(answers)
+        read = [self._read(line) for line in lines]
+        answers = iter(self._answers([each[0] for each in read if not isinstance(each, InputError)]))
+        for each in read:
+            if isinstance(each, InputError):
+                yield each
+                continue
+            found = next(answers)
+            yield found if isinstance(found, InputError) else {**each[1], **found}
 
     def _answers(self, examples: list[Example]) -> list[Answer]:
         """As `answer`: halves are tried where the whole cannot be answered, until the example to blame is alone."""
@@ -56,7 +60,7 @@ class Predictor:
         found: dict[int, Prediction] = {}
         for numbers in groups.values():
             found |= zip(numbers, self._predict_alike([examples[number] for number in numbers]), strict=True)
-        return [_with_key(example, found[number]) for number, example in enumerate(examples)]
+        return [found[number] for number in range(len(examples))]
 
     def _predict_alike(self, examples: list[Example]) -> list[Prediction]:
         model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
@@ -66,12 +70,12 @@ class Predictor:
         predictions = self.kind.decode(examples, features, outputs, plan)
         return [self.kind.record(*pair) for pair in zip(examples, predictions, strict=True)]
 
-    def _example_or_error(self, line: str) -> Example | InputError:
+    def _read(self, line: str) -> tuple[Example, dict[str, Any]] | InputError:
+        """The example of a line, and its id, if it has one."""
         try:
             cells = self._by_column(read_cells(line))
-            key = cells.get(self.kind.task.columns.get("id", "id"))
-            inputs = self.kind.read_inputs(Row("the line", cells))
-            return Example("the line", "" if key is None else str(key), inputs)
+            inputs = self._split(cells) or self.kind.read_inputs(Row("the line", cells))
+            return Example("the line", "", inputs), id_in(cells, self.kind.task.columns.get("id", "id"))
         except InputError as error:
             return error
 
@@ -79,15 +83,19 @@ class Predictor:
         """The cells by the task's columns, where the line names a role instead."""
         columns = self.kind.task.columns
         renamed = {columns[role]: cell for role, cell in cells.items() if role in columns}
-        cells = {**renamed, **cells}
-        if "tokens" in columns and columns["tokens"] not in cells and isinstance(cells.get("text"), str):
-            split = self.finetuned.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
-            cells[columns["tokens"]] = [word for word, _ in split(cells["text"])]
-        return cells
+        return {**renamed, **cells}
+
+    def _split(self, cells: dict[str, Any]) -> dict[str, Any] | None:
+        """What tagging is shown of a text that was not split into words; None where there is nothing to split."""
+        tokens = self.kind.task.columns.get("tokens")
+        if tokens is None or tokens in cells or "text" not in cells:
+            return None
+        return split_text(text_of(cells["text"], "the line", "text"), self.finetuned.tokenizer)
 
 
-def _with_key(example: Example, record: Prediction) -> Prediction:
-    return {"id": example.key, **record} if example.key else record
+def id_in(cells: dict[str, Any], column: str) -> dict[str, Any]:
+    """What a line's answer begins with: its id as it stands there, if it has one."""
+    return {"id": cells[column]} if column in cells else {}
 
 
 def read_cells(line: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.heads.question_answering import ConvBertForQuestionAnswering
-from convbert.heads.spans import Window, best_spans, log_scale, plan_windows
+from convbert.heads.spans import Window, best_seen, best_spans, log_scale, plan_windows
 from convbert.tokenization import ConvBertTokenizerFast
 
 _N_BEST = 20
@@ -106,7 +106,12 @@ class QuestionAnswering(Kind):
         for feature, output in zip(features, outputs, strict=True):
             windows[feature.example].append((feature.detail, _read_window(feature.detail, output)))
         predictions = [
-            _answer(example, windows.get(number, []), plan.max_answer_length)
+            _answer(
+                example,
+                windows.get(number, []),
+                plan.max_answer_length,
+                missing_allowed=self.task.answers_may_be_missing,
+            )
             for number, example in enumerate(examples)
         ]
         self.decide(predictions, plan)
@@ -277,28 +282,43 @@ def _read_window(place: Place, output: Array) -> Window:
     return Window(place.first, place.last, start[shown], end[shown], float(start[0]), float(end[0]))
 
 
-def _answer(example: Example, found: Sequence[tuple[Place, Window]], longest: int) -> Prediction:
+def _answer(
+    example: Example, found: Sequence[tuple[Place, Window]], longest: int, missing_allowed: bool
+) -> Prediction:
     windows = [window for _, window in found if window.last > window.first]
     if not windows:
         return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
     context, offsets = example.inputs["context"], found[0][0].offsets
-    scale = log_scale(windows)
-    spans: dict[tuple[int, int], float] = {}
+    seen_by, scale = best_seen(windows), log_scale(windows)
+
+    def entry(text: str, start_logit: float, end_logit: float) -> dict[str, Any]:
+        probability = exp(start_logit + end_logit - scale)
+        return {
+            "text": text,
+            "probability": probability,
+            "start_logit": start_logit,
+            "end_logit": end_logit,
+        }
+
+    spans: dict[tuple[int, int], dict[str, Any]] = {}
     for logit, first, last in best_spans(windows, longest):
-        spans.setdefault((offsets[first][0], offsets[last][1]), logit)
+        start, end = offsets[first][0], offsets[last][1]
+        window = windows[seen_by[first]]
+        start_logit = float(window.start[first - window.first])
+        spans.setdefault((start, end), entry(context[start:end], start_logit, logit - start_logit))
         if len(spans) == _N_BEST:
             break
-    n_best = [
-        {"text": context[start:end], "start": start, "score": exp(logit - scale)}
-        for (start, end), logit in spans.items()
-    ]
-    null = min(window.no_answer for window in windows)
+    n_best = list(spans.values())
     best = n_best[0]
+    null = min(windows, key=lambda window: window.no_answer)
+    if missing_allowed:
+        n_best.append(entry("", null.no_start, null.no_end))
+        n_best.sort(key=lambda each: -each["start_logit"] - each["end_logit"])
     return {
         "answer": best["text"],
         "best_span": best["text"],
-        "start": best["start"],
-        "score": best["score"],
-        "null_odds": null - next(iter(spans.values())),
+        "start": next(iter(spans))[0],
+        "score": best["probability"],
+        "null_odds": null.no_answer - best["start_logit"] - best["end_logit"],
         "n_best": n_best,
     }

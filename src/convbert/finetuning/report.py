@@ -230,6 +230,7 @@ _INFLUENCE = (
     "<mark style='background:rgba(60,130,220,.5)'>against it</mark>, by the gradient of its score.</p>"
 )
 _LEGENDS = {
+    "multi-label": _INFLUENCE.replace("the answer", "the label that is most wrong"),
     "tagging": "<p class='note'><mark class='both'>right</mark> and <mark class='answer'>wrong</mark> tags.</p>",
     "question-answering": (
         "<p class='note'><mark class='answer'>The answer</mark>, <mark class='gold'>what is right</mark> and "
@@ -255,11 +256,22 @@ def _read(
     else:
         ids = feature.input_ids
         gold, said = example.target, answer
-        output = kind.labels.index(answer) if answer in kind.labels else 0
+        explained = _most_wrong_label(example, prediction) if kind.task.kind == "multi-label" else answer
+        output = kind.labels.index(explained) if explained in kind.labels else 0
     words = tokenizer.convert_ids_to_tokens(ids)
     sure = f" ({prediction['score']:.0%})" if "score" in prediction else ""
-    head = f"<b>{escape(_shown(said))}</b>{sure}, gold <b>{escape(_shown(gold))}</b><br>"
-    return head + tokens(words, token_influence(model, kind, feature, output))
+    head = f"<b>{escape(_shown(said))}</b>{sure}, gold <b>{escape(_shown(gold))}</b>"
+    if kind.task.kind == "multi-label":
+        head += f", most wrong <b>{escape(kind.labels[output])}</b>"
+    return head + "<br>" + tokens(words, token_influence(model, kind, feature, output))
+
+
+def _most_wrong_label(example: Example, prediction: Prediction) -> str:
+    distance = {
+        name: abs(probability - (name in example.target))
+        for name, probability in prediction["probabilities"].items()
+    }
+    return max(distance, key=distance.__getitem__)
 
 
 def _shown(value: Any) -> str:

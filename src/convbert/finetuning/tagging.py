@@ -153,14 +153,10 @@ class Tagging(Kind):
 
     def record(self, example: Example, prediction: Prediction) -> Prediction:
         """With the words, and with the entities where tags are those of entities."""
-        words = example.inputs["tokens"]
-        record = {**prediction, "tokens": words}
+        record = {**prediction, "tokens": example.inputs["tokens"]}
         if any(tag[:2] in ("B-", "I-") for tag in self.labels):
             spans = sorted(metrics.entity_spans(prediction["answer"]), key=lambda span: span[1])
-            record["entities"] = [
-                {"type": name, "text": " ".join(words[first : last + 1]), "first": first, "last": last}
-                for name, first, last in spans
-            ]
+            record["entities"] = [_entity(example.inputs, *span) for span in spans]
         return record
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
@@ -188,6 +184,31 @@ def as_bio(tags: Sequence[str]) -> tuple[str, ...]:
             tag = f"I-{name}"
         found.append(tag)
     return tuple(found)
+
+
+def _entity(inputs: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
+    """An entity by its words, and by its characters where they were split from a text; see `split_text`."""
+    found = {"type": name, "text": " ".join(inputs["tokens"][first : last + 1]), "first": first, "last": last}
+    if "offsets" in inputs:
+        start, end = inputs["offsets"][first][0], inputs["offsets"][last][1]
+        found |= {"text": inputs["text"][start:end], "start": start, "end": end}
+    return found
+
+
+def split_text(text: str, tokenizer: ConvBertTokenizerFast) -> dict[str, Any]:
+    """The words of a text as the tokenizer finds them: `text`, `tokens`, and `offsets`, of first character and end.
+
+    Raises:
+        InputError: there is no word in it.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets: dict[int, tuple[int, int]] = {}
+    for word, (start, end) in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
+        offsets[word] = (offsets.get(word, (start, end))[0], end)
+    if not offsets:
+        raise InputError(f"there is no word in the text {text!r:.60}")
+    spans = list(offsets.values())
+    return {"text": text, "tokens": [text[start:end] for start, end in spans], "offsets": spans}
 
 
 def split_words(words: Sequence[str], tokenizer: ConvBertTokenizerFast) -> tuple[list[int], list[int]]:
