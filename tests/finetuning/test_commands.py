@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.start import check_head, read_task, write_task
 from convbert.finetuning.tasks import TASKS
 from convbert.finetuning.writing import submission
+from convbert.saving import own_folder
 from labelled import sentence, write_objects, write_sentences
 
 TRAIN = [{"review": "the cat sat", "stars": 1}, {"review": "a dog ran", "stars": 2}]
@@ -194,6 +196,12 @@ def test_a_folder_in_use_is_not_written_to(start, sst2, tmp_path, refused):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
+def test_a_folder_in_which_another_process_trains_is_refused(start, sst2, tmp_path, refused):
+    words = ["--task", "sst2", "--data", sst2, "--model", start, "--output", tmp_path / "run"]
+    with own_folder(tmp_path / "run", "training"):
+        assert "another process is training in this folder" in refused("finetune", *words)
+
+
 def test_evaluate_names_labels_that_the_model_does_not_have(model, tmp_path, refused):
     rows = write_objects(tmp_path / "a.jsonl", [{"text": "the cat", "label": "neutral"}])
     words = ["--model", model, "--task", "text-classification", "--file", rows]
@@ -276,6 +284,19 @@ def test_a_finished_run_goes_on_with_more_seeds(model, start, tmp_path, capsys):
     assert json.loads((run / "run.json").read_text())["seeds"] == 2
     assert main(words) == 0
     assert json.loads((run / "run.json").read_text())["seeds"] == 2
+
+
+def test_figures_are_written_last(model, start, tmp_path, monkeypatch):
+    """Where they are, the seed or the run is taken for done."""
+    moved, replace = [], os.replace
+    monkeypatch.setattr(
+        "convbert.saving.os.replace", lambda old, new: moved.append(Path(new)) or replace(old, new)
+    )
+    words = ["finetune", "--task", "sst2", "--data", str(model.parents[1]), "--model", str(start)]
+    words += ["--device", "cpu", "--set", "epochs=1", "--output", str(tmp_path / "run")]
+    assert main(words) == 0
+    for folder in (tmp_path / "run", tmp_path / "run/seed-0"):
+        assert [path.name for path in moved if path.parent == folder][-1] == "metrics.json"
 
 
 def test_adapters_are_trained_by_the_plan_that_is_documented(model, start, tmp_path):

@@ -26,6 +26,7 @@ from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
+from convbert.finetuning.seed import SeedTrainer
 from convbert.finetuning.start import build_model
 from convbert.finetuning.tasks import TASKS, find_task
 from convbert.training.callbacks import ProgressLine
@@ -302,10 +303,21 @@ def test_a_stopped_run_goes_on_to_the_same_end(start, sst2, tmp_path, monkeypatc
         torch.testing.assert_close(ours, theirs)
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path):
+def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path, monkeypatch):
+    """And it stays ended when it is killed before its model is written."""
     plan = {"epochs": 6, "evaluations_per_epoch": 4, "patience": 6}
-    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
-    assert result.metrics["seeds"][0]["steps"] < 6 * TRAIN // 8
+
+    def give_up(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedTrainer, "_write", give_up)
+        with pytest.raises(KeyboardInterrupt):
+            train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
+    before = history(tmp_path / "run")
+    result = train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan, resume=True)
+    assert history(tmp_path / "run") == before
+    assert result.metrics["seeds"][0]["steps"] == before[-1]["step"] < 6 * TRAIN // 8
     assert result.metrics["scores"]["dev"]["accuracy"] == 1.0
 
 
@@ -402,3 +414,5 @@ def test_two_processes_train_one_model(start, sst2, tmp_path):
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["scores"]["dev"]["accuracy"] == 1.0
     assert metrics["seeds"]["0"]["steps"] == 3 * TRAIN // 8
+    assert done.stdout == f"{tmp_path / 'run/model'}\n"
+    assert done.stderr.count("recipe: ") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +131,8 @@ def run(
     )
     if not result.finished:
         return INTERRUPTED
-    print(json.dumps(result.metrics) if as_json else result.model_dir)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of a launcher
+        print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
 
 

@@ -40,14 +40,12 @@ class RunFolder:
         return self.root / f"seed-{seed}"
 
     def check(self, record: dict[str, Any], resume: bool) -> None:
-        """Check that the folder is new or empty, or, to resume, that it is the same run that goes on.
+        """Check that the folder is empty, or, to resume, that it is the same run that goes on.
 
         Raises:
             InputError: the folder is in use, or holds another run or none.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file; the output must be a folder")
-        if not self.root.exists() or not any(self.root.iterdir()):
+        if not any(self.root.iterdir()):
             return
         if not resume:
             raise InputError(
@@ -71,8 +69,7 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written.
         """
-        with whole_folder(self.root) as draft:
-            write_json(draft / self.record.name, record)
+        write_whole(self.record, record)
 
     def clear_checkpoints(self, seed: int) -> None:
         """Remove what only an interrupted run needs."""
@@ -93,6 +90,16 @@ def refuse_runs(folder: Path) -> None:
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """The record with the fields of the plan beside the others."""
     return {**record, **record.get("plan", {}), "plan": None}
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """As `write_json`, so that the file is there in full or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    with whole_folder(path.parent) as draft:
+        write_json(draft / path.name, content)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import transformers
 from convbert.errors import InputError
 from convbert.finetuning.data import Example, Feature, Kind, Report, cut_note
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
-from convbert.finetuning.folder import RunFolder, write_json
+from convbert.finetuning.folder import RunFolder, write_whole
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
@@ -31,9 +32,9 @@ from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
 from convbert.loading import find_model
 from convbert.optional import require
-from convbert.saving import read_json, whole_folder
+from convbert.saving import own_folder, read_json, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
-from convbert.training.processes import launched_processes
+from convbert.training.processes import launched_processes, main_first
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,16 @@ def finetune(
         report: told what is being done, for a reader.
 
     Raises:
-        InputError: unusable data, model or plan, or `output_dir` is in use and `resume` was not given.
+        InputError: unusable data, model or plan; `output_dir` is in use and `resume` was not given, or another process
+            is training in it.
     """
     require("train", "fine-tuning")
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
+    processes = launched_processes(device)
+    is_main = processes.is_main_process
+    if not is_main:
+        report = _say_nothing
     source = find_model(model)
     config = read_config(source)
     plan = recipe(task, config, **(overrides or {}))
@@ -114,17 +120,6 @@ def finetune(
         "seeds": seeds,
         "plan": plan.to_dict(),
     }
-    processes = launched_processes(device)
-    if processes.is_main_process:
-        folder.check(record, resume)
-    processes.wait_for_everyone()
-    metrics = read_json(folder.metrics)
-    if metrics is not None and len(metrics["seeds"]) >= seeds:
-        report(f"{folder.root}: this run has finished; nothing to resume")
-        return FinetuningResult(True, folder.model, metrics)
-    if processes.is_main_process:
-        folder.note(record)
-    report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
     run = Run(
         task=task,
         plan=plan,
@@ -141,7 +136,20 @@ def finetune(
         explain=explain,
         report=report,
     )
-    return run.execute(seeds)
+    with own_folder(folder.root, "training") if is_main else nullcontext():
+        main_first(processes, lambda: folder.check(record, resume) if is_main else None)
+        metrics = read_json(folder.metrics)
+        if metrics is not None and len(metrics["seeds"]) >= seeds:
+            report(f"{folder.root}: this run has finished; nothing to resume")
+            return FinetuningResult(True, folder.model, metrics)
+        if is_main:
+            folder.note(record)
+        report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
+        return run.execute(seeds)
+
+
+def _say_nothing(message: str) -> None:
+    """The report of all processes but the first."""
 
 
 def _read(kind: Kind, files: Files, report: Report) -> tuple[list[Example], dict[str, list[Example]]]:
@@ -271,7 +279,7 @@ class Run:
                 explain=self.explain,
                 histories={f"seed {seed}": self._history(seed) for seed in metrics["seeds"]},
             )
-            write_json(draft / self.folder.metrics.name, metrics)
+        write_whole(self.folder.metrics, metrics)  # the last: where it is, the run is done
 
     def _history(self, seed: int) -> list[dict[str, Any]]:
         lines = (self.folder.of_seed(seed) / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from convbert.configuration import ConvBertConfig
 from convbert.finetuning.data import Feature, Kind, Prediction, Report
-from convbert.finetuning.folder import RunFolder, write_json
+from convbert.finetuning.folder import RunFolder, write_whole
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
@@ -99,6 +99,7 @@ class SeedTrainer:
             "device": str(trainer.args.device),
             "bf16": trainer.args.bf16,
         }
+        trainer.accelerator.wait_for_everyone()  # each has read the best checkpoint, which goes now
         if trainer.is_world_process_zero():
             self._write(root, trained, plan, predictions, result)
             self.folder.clear_checkpoints(seed)
@@ -193,7 +194,7 @@ class SeedTrainer:
         with whole_folder(root) as draft:
             for split, found in zip(self.splits, predictions, strict=True):
                 write_predictions(draft, split, found)
-            write_json(draft / "metrics.json", result)
+        write_whole(root / "metrics.json", result)  # the last: where it is, the seed is done
 
 
 def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -90,6 +91,16 @@ class FinetuningTrainer(ObjectiveTrainer):
         metrics[SCORE] = next(iter(metrics.values()))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
+        """None in a run that early stopping had ended before it was interrupted."""
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and (
+                callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            ):
+                self.control.should_training_stop = True
+                return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_learning_rate(self) -> float:
         """The head's: the Trainer would log that of the first group, the slowest."""
