@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
-from convbert.saving import whole_folder
+from convbert.saving import save_tokenizer, whole_folder
 
 EARLIER_TOKENS = 15_030_915
 """Of the run whose weights the embedded model's last run began with; its figures are in the prose."""
@@ -30,9 +30,7 @@ def main(run: Path) -> None:
     with whole_folder(TARGET) as draft:
         model.save_pretrained(draft)
         tokenizer = ConvBertTokenizerFast.from_pretrained(run / "model")
-        tokenizer.model_max_length = model.config.max_position_embeddings
-        tokenizer.save_pretrained(draft)
-        tokenizer.save_vocabulary(str(draft))
+        save_tokenizer(tokenizer, draft, model.config.max_position_embeddings)
         shutil.copy(run / "model/loss.png", draft / "loss.png")
         (draft / "README.md").write_text(fill_in(prose, metrics, plan), encoding="utf-8")
     size = sum(file.stat().st_size for file in TARGET.iterdir())

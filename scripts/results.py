@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -286,12 +285,24 @@ def around(words: Sequence[str], place: int) -> dict[str, str]:
 
 
 def footer(runs: Path, names: Sequence[str]) -> str:
-    """With what, and when."""
+    """When the runs were made, as far as they say so, and with what."""
     if not names:
         return ""
-    metrics = json.loads((runs / names[-1] / "metrics.json").read_text(encoding="utf-8"))
-    versions = f"torch {metrics['torch']}, transformers {metrics['transformers']}, Python {metrics['python']}"
-    return f"\n{time.strftime('%Y-%m-%d')}, {versions}, 2 CPU cores, fp32.\n"
+    found = [json.loads((runs / name / "metrics.json").read_text(encoding="utf-8")) for name in names]
+    seeds = [seed for metrics in found for seed in metrics["seeds"].values()]
+    dates = sorted({metrics["date"] for metrics in found if "date" in metrics})
+    parts = (
+        " to ".join(dict.fromkeys((*dates[:1], *dates[-1:]))),
+        *(f"{name} {each(m[name.lower()] for m in found)}" for name in ("torch", "transformers", "Python")),
+        each(seed["device"].partition(":")[0] for seed in seeds),
+        each("bf16" if seed["bf16"] else "fp32" for seed in seeds),
+    )
+    return f"\n{', '.join(filter(None, parts))}.\n"
+
+
+def each(values: Iterable[str]) -> str:
+    """Every value once."""
+    return " and ".join(sorted(set(values)))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,23 @@ def test_what_is_said_of_the_table_follows_from_its_numbers(results):
     assert "most frequent answer on 3 of 4 sets (btc, cola, qamr)" in " ".join(said.split())
     assert "both baselines on 1 (btc)" in " ".join(said.split())
     assert "- cola: no clear difference; asks for a sense of grammar" in said
-    assert "- cosmosqa: behind; stopped after a tenth of an epoch\n" in said
+    assert f"- cosmosqa: behind; {results.REASONS['cosmosqa']}\n" in said
     assert said.endswith("- qamr: no clear difference\n")
     assert "- btc" not in said
+
+
+def test_the_footer_says_what_the_runs_say(results, tmp_path):
+    for name, date, device, bf16 in (("a", "2026-11-24", "cpu", False), ("b", "2026-11-25", "cuda:0", True)):
+        (tmp_path / name).mkdir()
+        versions = {"torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"}
+        seeds = {"0": {"device": device, "bf16": bf16}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"date": date, "seeds": seeds, **versions}))
+    versions = "torch 2.13.0, transformers 5.23.0, Python 3.11.7"
+    assert results.footer(tmp_path, ["a"]) == f"\n2026-11-24, {versions}, cpu, fp32.\n"
+    (tmp_path / "undated").mkdir()
+    undated = json.loads((tmp_path / "a/metrics.json").read_text())
+    del undated["date"]
+    (tmp_path / "undated/metrics.json").write_text(json.dumps(undated))
+    assert results.footer(tmp_path, ["undated"]) == f"\n{versions}, cpu, fp32.\n"
+    both = f"\n2026-11-24 to 2026-11-25, {versions}, cpu and cuda, bf16 and fp32.\n"
+    assert results.footer(tmp_path, ["a", "b"]) == both
