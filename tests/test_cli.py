@@ -294,8 +294,11 @@ def test_train_a_tokenizer_then_a_model_then_use_it(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert f"written to {words}" in captured.err
+    assert main(["tokenizer", "train", str(corpus), "--vocab-size", "70", "--output", str(words)]) == 2
+    assert "holds a model or a tokenizer already (tokenizer.json)" in capsys.readouterr().err
     options = ["--recipe", "smoke", "--max-steps", "2", "--batch-size", "4", "--device", "cpu"]
-    settings = ["--set", "hidden_size=16", "--set", "num_hidden_layers=1", "--set", "learning_rate=0.001"]
+    fields = ("bf16=false", "hidden_size=16", "num_hidden_layers=1", "learning_rate=0.001")
+    settings = [word for field in fields for word in ("--set", field)]
     files = [
         "--corpus",
         str(corpus),

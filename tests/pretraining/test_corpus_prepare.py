@@ -19,7 +19,13 @@ from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.reading import Sources
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import find_sources
-from convbert.pretraining.data import open_corpus, prepare_sequences, vocabulary_of
+from convbert.pretraining.data import (
+    open_corpus,
+    prepare_sequences,
+    tokenizer_fingerprint,
+    vocabulary_of,
+)
+from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.saving import own_folder
 
 PACKING = Packing(32, 4, "two")
@@ -270,6 +276,17 @@ class TestDamage:
         run(corpus, tokenizer, prepared)
         assert contents(prepared) == before
 
+    @pytest.mark.parametrize("change", [lambda data: data[::-1], lambda data: data[:-1]], ids=["bits", "end"])
+    def test_the_same_command_replaces_a_damaged_shard(
+        self, corpus, own_tokenizer, tmp_path, small_blocks, change
+    ):
+        words = command(corpus, own_tokenizer, tmp_path / "out")
+        assert main(words) == 0
+        before = contents(tmp_path / "out")
+        self.damage(tmp_path / "out", change)
+        assert main(words) == 0
+        assert contents(tmp_path / "out") == before
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -285,6 +302,36 @@ class TestDamage:
         path.write_text(change(path.read_text()))
         with pytest.raises(InputError, match=message):
             open_corpus(prepared)
+
+
+def test_what_a_kill_may_leave_does_not_stop_the_same_command(corpus, own_tokenizer, tmp_path):
+    folder = tmp_path / "out"
+    for name in ("shards", "tokenizer"):
+        (folder / name).mkdir(parents=True)
+    for name in ("journal.jsonl", "manifest.json.partial"):
+        (folder / name).touch()
+    assert main(command(corpus, own_tokenizer, folder)) == 0
+    assert (
+        tokenizer_fingerprint(load_tokenizer(folder / "tokenizer")) == open_corpus(folder).manifest.vocabulary
+    )
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_taken_for_done(corpus, tokenizer, tmp_path, monkeypatch):
+    growing = tmp_path / "growing.txt"
+    growing.write_text(corpus.read_text())
+    write = Preparation._write_shard
+
+    def write_meanwhile(self, *args):
+        with growing.open("a") as file:
+            file.write("one line more\n")
+        return write(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preparation, "_write_shard", write_meanwhile)
+        with pytest.raises(InputError, match=r"growing.txt: changed while it was read"):
+            run(growing, tokenizer, tmp_path / "out")
+    run(growing, tokenizer, tmp_path / "out")
+    assert open_corpus(tmp_path / "out").manifest.sources[0]["size"] == growing.stat().st_size
 
 
 def test_another_vocabulary_or_packing_is_refused(prepared, corpus, tmp_path):

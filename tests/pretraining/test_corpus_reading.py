@@ -168,6 +168,10 @@ BAD = {
     "i.jsonl": (b'{"text": "a"}\n\n{"text": ', r"i.jsonl: line 3: not a JSON object"),
     "j.jsonl": (b'{"body": "a", "id": 1}', r"j.jsonl: line 1: no column 'text'; there are body, id"),
     "k.jsonl": (b'{"text": ["a"]}', r"k.jsonl: line 1: column 'text' holds list, not text"),
+    "k2.jsonl": (
+        rb'{"text": "so \ud83d"}',
+        r"k2.jsonl: line 1: column 'text' holds no Unicode text: surrogates not allowed at character 3",
+    ),
     "l.jsonl": (b"[1]", r"l.jsonl: line 1: not a JSON object but list"),
     "m.parquet": (b"PAR1 not really", r"m.parquet: cannot be read as Parquet"),
     "n.parquet.gz": (b"", r"n.parquet.gz: Parquet is compressed inside"),
@@ -195,6 +199,15 @@ def test_a_parquet_column_that_is_missing_or_no_text_is_named(tmp_path):
         read(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column 'id' holds int64, not text"):
         read(tmp_path / "a.parquet", reading=Reading("id"))
+
+
+def test_bytes_that_are_no_utf8_in_a_parquet_file_are_named(tmp_path):
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xc3(")]
+    )
+    pq.write_table(pa.table({"text": broken}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a.parquet: cannot be read as Parquet: .*utf-8"):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_null_is_an_empty_text(tmp_path):

@@ -92,9 +92,12 @@ class TestCache:
     def test_is_reused(self, tokenised):
         assert not tokenised[1]()
 
-    def test_notices_another_packing_and_another_tokenizer(self, tokenised, corpus, tmp_path):
-        assert tokenised[1](min_length=5)
-        assert tokenised[1](tokenizer=train_wordpiece(corpus, 120, tmp_path / "other"))
+    def test_is_not_made_otherwise_where_others_may_be_reading(self, tokenised, corpus, tmp_path):
+        with pytest.raises(InputError, match="holds another corpus: packing was"):
+            tokenised[1](min_length=5)
+        with pytest.raises(InputError, match="holds another corpus: it has another vocabulary"):
+            tokenised[1](tokenizer=train_wordpiece(corpus, 120, tmp_path / "other"))
+        assert not tokenised[1]()
 
     def test_notices_a_changed_file(self, tokenised):
         own, prepare = tokenised

@@ -124,6 +124,13 @@ def start_two(arguments: list[str]) -> list[multiprocessing.Process]:
     return [start(arguments, place | rank, sharded=True) for rank in ranks]
 
 
+def test_bad_input_of_the_first_process_is_the_end_of_all(corpus, heldout_text, tmp_path):
+    """Each says so; none calls it an internal error, which would be a 1."""
+    (tmp_path / "empty.txt").touch()
+    processes = start_two(words(tmp_path / "empty.txt", heldout_text, tmp_path / "run"))
+    assert [finish(process) for process in processes] == [2, 2]
+
+
 def test_sharded_weights_train_and_go_on_after_a_kill_like_whole_ones(
     corpus, heldout_text, tmp_path, one_process
 ):

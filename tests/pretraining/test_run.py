@@ -13,6 +13,7 @@ from convbert.heads.masked_lm import ConvBertForMaskedLM
 from convbert.heads.replaced_token import ConvBertForPreTraining
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.pretraining.data import open_corpus
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.replaced_token import ReplacedTokenDetection
@@ -232,9 +233,37 @@ def test_the_best_checkpoint_becomes_the_model(corpus, heldout_text, tmp_path, m
 
 def test_a_folder_with_something_else_is_refused(corpus, tmp_path):
     (tmp_path / "thesis.tex").touch()
+    (tmp_path / ".git").mkdir()
     with pytest.raises(InputError, match="not empty, and holds no run"):
         pretrain(plan(), corpus, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".git"}
+
+
+def test_a_run_keeps_what_others_put_into_its_folder_and_removes_its_own_drafts(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "plan.json.partial").touch()  # of a start that was killed
+    assert folder.claim(plan())
+    for name in (".git", ".model-123", ".generator-123", "tokenizer/.vocabulary-x1"):
+        (tmp_path / name).mkdir(parents=True)
+    assert not folder.claim(plan())
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "tokenizer", ".git"}
+    assert not list((tmp_path / "tokenizer").iterdir())
+    with pytest.raises(InputError, match="best_figure was None, now masked_loss"):
+        folder.claim(plan(best_figure="masked_loss"))
+
+
+def test_held_out_text_that_is_trained_on_is_told(corpus, tmp_path):
+    messages: list[str] = []
+    with pytest.raises(InputError, match=r"report_to must be one of .*tensorboard.*; got 'carrier pigeons'"):
+        pretrain(
+            plan(report_to="carrier pigeons"),
+            corpus,
+            tmp_path / "out",
+            heldout=corpus,
+            report=messages.append,
+        )
+    assert "train.txt is held out and trained on" in messages[0]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

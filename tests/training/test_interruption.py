@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, out of disk or out of numbers: what is left goes on to the very same end."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -132,11 +133,21 @@ def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path):
     assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
 
 
-def test_an_unknown_figure_for_the_best_is_named(tmp_path):
-    with pytest.raises(
-        InputError, match="no figure named heldout_auc; there are heldout_size, heldout_some_loss"
-    ):
-        build(tmp_path, best_metric="heldout_auc", load_best_at_end=False)[0].train()
+def test_an_evaluation_without_the_figure_or_with_nan_is_never_the_best(tmp_path, monkeypatch):
+    """As where a discriminator suspects no token, and its precision is of nothing."""
+    values = iter([None, math.nan, 0.2, 0.1])
+    trainer, _ = build(
+        tmp_path, best_metric="heldout_auc", load_best_at_end=False, steps=8, evaluate_every=2, save_every=2
+    )
+    evaluate = trainer.evaluate
+
+    def with_figure(*args, **kwargs):
+        metrics, value = evaluate(*args, **kwargs), next(values)
+        return metrics if value is None else metrics | {"heldout_auc": value}
+
+    monkeypatch.setattr(trainer, "evaluate", with_figure)
+    trainer.train()
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (0.2, 6)
 
 
 def test_a_step_without_numbers_changes_nothing_and_is_counted(tmp_path):

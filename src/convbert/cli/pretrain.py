@@ -207,7 +207,7 @@ def _as_type_of(example: Any, text: str, setting: str) -> Any:
         value = text
     if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    # A field that is None now may hold anything; the plan and the model check it themselves.
-    if example is not None and type(value) is not type(example):
+    # A field that is None now may hold anything, one that is "auto" true or false; the plan and the model check them.
+    if example not in (None, "auto") and type(value) is not type(example):
         raise InputError(f"--set {setting}: {type(example).__name__} wanted, as in {example!r}")
     return value

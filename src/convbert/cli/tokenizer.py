@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from convbert.cli.failures import say
+from convbert.errors import InputError
 from convbert.optional import require
 
 
@@ -20,6 +21,7 @@ def train(
     cased: Annotated[bool, typer.Option("--cased", help="Keep upper case and accents.")] = False,
     min_frequency: Annotated[int, typer.Option(help="A pair of pieces seen less often is not joined.")] = 2,
     limit_alphabet: Annotated[int, typer.Option(help="Distinct characters kept.")] = 1000,
+    text_column: Annotated[str, typer.Option(help="Of JSON lines and Parquet.")] = "text",
 ) -> None:
     """Learn a WordPiece vocabulary from text files.
 
@@ -29,8 +31,13 @@ def train(
       convbert tokenizer train corpus/ --cased --output my-tokenizer
     """
     require("train", "convbert tokenizer train")
+    from convbert.pretraining.corpus.reading import Reading
     from convbert.pretraining.vocabulary import train_wordpiece
 
+    if there := [name for name in ("config.json", "tokenizer.json", "vocab.txt") if (output / name).exists()]:
+        raise InputError(
+            f"{output}: holds a model or a tokenizer already ({there[0]}); choose another folder"
+        )
     tokenizer = train_wordpiece(
         files,
         vocab_size,
@@ -38,5 +45,6 @@ def train(
         lowercase=not cased,
         min_frequency=min_frequency,
         limit_alphabet=limit_alphabet,
+        reading=Reading(text_column),
     )
     say(f"{len(tokenizer)} tokens written to {output}")

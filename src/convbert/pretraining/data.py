@@ -39,8 +39,7 @@ __all__ = [
     "vocabulary_of",
 ]
 
-_OPEN_AT_ONCE = 512  # shards; each takes a file descriptor
-_ALWAYS_VERIFIED = 1 << 28  # bytes; a quarter of a second
+_OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
 _ROUNDS = 12  # fewer leave a trace of the order in corpora of a few dozen sequences
 
 
@@ -207,6 +206,7 @@ def prepare_sequences(
     vocabulary = vocabulary_of(tokenizer)
     with own_folder(folder, "preparing a corpus", wait=True):
         if preparation.finished(vocabulary) is None:
+            preparation.check_same(vocabulary)  # another run may be reading what is there
             report(f"tokenising {name}")
             preparation.run(vocabulary, tell_now_and_then(report))
     return open_corpus(folder, tokenizer, packing)
@@ -239,8 +239,7 @@ def open_corpus(
 
     Args:
         tokenizer, packing: what it must have been prepared with, if given.
-        verify: read every shard and compare checksums; by default if that takes less than a second, and
-            sizes alone are compared otherwise.
+        verify: see `Manifest.problem`.
 
     Raises:
         InputError: there is none, it is unfinished or damaged, or was prepared otherwise.
@@ -264,9 +263,8 @@ def open_corpus(
         raise InputError(
             f"{folder}: was prepared with {told}; prepare it anew, or say so here (--set NAME=VALUE)"
         )
-    if verify is None:
-        verify = sum(shard.size for shard in manifest.shards) <= _ALWAYS_VERIFIED
-    manifest.check_shards(folder, thorough=verify)
+    if problem := manifest.problem(folder, thorough=verify):
+        raise InputError(f"{problem}; prepare the corpus again to replace it")
     return SequenceDataset(folder, manifest)
 
 

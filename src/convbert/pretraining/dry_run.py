@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from convbert.errors import InputError
 from convbert.optional import require
-from convbert.pretraining.beginning import resolve_tokenizer
+from convbert.pretraining.beginning import check_beginning, resolve_tokenizer
 from convbert.pretraining.corpus.reading import PLAIN, read_pieces
 from convbert.pretraining.corpus.sources import Input, find_sources
 from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepared_folder
@@ -106,13 +106,14 @@ def dry_run(
             source = folder.root / "sample.txt"
             share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES)
         resolved = resolve_tokenizer(plan, source, folder, tokenizer, lambda message: None)
+        check_beginning(plan, len(resolved))
         train = prepare_sequences(source, resolved, folder.data, plan.packing)
         if share == 1.0:
             check_enough(plan, train)
         report(f"timing {_SECONDS:.0f} seconds of training")
         run = Run(_endless(plan), folder, resolved, train, None, device, lambda message: None)
         # A vocabulary learned from the sample may be smaller than the one that the corpus will give.
-        is_learned = tokenizer is None and prepared is None
+        is_learned = tokenizer is None and prepared is None and plan.start_from is None
         vocab_size = max(len(resolved), plan.vocab_size) if is_learned else len(resolved)
         return _measure(plan, run, vocab_size, share)
 
@@ -187,7 +188,11 @@ def write_sample(sources: Sequence[Input], path: Path, size: int) -> float:
 def _endless(plan: PretrainingPlan) -> PretrainingPlan:
     """The same work, without anything between the steps."""
     return plan.override(
-        max_steps=_FOR_EVER, gradient_accumulation_steps=1, save_every=_FOR_EVER, log_every=_FOR_EVER
+        max_steps=_FOR_EVER,
+        gradient_accumulation_steps=1,
+        save_every=_FOR_EVER,
+        log_every=_FOR_EVER,
+        fsdp=False,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ _MAY_CHANGE = frozenset(
     (
         *("name", "max_steps", "max_minutes", "bf16", "batch_size", "gradient_accumulation_steps"),
         *("log_every", "evaluate_every", "save_every"),
-        *("keep_checkpoints", "best_figure", "max_skipped_steps"),
+        *("keep_checkpoints", "max_skipped_steps"),
         *("gradient_checkpointing", "compile", "fsdp", "dataloader_workers", "report_to"),
     )
 )
 _LENGTH = ("max_steps", "max_minutes")
+_DRAFT = re.compile(r"\.(model|generator)-\d+|\.vocabulary-\w+")
+"""What a kill may leave half-written: see `write_models` and `train_wordpiece`."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,9 @@ class RunFolder:
             InputError: the folder holds a run with another plan, a finished one of another length, or something else,
                 or cannot be written.
         """
-        self._remove_drafts()
         stored = read_json(self.plan)
         is_new = stored is None
-        if is_new and any(self.root.iterdir()):
+        if is_new and {path.name for path in self.root.iterdir()} - {f"{self.plan.name}.partial"}:
             raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
@@ -93,6 +95,9 @@ class RunFolder:
                     f"{self.root}: this run has finished: {changes}; train on in another folder, "
                     f"with --start-from {self.model}"
                 )
+        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
+            if _DRAFT.fullmatch(path.name):
+                shutil.rmtree(path)
         self._write(self.plan, wanted)
         return is_new
 
@@ -115,12 +120,6 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-    def _remove_drafts(self) -> None:
-        """What a kill left half-written has a hidden name."""
-        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
-            if path.is_dir():
-                shutil.rmtree(path)
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         try:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from convbert.errors import InputError
-from convbert.pretraining.corpus.prepare import Preparation, Watch
+from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, Watch
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import PathLike
-from convbert.pretraining.data import vocabulary_of
+from convbert.pretraining.data import tokenizer_fingerprint, vocabulary_of
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 from convbert.saving import own_folder, save_tokenizer, whole_folder
 
@@ -57,12 +58,11 @@ def prepare(
             loaded = _learn(preparation, learned or {}, report)
         vocabulary = vocabulary_of(loaded, learned)
         preparation.check_same(vocabulary)
-        if not (folder / "tokenizer").exists():
+        if not _holds(folder / "tokenizer", vocabulary):
             with whole_folder(folder / "tokenizer") as draft:
                 save_tokenizer(loaded, draft)
-        if (manifest := preparation.finished(vocabulary)) is not None:
+        if (manifest := preparation.finished(vocabulary, thorough=True)) is not None:
             report(f"{folder}: is complete")
-            manifest.check_shards(folder)
             return manifest
         return preparation.run(vocabulary, watch)
 
@@ -86,6 +86,13 @@ def _learn(preparation: Preparation, settings: dict[str, Any], report: Report) -
         skip_bad=preparation.skip_bad,
         **settings,
     )
+
+
+def _holds(folder: Path, vocabulary: Vocabulary) -> bool:
+    """Whether this tokenizer is there; a kill may have left an empty folder, or the vocabulary of another try."""
+    if not (folder / "tokenizer.json").exists():
+        return False
+    return tokenizer_fingerprint(load_tokenizer(folder)) == vocabulary.fingerprint
 
 
 def _told(learned: dict[str, Any] | None) -> str:

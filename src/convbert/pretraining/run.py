@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from convbert.errors import InputError
 from convbert.optional import require
@@ -36,11 +36,12 @@ from convbert.pretraining.outcome import write_models
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.watching import ReportPage, watch
 from convbert.saving import own_folder, read_json
-from convbert.training.arguments import launched_processes, training_arguments, uses_bfloat16
+from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights
 from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
+from convbert.training.processes import launched_processes, main_first
 from convbert.training.trainer import ObjectiveTrainer
 
 Report = Callable[[str], None]
@@ -103,39 +104,94 @@ def pretrain(
     if plan.best_figure is not None and heldout is None:
         raise InputError(f"best_figure is {plan.best_figure}, and there is no held-out text to measure it on")
     folder = RunFolder(Path(output_dir))
-    for source in (corpus, heldout):
-        if source is not None and prepared_folder(source) is None and not folder.metrics.exists():
-            find_sources(source)  # what is not there, before any work
     processes = launched_processes(device)
-    if not processes.is_main_process:
+    is_main = processes.is_main_process
+    if not is_main:
         report = _say_nothing
-    with own_folder(folder.root, "training") if processes.is_main_process else nullcontext():
-        is_new = folder.claim(plan) if processes.is_main_process else False
-        processes.wait_for_everyone()
+    # What can be refused before any work.
+    if not folder.metrics.exists():
+        _check_sources(corpus, heldout, report)
+    clock = Clock(plan.max_steps, plan.max_minutes)
+    arguments_of(plan, folder.root, clock, device, evaluates=heldout is not None)
+    with own_folder(folder.root, "training") if is_main else nullcontext():
+        is_new = main_first(processes, lambda: is_main and folder.claim(plan))
         if (metrics := read_json(folder.metrics)) is not None:
             report(f"{folder.root}: this run has finished")
             return PretrainingResult(None, folder.model, metrics)
         cache = folder.data if data_dir is None else Path(data_dir)
 
-        def prepare(source: Source, name: str) -> SequenceDataset:
-            return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
+        def begin_run() -> Run:
+            resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
+            check_beginning(plan, len(resolved))
+
+            def prepare(source: Source, name: str) -> SequenceDataset:
+                return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
+
+            held = None if heldout is None else prepare(heldout, "heldout")  # the smaller one first
+            train = prepare(corpus, "train")
+            check_enough(plan, train)
+            sized = replace(plan, vocab_size=len(resolved))  # what it is, for the card
+            run = Run(sized, folder, resolved, train, held, device, report)
+            if is_main:
+                folder.bind(run.data_record(processes.num_processes))
+            return run
 
         try:
-            with processes.main_process_first():  # the others find its work done
-                resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
-                check_beginning(plan, len(resolved))
-                train = prepare(corpus, "train")
-                held = None if heldout is None else prepare(heldout, "heldout")
-            check_enough(plan, train)
-            plan = replace(plan, vocab_size=len(resolved))  # what it is, for the card
-            run = Run(plan, folder, resolved, train, held, device, report)
-            if processes.is_main_process:
-                folder.bind(run.data_record(processes.num_processes))
+            run = main_first(processes, begin_run)  # the others find its work done
         except InputError:
             if is_new:
                 folder.clear()  # so that the same command works once the input is mended
             raise
         return run.execute()
+
+
+def _check_sources(corpus: Source, heldout: Source | None, report: Report) -> None:
+    """Refuse what is not there, and tell of held-out text that is trained on."""
+    found = [
+        set(find_sources(source)) if source is not None and prepared_folder(source) is None else set()
+        for source in (corpus, heldout)
+    ]
+    if shared := sorted(map(str, set.intersection(*found))):
+        report(f"warning: {shared[0]} is held out and trained on: its figures say nothing about unseen text")
+
+
+def arguments_of(
+    plan: PretrainingPlan, root: Path, clock: Clock, device: str | None, *, evaluates: bool
+) -> TrainingArguments:
+    """What the Trainer is told of a plan.
+
+    Args:
+        root: folder of the run.
+        evaluates: whether there is held-out text.
+
+    Raises:
+        InputError: the plan cannot be run by these processes.
+    """
+    has_best = evaluates and plan.best_figure is not None
+    arguments = training_arguments(
+        root,
+        clock,
+        batch_size=plan.batch_size,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        max_grad_norm=plan.max_grad_norm,
+        bf16=uses_bfloat16(plan.bf16, device),
+        log_every=plan.log_every,
+        evaluate_every=plan.evaluate_every if evaluates else None,
+        save_every=plan.save_every,
+        keep_checkpoints=plan.keep_checkpoints,
+        seed=plan.seed,
+        device=device,
+        best_metric=f"heldout_{plan.best_figure}" if has_best else None,
+        greater_is_better=not (plan.best_figure or "").endswith("loss"),
+        load_best_at_end=False,
+        dataloader_workers=plan.dataloader_workers,
+        compile=plan.compile,
+        fsdp=plan.fsdp,
+        report_to=plan.report_to,
+    )
+    if plan.max_minutes is not None and arguments.world_size > 1:
+        raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -206,31 +262,9 @@ class Run:
     def build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
         """Everything but the objective: the optimizer, the engine, and what watches it."""
         plan = self.plan
-        arguments = training_arguments(
-            self.folder.root,
-            clock,
-            batch_size=plan.batch_size,
-            gradient_accumulation_steps=plan.gradient_accumulation_steps,
-            max_grad_norm=plan.max_grad_norm,
-            bf16=uses_bfloat16(plan.bf16, self.device),
-            log_every=plan.log_every,
-            evaluate_every=None if self.heldout is None else plan.evaluate_every,
-            save_every=plan.save_every,
-            keep_checkpoints=plan.keep_checkpoints,
-            seed=plan.seed,
-            device=self.device,
-            best_metric=None
-            if self.heldout is None or plan.best_figure is None
-            else f"heldout_{plan.best_figure}",
-            greater_is_better=not (plan.best_figure or "").endswith("loss"),
-            load_best_at_end=False,
-            dataloader_workers=plan.dataloader_workers,
-            compile=plan.compile,
-            fsdp=plan.fsdp,
-            report_to=plan.report_to,
+        arguments = arguments_of(
+            plan, self.folder.root, clock, self.device, evaluates=self.heldout is not None
         )
-        if plan.max_minutes is not None and arguments.world_size > 1:
-            raise InputError("max_minutes works in a single process; give max_steps for a distributed run")
         page, utilisation = watch(
             self.folder.page,
             plan,

@@ -127,7 +127,7 @@ class Probe:
                 **self._batch(masked, filler), logits_to_keep=torch.from_numpy(self.masked).to(filler.device)
             ).logits
             filled = self._filled(logits.float().softmax(-1).cpu().numpy())
-            shown[self.masked] = sample_tokens(logits, self.draws.to(logits.device)).cpu().numpy()
+            shown[self.masked] = sample_tokens(logits.cpu(), self.draws).numpy()
         elif judge is not None:
             shown[self.masked] = uniform_tokens(self.draws, len(self.tokenizer)).numpy()
         if judge is None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from convbert.errors import InputError
 from convbert.ops.backends import supports_bfloat16
 from convbert.training.callbacks import Clock
 
-_PATIENCE = timedelta(hours=3)
-"""How long processes wait for the first one, which alone tokenises, measures baselines and writes."""
 _NEVER = 10**8
 """A number of steps that no run reaches, for runs that end by the clock."""
 
@@ -60,13 +58,14 @@ def training_arguments(
         report_to: one of the Trainer's own integrations, as "tensorboard".
 
     Raises:
-        InputError: `fsdp` without GPUs or in a single process, or the package behind `report_to` is missing.
+        InputError: `fsdp` without GPUs or in a single process; `report_to` is none of the Trainer's, or its package is
+            missing.
     """
     use_cpu = uses_cpu(device)
     if fsdp:
         _check_fsdp(use_cpu)
-    if report_to == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise InputError("reporting to TensorBoard needs tensorboard: pip install tensorboard")
+    if report_to is not None:
+        _check_integration(report_to)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=_NEVER if clock.max_steps is None else clock.max_steps,
@@ -121,13 +120,6 @@ def uses_bfloat16(asked: bool | str, device: str | None) -> bool:
     return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
 
 
-def launched_processes(device: str | None) -> Any:
-    """accelerate's view of this process among others."""
-    from accelerate import PartialState
-
-    return PartialState(cpu=uses_cpu(device), timeout=_PATIENCE)
-
-
 def _fsdp() -> dict[str, Any]:
     # Whole weights in checkpoints: their sharded form is read by unpickling.
     layers, kind = ["ConvBertLayer"], "FULL_STATE_DICT"
@@ -140,6 +132,13 @@ def _check_fsdp(use_cpu: bool) -> None:
         raise InputError("fsdp needs GPUs; on CPUs, several processes train with whole copies of the model")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise InputError("fsdp needs several processes: start with torchrun or accelerate launch")
+
+
+def _check_integration(name: str) -> None:
+    if name not in INTEGRATION_TO_CALLBACK:
+        raise InputError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}; got {name!r}")
+    if name == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise InputError("reporting to TensorBoard needs tensorboard: pip install tensorboard")
 
 
 def _default_workers(use_cpu: bool) -> int:

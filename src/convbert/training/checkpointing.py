@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -115,14 +116,12 @@ class CheckpointingTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As Trainer's, for a figure of any name; a better one than before is saved at once."""
         name, state = self.args.metric_for_best_model, self.state
-        if name is None:
-            return False
-        if name not in metrics:
-            raise InputError(f"no figure named {name}; there are {', '.join(sorted(metrics))}")
+        if name is None or not math.isfinite(value := metrics.get(name, math.nan)):
+            return False  # a figure of which nothing was counted is not there
         sign = 1 if self.args.greater_is_better else -1
-        better = state.best_metric is None or sign * metrics[name] > sign * state.best_metric
+        better = state.best_metric is None or sign * value > sign * state.best_metric
         if better:
-            state.best_metric, state.best_global_step = metrics[name], state.global_step
+            state.best_metric, state.best_global_step = value, state.global_step
             self.control.should_save = True
         return better
 

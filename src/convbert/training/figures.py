@@ -22,7 +22,7 @@ class FigureMeter:
     def add(self, figures: Mapping[str, Tensor]) -> None:
         """Add one batch: name to (2,) or (2, bins)."""
         for name, figure in figures.items():
-            figure = figure.detach().double()
+            figure = _in_float64(figure.detach())
             total = self.totals.get(name)
             self.totals[name] = figure if total is None else total.to(figure.device) + figure
 
@@ -41,6 +41,11 @@ class FigureMeter:
         self.totals = {}
         for state in states:
             self.add({name: torch.tensor(figure, dtype=torch.float64) for name, figure in state.items()})
+
+
+def _in_float64(figure: Tensor) -> Tensor:
+    """On its device, or on the CPU where that is Apple's, which has no float64."""
+    return (figure.cpu() if figure.device.type == "mps" else figure).double()
 
 
 def _mean_or_area(figure: Tensor) -> float | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -122,10 +123,8 @@ class ObjectiveTrainer(CheckpointingTrainer):
         """The batches of the next step, and what its loss is a mean over (None for an objective that does not say)."""
         started = monotonic()
         self._pace.begin(self.state.global_step)
-        try:
+        with _naming_workers():
             batches = list(islice(epoch_iterator, num_batches))
-        except RuntimeError as error:
-            raise _as_input_error(error) from error
         self._pace.wait(monotonic() - started)
         if not batches:  # the clock had already run out
             self.control.should_training_stop = True
@@ -192,8 +191,8 @@ class ObjectiveTrainer(CheckpointingTrainer):
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise InputError(
                 f"step {self.state.global_step + 1}: the loss or its gradient has not been finite for "
-                f"{self._skipped_in_a_row} steps in a row; the steps changed nothing. "
-                "A lower learning rate, a longer warm-up or full precision may help"
+                f"{self._skipped_in_a_row} steps in a row; the steps changed nothing. Going on in full precision may "
+                "help (pretrain: --set bf16=false), or a new run with a lower learning rate or a longer warm-up"
             )
         return norm
 
@@ -261,7 +260,10 @@ class ObjectiveTrainer(CheckpointingTrainer):
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=_ignore_signals,
         )
-        for number, batch in enumerate(loader):
+        batches = iter(loader)
+        for number in range(len(filled)):
+            with _naming_workers():
+                batch = next(batches)
             yield number < len(own), batch
 
     # --------------------------------------------------------------------------------------- resumption
@@ -316,7 +318,16 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _as_input_error(error: RuntimeError) -> Exception:
-    if "DataLoader worker" in str(error):
-        return InputError(f"a process that prepares batches has died, perhaps for want of memory: {error}")
-    return error
+@contextmanager
+def _naming_workers() -> Iterator[None]:
+    """Turn what comes out of processes that prepare batches into one sentence."""
+    try:
+        yield
+    except InputError as error:  # with the traceback of the worker, if it is from one
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that prepares batches has died, perhaps for want of memory: {error}"
+        ) from error

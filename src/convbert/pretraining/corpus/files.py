@@ -66,7 +66,26 @@ def read_rows(source: Input, column: str) -> Iterator[tuple[list[str], int]]:
     """
     rows = _read_dataset(source, column) if isinstance(source, HubDataset) else _read_parquet(source, column)
     for texts, share in rows:
-        yield [text or "" for text in texts], int(share * source.size)
+        yield [check_text(text, column, source) for text in texts], int(share * source.size)
+
+
+def check_text(value: Any, column: str, place: object) -> str:
+    """A text column's value; nothing in place of a null.
+
+    Raises:
+        InputError: it is no text.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{place}: column {column!r} holds {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can write
+        raise InputError(
+            f"{place}: column {column!r} holds no Unicode text: {error.reason} at character {error.start}"
+        ) from error
+    return value
 
 
 def no_column(place: object, column: str, names: Iterable[Any]) -> InputError:
@@ -97,7 +116,7 @@ def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | No
             for batch in table.iter_batches(batch_size=_ROWS, columns=[column]):
                 done += batch.num_rows
                 yield batch.column(0).to_pylist(), done / table.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: cannot be read as Parquet: {_first_line(error)}") from error
 
 
@@ -113,8 +132,6 @@ def _read_dataset(source: HubDataset, column: str) -> Iterator[tuple[list[str | 
             texts = batch.get(column)
             if texts is None:
                 raise no_column(source, column, batch)
-            if wrong := [text for text in texts if text is not None and not isinstance(text, str)]:
-                raise InputError(f"{source}: column {column!r} holds {type(wrong[0]).__name__}, not text")
             done += len(texts)
             yield texts, done / total if total else 0.0
 

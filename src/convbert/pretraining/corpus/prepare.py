@@ -23,7 +23,8 @@ from convbert.saving import write_atomically
 
 JOURNAL = "journal.jsonl"
 _PACKED = Packing()
-_OWN_FILES = {"tokenizer"}
+_OWN_FILES = {"tokenizer", SHARDS, *(name + end for name in (JOURNAL, MANIFEST) for end in ("", ".partial"))}
+"""What a kill may leave before there is a manifest."""
 _SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
 
 
@@ -109,14 +110,20 @@ class Preparation:
     def __post_init__(self) -> None:
         check_engine(self.engine)
 
-    def finished(self, vocabulary: Vocabulary) -> Manifest | None:
-        """The manifest, if the folder holds exactly this. Reads nothing else."""
+    def finished(self, vocabulary: Vocabulary, thorough: bool | None = None) -> Manifest | None:
+        """The manifest, if the folder holds exactly this, undamaged.
+
+        Args:
+            thorough: see `Manifest.problem`.
+        """
         stored = Manifest.read(self.folder)
         if stored is None or not stored.complete:
             return None
         inputs = find_sources(self.source)
         is_same = self._manifest(vocabulary, inputs, stored).recipe == stored.recipe
-        return stored if is_same and stored.identity == [source.identity for source in inputs] else None
+        if not is_same or stored.identity != _identity(inputs):
+            return None
+        return None if stored.problem(self.folder, thorough) else stored
 
     def run(self, vocabulary: Vocabulary, watch: Watch = lambda progress: None) -> Manifest:
         """Make what is not there yet. The caller owns the folder: see `own_folder`.
@@ -128,6 +135,7 @@ class Preparation:
         """
         inputs = find_sources(self.source)
         manifest = self._manifest(vocabulary, inputs, Manifest.read(self.folder))
+        manifest.identity = _identity(inputs)
         kept = self._kept_shards()
         try:
             (self.folder / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -263,8 +271,12 @@ class Preparation:
             least = self.packing.min_sequence_length - (3 if self.packing.segments == "two" else 2)
             why = f"; skipped: {'; '.join(sources.skipped[:3])}" if sources.skipped else ""
             raise InputError(f"{names}: no document has {least} tokens or more{why}")
+        for source, before in zip(sources.inputs, manifest.identity, strict=True):
+            if source.identity != before:
+                raise InputError(
+                    f"{source}: changed while it was read; prepare again, and what is done is kept"
+                )
         manifest.sources = [_describe(source) for source in sources.inputs]
-        manifest.identity = [source.identity for source in sources.inputs]
         manifest.skipped = list(sources.skipped)
         manifest.complete = True
         write_atomically(self.folder / MANIFEST, manifest.to_json())
@@ -301,6 +313,10 @@ def _block_bytes(inputs: list[Input]) -> int:
     sizes = [source.size for source in inputs]
     share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK  # size 0: not known
     return min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+
+
+def _identity(inputs: list[Input]) -> list[str]:
+    return [source.identity for source in inputs]
 
 
 def _file_of(block: Block) -> str:

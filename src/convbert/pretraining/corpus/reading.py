@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convbert.errors import InputError
-from convbert.pretraining.corpus.files import no_column, open_bytes, read_rows
+from convbert.pretraining.corpus.files import check_text, no_column, open_bytes, read_rows
 from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
 
 _LONGEST_JSON_LINE = 1 << 28
@@ -300,17 +300,4 @@ def _json_text(line: str, column: str, place: str) -> str:
         raise InputError(f"{place}: not a JSON object but {type(row).__name__}")
     if column not in row:
         raise no_column(place, column, row)
-    return _check_text(row[column], column, place)
-
-
-def _check_text(value: Any, column: str, place: str) -> str:
-    """A text column's value; nothing in place of a null.
-
-    Raises:
-        InputError: it is no text.
-    """
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{place}: column {column!r} holds {type(value).__name__}, not text")
-    return value
+    return check_text(row[column], column, place)

@@ -114,15 +114,15 @@ def find_sources(source: Source) -> list[Input]:
         raise InputError("no corpus was given: name a text file, a folder or a glob")
     texts = [os.fspath(name) for name in names]
     hub = {_parse_dataset(name) for name in texts if name.startswith(DATASET)}
-    files: set[Path] = set()
+    files: dict[Path, Path] = {}
     for name in texts:
         if name.startswith(DATASET):
             continue
         if (saved := HubDataset(name)).saved is not None:
             hub.add(saved)
         else:
-            files.update(_expand(name))
-    return [*sorted(hub, key=str), *(_describe(path) for path in sorted(files))]
+            files.update({path.resolve(): path for path in _expand(name)})
+    return [*sorted(hub, key=str), *(_describe(path) for path in sorted(files.values()))]
 
 
 def _parse_dataset(text: str) -> HubDataset:

@@ -1,0 +1,46 @@
+"""One process among those of torchrun or accelerate launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from convbert.errors import InputError
+from convbert.training.arguments import uses_cpu
+
+_PATIENCE = timedelta(hours=3)
+"""How long processes wait for the first one, which alone tokenises, measures baselines and writes."""
+T = TypeVar("T")
+
+
+def launched_processes(device: str | None) -> Any:
+    """accelerate's view of this process among others."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=uses_cpu(device), timeout=_PATIENCE)
+
+
+def main_first(processes: Any, work: Callable[[], T]) -> T:
+    """What `work` gives here; the other processes begin when the main one has done its own.
+
+    Args:
+        processes: see `launched_processes`.
+
+    Raises:
+        InputError: the main process's, in all of them.
+    """
+    if processes.num_processes == 1:
+        return work()
+    from accelerate.utils import broadcast_object_list
+
+    found, failure = None, None
+    if processes.is_main_process:
+        try:
+            found = work()
+        except InputError as error:
+            failure = error
+    (message,) = broadcast_object_list([failure and str(failure)])
+    if message is not None:
+        raise failure or InputError(message)
+    return found if processes.is_main_process else work()  # type: ignore[return-value]
