@@ -1,6 +1,7 @@
 """Packed weights give the same answers, and only they."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -63,6 +64,18 @@ def test_packed_weights_are_not_trained():
         packed.train()
     assert not any(module.training for module in packed.modules())
     assert packed.eval() is packed
+
+
+def test_packed_weights_are_not_pickled():
+    with pytest.raises(InputError, match="cannot be pickled: send its folder"):
+        pickle.dumps(pack_weights(build()))
+
+
+def test_packed_weights_keep_their_precision():
+    model = pack_weights(build())
+    with pytest.raises(InputError, match="keep their precision: load the model anew"):
+        model.to(torch.bfloat16)
+    assert pack_weights(build()).float().dtype == torch.float32
 
 
 @torch.inference_mode()

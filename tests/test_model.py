@@ -7,7 +7,8 @@ import torch
 import transformers.models.convbert as theirs
 
 import convbert
-from convbert import ConvBertConfig, ConvBertModel, InputError
+import tiny
+from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel, InputError
 from helpers import assert_close
 
 SIZES = {
@@ -528,3 +529,37 @@ def test_refuses_by_name():
     ]:
         with pytest.raises(InputError, match=message):
             model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"position_ids": torch.zeros(4, 3, dtype=torch.long)},
+            r"position_ids must have .* \(1, 3\), got \(4, 3\)",
+        ),
+        (
+            {"token_type_ids": torch.zeros(1, 2, dtype=torch.long)},
+            r"token_type_ids must have .*, got \(1, 2\)",
+        ),
+        ({"positions_to_keep": torch.ones(3, dtype=torch.bool)}, r"must be \(1, 3\), got \(3,\)"),
+        ({"cu_seq_lens_q": torch.empty(0, dtype=torch.int32)}, r"must be \(sequences \+ 1,\), got \(0,\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_of_another_shape_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ConvBertModel(tiny.config())(torch.tensor([[5, 6, 7]]), **arguments)
+
+
+def test_a_label_is_not_read_from_padding():
+    model = ConvBertForSequenceClassification(tiny.config()).eval()
+    with pytest.raises(InputError, match="pad on the right"):
+        model(torch.tensor([[0, 5, 6]]), attention_mask=torch.tensor([[0, 1, 1]]))
+
+
+def test_the_number_of_a_layer_may_be_0():
+    out = ConvBertModel(tiny.config()).eval()(torch.tensor([[5, 6, 7]]), output_hidden_states=0)
+    assert [state is not None for state in out.hidden_states] == [True] + [False] * (
+        len(out.hidden_states) - 1
+    )

@@ -575,3 +575,22 @@ def test_damaged_folders_are_named(tmp_path, damage):
     folder = damage(folder) or folder
     with pytest.raises(InputError, match=str(tmp_path)):
         convbert.pipeline("fill-mask", folder)
+
+
+def test_a_data_set_by_number_ends_where_its_length_says(folders):
+    class Twice:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            return {0: "the cat sat .", 1: "a dog ran ."}[number]
+
+    pipe = convbert.pipeline("feature-extraction", folders["fill-mask"], pooling="mean")
+    assert list(pipe(Twice())) == pipe(["the cat sat .", "a dog ran ."])
+
+
+def test_cut_texts_are_counted(folders):
+    for task in ("feature-extraction", "token-classification"):
+        pipe = convbert.pipeline(task, folders["fill-mask" if task.startswith("feature") else task])
+        pipe(["the cat sat .", LONG, LONG], truncation=True)
+        assert pipe.cut == 2

@@ -32,6 +32,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "embedded":
+        return importlib.import_module("convbert.embedded")
     if name not in _HOMES:
         raise AttributeError(f"module 'convbert' has no attribute {name!r}")
     return getattr(importlib.import_module(f"convbert.{_HOMES[name]}"), name)

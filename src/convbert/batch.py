@@ -84,10 +84,10 @@ def position_numbers(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
     Raises:
         InputError: a mask of another shape.
     """
-    if positions.dim() == 1:
+    if positions.dim() == 1 and positions.dtype != torch.bool:
         return positions
     if tuple(positions.shape) != shape:
-        raise InputError(f"positions to keep must be {shape}, got {tuple(positions.shape)}")
+        raise InputError(f"a mask of the positions to keep must be {shape}, got {tuple(positions.shape)}")
     return positions.bool().flatten().nonzero().squeeze(1)
 
 
@@ -125,11 +125,15 @@ def read_batch(
         raise InputError(
             f"attention_mask must have the shape of the input {shape}, got {tuple(attention_mask.shape)}"
         )
+    for name, ids in (("position_ids", position_ids), ("token_type_ids", token_type_ids)):
+        if ids is not None and tuple(ids.shape) not in (shape, (1, shape[1])):
+            raise InputError(f"{name} must have the shape of the input {shape}, got {tuple(ids.shape)}")
     longest = shape[1] if bounds is None else bounds.max_length
     if longest is not None and longest > config.max_position_embeddings:
+        padded = "" if attention_mask is None else " with its padding"
         raise InputError(
-            f"a text of {longest} tokens is longer than max_position_embeddings ({config.max_position_embeddings}): "
-            "truncate it (truncation=True, max_length=...) or split it with a stride"
+            f"a text of {longest} tokens{padded} is longer than max_position_embeddings "
+            f"({config.max_position_embeddings}): truncate it (truncation=True, max_length=...) or split it by a stride"
         )
     _check_ids("input_ids", words, "vocab_size", num_words)
     _check_ids("position_ids", position_ids, "max_position_embeddings", config.max_position_embeddings)
@@ -178,19 +182,21 @@ def packed_bounds(
         return None
     if cu_seqlens is None and seq_idx is not None:
         cu_seqlens = _bounds_at(seq_idx[0, 1:] != seq_idx[0, :-1])
-    elif cu_seqlens is None and position_ids is not None and not torch.compiler.is_compiling():
+    elif cu_seqlens is None and position_ids is not None and not is_traced():
         restarts = _restarts(position_ids[0])
         cu_seqlens = None if restarts is None else _bounds_at(restarts)
     if cu_seqlens is None:
         return None
-    bounds = Bounds(cu_seqlens.to(torch.int32), max_length)
+    bounds = Bounds(cu_seqlens.to(torch.int32).contiguous(), max_length)
     # A traced program cannot depend on where the sequences end.
-    return bounds if torch.compiler.is_compiling() else _check_bounds(bounds, words.shape[1])
+    return bounds if is_traced() else _check_bounds(bounds, words.shape[1])
 
 
 def _check_bounds(bounds: Bounds, num_tokens: int) -> Bounds:
     """Refuse bounds that do not cover the tokens, and fill in the longest length."""
     cu_seqlens, max_length = bounds.cu_seqlens, bounds.max_length
+    if cu_seqlens.dim() != 1 or not len(cu_seqlens):
+        raise InputError(f"cu_seq_lens_q must be (sequences + 1,), got {tuple(cu_seqlens.shape)}")
     lengths = cu_seqlens.diff()
     if max_length is None:
         max_length = int(lengths.max()) if len(lengths) else 0
@@ -242,7 +248,7 @@ def _check_ids(name: str, ids: Tensor | None, limit_name: str, limit: int) -> No
     if ids is None or ids.is_floating_point() or ids.numel() == 0:
         return
     # On an accelerator, reading the values would wait for the device; there the lookup itself complains.
-    if torch.compiler.is_compiling() or ids.device.type != "cpu":
+    if is_traced() or ids.device.type != "cpu":
         return
     lowest, highest = (int(x) for x in ids.aminmax())
     if lowest < 0 or highest >= limit:

@@ -285,7 +285,8 @@ class ConvBertModel(ConvBertPreTrainedModel):
             conv_backend=self.conv_backend,
         )
         record = Record(
-            hidden_states=[] if output_hidden_states else None,
+            # The number 0 is a layer, too.
+            hidden_states=None if output_hidden_states is False or output_hidden_states == [] else [],
             attentions=[] if output_attentions else None,
             conv_kernels=[] if output_conv_kernels else None,
         )

@@ -55,7 +55,9 @@ def set_precision(model: PreTrainedModel, precision: Precision, device: torch.de
         _convert(model, DTYPES[precision], device)
         return
     model.float().requires_grad_(False)
-    if not quantize(model.base_model.encoder):
+    replaced = quantize(model.base_model.encoder)
+    pack_weights(model.base_model.encoder)  # what is left
+    if not replaced:
         warnings.warn(
             "int8 is fp32 here: no linear layer of this model is wide enough to gain from it",
             SlowerWarning,

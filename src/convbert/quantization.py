@@ -42,7 +42,7 @@ class Int8Linear(nn.Module):
         whole = (weight / scale[:, None]).round().to(torch.int8)
         # Plain attributes: a conversion of the model's dtype must leave them alone.
         self.weight, self.weight_scale, self.weight_sum = _pack(whole), scale, whole.sum(1) * scale
-        self.bias = torch.zeros(self.out_features) if layer.bias is None else layer.bias.detach().float()
+        self.bias = scale.new_zeros(self.out_features) if layer.bias is None else layer.bias.detach().float()
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) to (..., out), both fp32.
@@ -54,7 +54,7 @@ class Int8Linear(nn.Module):
             raise InputError(f"an int8 model runs on a CPU, not on {states.device.type}")
         if states.requires_grad:
             raise InputError("an int8 model has no gradients: load it with from_pretrained")
-        tokens = states.flatten(0, -2)
+        tokens = states.flatten(0, -2).float()  # autocast's are of another precision
         lowest = tokens.amin(1, keepdim=True).clamp_max(0)
         highest = tokens.amax(1, keepdim=True).clamp_min(0)
         scale = ((highest - lowest) / 255).clamp_min(_TINY)
@@ -69,6 +69,9 @@ class Int8Linear(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy_sharing(self, self.weight, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise InputError("an int8 model cannot be pickled: send its folder, and load it there")
 
     def _save_to_state_dict(self, *_: Any) -> None:
         raise InputError(
@@ -108,9 +111,9 @@ def largest_weight() -> int:
     Without VNNI instructions, pairs of products are added in 16 bits, where 2 * 255 * 127 does not fit and 2 * 255 * 63
     does. Which instructions run is oneDNN's choice, so the product itself is asked.
     """
-    tokens = torch.full((64, 256), 255, dtype=torch.uint8)
-    weight = torch.full((256, 256), 127, dtype=torch.int8)
-    sums = _product(tokens, _pack(weight), torch.ones(256))
+    tokens = torch.full((64, 256), 255, dtype=torch.uint8, device="cpu")
+    weight = torch.full((256, 256), 127, dtype=torch.int8, device="cpu")
+    sums = _product(tokens, _pack(weight), torch.ones(256, device="cpu", dtype=torch.float32))
     return 127 if bool((sums == 256 * 255 * 127).all()) else 63
 
 

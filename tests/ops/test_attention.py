@@ -48,6 +48,16 @@ def test_row_of_padding_is_finite():
     assert_close(out, inputs[2].mean(1, keepdim=True).expand_as(out), torch.float32)
 
 
+def test_low_scores_in_half_precision_stay_finite_beside_padding():
+    query, key = torch.full((1, 4, 2, 8), 8.0), torch.full((1, 4, 2, 8), -8.0)
+    for mask in ([[True, True, False, False]], [[False] * 4]):
+        mixed, weights = attention_with_weights(
+            query.half(), key.half(), query.half(), mask=torch.tensor(mask)
+        )
+        assert torch.isfinite(mixed).all()
+        assert_close(weights.sum(-1), torch.ones(1, 2, 4).half(), torch.float16)
+
+
 def test_no_tokens_keeps_the_graph():
     inputs = heads(0)
     out = attention(*inputs, cu_seqlens=bounds([]))

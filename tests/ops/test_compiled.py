@@ -213,3 +213,80 @@ def test_results_are_written_where_there_is_room(lengths):
     with torch.enable_grad():
         for call in calls:
             assert call(context[..., 0, :, :]).data_ptr() != context.data_ptr()
+
+
+def rows(*shape):
+    """(N, H, D) with one token a row, whose rows are nobody's: the strides of an axis of one are never looked at."""
+    return torch.randn(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+
+
+CALLS = {
+    "attention": lambda x: attention(x, x, x),
+    "span": lambda x: span_dynamic_conv(x, torch.ones(*x.shape[:-1], 3, dtype=x.dtype), backend="fast"),
+    "depthwise": lambda x: depthwise_conv(
+        x.flatten(-2), torch.ones(x.shape[-2:].numel(), 1, 3, dtype=x.dtype), backend="fast"
+    ),
+    "norm": lambda x: add_norm(
+        x, x, torch.ones(x.shape[-1], dtype=x.dtype), torch.zeros(x.shape[-1], dtype=x.dtype), eps=1e-6
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_new_tensors_are_by_default_changes_nothing(name, dtype):
+    x = torch.randn(2, 9, 3, 4, requires_grad=True)
+    grad = torch.randn(2, 9, 3, 4)
+
+    def run():
+        out = CALLS[name](x).view(grad.shape)
+        return out.detach(), torch.autograd.grad(out, x, grad)[0]
+
+    expected = run()
+    torch.set_default_dtype(dtype)
+    try:
+        found = run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_strides_of_an_axis_of_one(name):
+    x = rows(5, 1, 4, 16)
+    assert x.stride(-3) != 64
+    assert torch.equal(CALLS[name](x), CALLS[name](x.clone(memory_format=torch.contiguous_format)))
+
+
+@torch.no_grad()
+def test_room_of_another_kind_is_left_alone():
+    query = torch.randn(1, 8, 2, 4)
+    for room in (query.bfloat16(), query[:, :4].clone(), query.transpose(-1, -2)):
+        before = room.clone()
+        assert_close(attention(query, query, query, out=room), attention(query, query, query), torch.float32)
+        assert torch.equal(room, before)
+
+
+def test_operands_that_do_not_fit_are_refused():
+    query, key = torch.randn(1, 6, 2, 8), torch.randn(1, 3, 2, 8)
+    with pytest.raises(ValueError, match=r"must have one shape, got \(1, 6, 2, 8\), \(1, 3, 2, 8\)"):
+        attention(query, key, key)
+    x, residual = torch.randn(3, 5), torch.randn(5)
+    norm = torch.ones(5), torch.zeros(5)
+    assert_close(
+        add_norm(x, residual, *norm, eps=1e-6), F.layer_norm(x + residual, (5,), eps=1e-6), torch.float32
+    )
+
+
+def test_dropping_everything_leaves_nothing():
+    x = torch.randn(1, 8, 2, 4)
+    assert not attention(x, x, x, dropout=1.0).any()
+
+
+def test_forward_mode_gradients_are_not_lost():
+    x, tangent = torch.randn(6, 8), torch.randn(6, 8)
+    with torch.autograd.forward_ad.dual_level():
+        out = gelu(torch.autograd.forward_ad.make_dual(x, tangent))
+        found = torch.autograd.forward_ad.unpack_dual(out).tangent
+    expected = torch.func.jvp(F.gelu, (x,), (tangent,))[1]
+    assert_close(found, expected, torch.float32)

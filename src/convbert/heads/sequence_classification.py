@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
+from convbert.batch import is_traced
 from convbert.configuration import ConvBertConfig
+from convbert.errors import InputError
 from convbert.heads.output import ConvBertHeadOutput, head_output, refuse_packed
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
 
@@ -30,8 +32,16 @@ class ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(self.activation(self.dense(self.dropout(first)))))
 
 
-def first_positions(words: Tensor) -> Tensor:
-    """(B,) where the rows of `words` (B, T) or (B, T, E) begin, counted row by row."""
+def first_positions(words: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B,) where the rows of `words` (B, T) or (B, T, E) begin, counted row by row.
+
+    Raises:
+        InputError: by the mask (B, T), a text begins with padding (seen on a CPU alone: a GPU would be waited for).
+    """
+    if mask is not None and mask.numel() and mask.device.type == "cpu" and not is_traced():
+        pads_left = mask.any(-1) & ~mask[..., 0].bool()
+        if bool(pads_left.any()):
+            raise InputError("[CLS] is read at the first place, where there is padding: pad on the right")
     return torch.arange(words.shape[0], device=words.device) * words.shape[1]
 
 
@@ -74,7 +84,7 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            positions_to_keep=None if words is None else first_positions(words),
+            positions_to_keep=None if words is None else first_positions(words, attention_mask),
             return_dict=True,
             **kwargs,
         )

@@ -96,7 +96,7 @@ class MixedAttention(nn.Module):
     def _mix_joined(self, joined: nn.Module, states: Tensor, layout: Layout) -> MixedOutput:
         """As `forward`, without gradients: four products as one, and both branches written side by side."""
         query, key, value, conv_value = joined(states).split(self.num_heads * self.head_size, dim=-1)
-        context = states.new_empty(*states.shape[:-1], 2, self.num_heads, self.head_size)
+        context = query.new_empty(*states.shape[:-1], 2, self.num_heads, self.head_size)
         rooms = context.unbind(-3)
         attended, weights = self._attend(query, key, value, layout, rooms[0])
         spans = self.key_conv_attn_layer(states, layout).mul_(query)

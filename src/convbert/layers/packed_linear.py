@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from convbert import ops
@@ -39,8 +41,16 @@ class PackedLinear(nn.Module):
             raise InputError("a model with packed weights has no gradients: load it with from_pretrained")
         return ops.packed_linear(states, self.packed, self.bias, gelu=gelu)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if fn(torch.empty(0, dtype=self.packed.dtype)).dtype != self.packed.dtype:
+            raise InputError("packed weights keep their precision: load the model anew, with another precision")
+        return super()._apply(fn, recurse)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy_sharing(self, self.packed, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise InputError("a model with packed weights cannot be pickled: send its folder, and load it there")
 
     def _save_to_state_dict(self, *_: Any) -> None:
         raise InputError("a model with packed weights cannot be saved: keep the one it was loaded from")

@@ -37,7 +37,8 @@ def add_norm(
     Returns:
         (..., C).
     """
-    if not 0 <= dropout < 1 or not compiled.takes(x, residual, weight, bias):
+    is_plain = 0 <= dropout < 1 and x.shape == residual.shape
+    if not is_plain or not compiled.takes(x, residual, weight, bias):
         return F.layer_norm(F.dropout(x, dropout) + residual, weight.shape, weight, bias, eps)
     seed = compiled.draw_seed() if dropout else 0
     inputs = (x.contiguous(), residual.contiguous(), weight, bias)
@@ -83,7 +84,7 @@ class _CompiledAddNorm(torch.autograd.Function):
         seed: int,
     ) -> Tensor:
         sums = torch.empty_like(x)
-        mean, inverse_std = torch.empty(2, *x.shape[:-1]).unbind()
+        mean, inverse_std = x.new_empty(2, *x.shape[:-1]).unbind()
         ctx.save_for_backward(sums, mean, inverse_std, weight)
         ctx.dropout, ctx.seed = dropout, seed
         out = torch.empty_like(x)

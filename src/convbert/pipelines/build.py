@@ -50,8 +50,8 @@ def pipeline(
         device: None takes the GPU where there is one, or leaves a given model where it is.
         precision: "auto", "fp32", "bf16" or "int8", see `convbert.load`. A given model stays as it is.
         max_tokens: tokens in one batch.
-        kwargs: defaults for the arguments of the pipeline's calls; see its class. transformers' `batch_size` is
-            accepted and means nothing: texts of similar length make a batch, by their tokens.
+        kwargs: defaults for the arguments of the pipeline's calls; see its class. transformers' `batch_size` is best
+            left out: texts of similar length make a batch, by their tokens, and it only bounds their number.
 
     Raises:
         InputError: an unknown task; `dtype` in place of `precision`; a folder that is missing, damaged or was not

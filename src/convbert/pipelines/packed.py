@@ -50,7 +50,10 @@ class PackedTexts(Pipeline):
             inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
-        if isinstance(inputs, Iterator):
+        if hasattr(inputs, "__getitem__") and not isinstance(inputs, Iterable | str | dict):
+            data = inputs  # a data set by number, whose end its length says
+            inputs = (data[number] for number in range(len(data)))
+        elif isinstance(inputs, Iterator):
             # Of all iterators, transformers' pipelines know generators alone.
             inputs = (text for text in inputs)
         most_texts = batch_size or self._batch_size or sys.maxsize

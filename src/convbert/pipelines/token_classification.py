@@ -84,6 +84,7 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
                 length = sum(count_tokens(part) - special for part in unpadded) + special
                 remedy = "read it in windows (stride=...) or cut it with truncation=True"
                 self.check_length(length, " ".join(words), remedy)
+            self.cut += 1
             unpadded = unpadded[:1]
         yield from unpadded
 

@@ -35,8 +35,14 @@ def attention(
 
     Returns:
         Same shape as `query`; `out` itself where it was used.
+
+    Raises:
+        ValueError: the operands differ in shape.
     """
-    if mask is None and query.numel() > 0 and _is_compiled(query, key, value):
+    if not query.shape == key.shape == value.shape:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+        raise ValueError(f"query, key and value must have one shape, got {shapes}")
+    if mask is None and query.numel() > 0 and 0 <= dropout < 1 and _is_compiled(query, key, value):
         return compiled_attention(query, key, value, cu_seqlens, dropout, out)
     if cu_seqlens is not None:
         return packed_attention(query, key, value, cu_seqlens, max_length, dropout)
@@ -55,6 +61,7 @@ def attention_with_weights(
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
-        scores = scores + additive_mask(mask, scores.dtype)
+        # Filled, not added: in fp16 the sum of two low numbers is not finite, and a row of such sums is NaN.
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     weights = F.dropout(scores.softmax(-1), dropout)
     return (weights @ value).transpose(1, 2), weights

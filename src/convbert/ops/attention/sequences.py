@@ -18,7 +18,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 def attend_sequences(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float) -> Tensor:
     """(N, H, D); see `attention`."""
-    seed = torch.randint(2**62, ()) if dropout else None
+    seed = torch.randint(2**62, (), device="cpu") if dropout else None
     return torch.ops.convbert.packed_attention(query, key, value, cu_seqlens, dropout, seed)[0]
 
 

@@ -113,6 +113,8 @@ def runs_eagerly(*tensors: Tensor | None) -> bool:
     """Nobody traces, fakes or transforms the computation, so that memory may be read and written directly."""
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and torch.autograd.forward_ad._current_level < 0
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
@@ -159,12 +161,16 @@ def bounds_arguments(first: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor |
 
 def evenly_spaced(x: Tensor) -> Tensor:
     """(B, T, H, D) or (N, H, D) whose tokens are rows with any one distance, such as slices of a joined projection."""
-    return x if _is_evenly_spaced(x) else x.contiguous()
+    # Not `contiguous()`, which is content with any stride of an axis that has one element.
+    return x if _is_evenly_spaced(x) else x.clone(memory_format=torch.contiguous_format)
 
 
 def room_for(result: Tensor, out: Tensor | None) -> Tensor:
-    """`out` if a kernel can write a result of that shape there, else new memory."""
-    return torch.empty(result.shape) if out is None or not _is_evenly_spaced(out) else out
+    """`out` if a kernel can write a result like that there, else new memory."""
+    kind = (result.shape, result.dtype, result.device)
+    if out is not None and (out.shape, out.dtype, out.device) == kind and _is_evenly_spaced(out):
+        return out
+    return result.new_empty(result.shape)
 
 
 def _is_evenly_spaced(x: Tensor) -> bool:
@@ -175,4 +181,4 @@ def _is_evenly_spaced(x: Tensor) -> bool:
 
 def draw_seed() -> int:
     """A seed for one dropout, from PyTorch's generator: `torch.manual_seed` and checkpointing govern it."""
-    return int(torch.empty((), dtype=torch.int64).random_())
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_())

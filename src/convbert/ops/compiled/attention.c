@@ -104,7 +104,7 @@ static void transpose(const float *in, int64_t row, int64_t tokens, int64_t widt
 
 /* What all tasks of a call share. query, key, value, and out in the forward pass: (N, H, D) with rows so many floats apart. */
 typedef struct {
-    int64_t heads, width, length, num_sequences;
+    int64_t heads, width, length;
     const int32_t *cu_seqlens;
     float scale;
     uint32_t threshold;
@@ -138,7 +138,7 @@ EXPORT int attention_forward(int threads, int64_t heads, int64_t width, const in
                              int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
                              const float *value, int64_t value_row, double p, int64_t seed, float *out, int64_t out_row,
                              float *log_sums) {
-    Attention call = {heads, width, length, num_sequences, cu_seqlens, (float)(1.0 / sqrt((double)width)),
+    Attention call = {heads, width, length, cu_seqlens, (float)(1.0 / sqrt((double)width)),
                       threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
     int64_t blocks = (length + QUERIES - 1) / QUERIES, columns = padded(length);
     int failed = 0;
@@ -188,7 +188,7 @@ EXPORT int attention_backward(int threads, int64_t heads, int64_t width, const i
                               const float *value, int64_t value_row, double p, int64_t seed, const float *out,
                               const float *log_sums, const float *grad, float *grad_query, float *grad_key,
                               float *grad_value) {
-    Attention call = {heads, width, length, num_sequences, cu_seqlens, (float)(1.0 / sqrt((double)width)),
+    Attention call = {heads, width, length, cu_seqlens, (float)(1.0 / sqrt((double)width)),
                       threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
     int64_t columns = padded(length), row = heads * width;
     int failed = 0;

@@ -58,8 +58,8 @@ def _arguments(query: Tensor, key: Tensor, value: Tensor, settings: Settings) ->
 class _CompiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
-        log_sums = torch.empty(query.shape[:-1])
-        out = _forward(query, key, value, settings, torch.empty(query.shape), log_sums)
+        log_sums = query.new_empty(query.shape[:-1])
+        out = _forward(query, key, value, settings, query.new_empty(query.shape), log_sums)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.settings = settings
         return out
@@ -68,8 +68,8 @@ class _CompiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, log_sums = ctx.saved_tensors
-        grad_query = torch.empty(query.shape)
-        grad_key, grad_value = torch.zeros(query.shape), torch.zeros(query.shape)
+        grad_query = query.new_empty(query.shape)
+        grad_key, grad_value = query.new_zeros(query.shape), query.new_zeros(query.shape)
         gradients = (grad_query, grad_key, grad_value)
         arguments = _arguments(query, key, value, ctx.settings)
         compiled.call("attention_backward", *arguments, out, log_sums, grad.contiguous(), *gradients)

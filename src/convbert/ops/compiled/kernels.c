@@ -2,7 +2,8 @@
  * __init__.py hands over addresses, and everything here has a plain PyTorch twin that runs where this was not compiled.
  *
  * Letters as in docs/shapes.md. Tensors are row-major and contiguous. Bounds of sequences: `cu_seqlens` (B + 1,), or NULL
- * for sequences of `length` tokens each. Nothing is allocated here but small scratch on the stack.
+ * for sequences of `length` tokens each. Scratch is small and on the stack, but for the scores
+ * of a block of attention, see attention.c.
  */
 #include <math.h>
 #include <stdint.h>

@@ -112,7 +112,7 @@ def _convolve_by_shifts(hidden: Tensor, weight: Tensor) -> Tensor:
 def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
     """(C, 1, K): for each tap, the sum over all tokens of grad[t] * hidden[t + k - K // 2]."""
     length, taps = hidden.shape[1], weight.shape[-1]
-    sums = torch.zeros(taps, hidden.shape[-1], dtype=torch.promote_types(grad.dtype, torch.float32))
+    sums = grad.new_zeros(taps, hidden.shape[-1], dtype=torch.promote_types(grad.dtype, torch.float32))
     for k in range(taps):
         shift = k - taps // 2
         first, last = max(0, -shift), length - max(0, shift)
@@ -125,7 +125,7 @@ def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
 def _spread(tokens: Tensor, taps: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N,) where the tokens go, and the tokens there: (1, N + gaps, C) with zeros between the sequences."""
     gap = taps // 2
-    sequences = torch.arange(len(cu_seqlens) - 1)
+    sequences = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
     before, _ = position_in_sequence(cu_seqlens, tokens.shape[0])
     starts = cu_seqlens[:-1].long() + gap * sequences
     rows = torch.repeat_interleave(starts, cu_seqlens.long().diff(), output_size=tokens.shape[0]) + before

@@ -104,15 +104,15 @@ def _blocks_of(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> _Blocks:
 
 @lru_cache(maxsize=2)  # the layers of a model, or of two that train together, ask one after the other
 def _cut(bounds: tuple[int, ...], heads: int, taps: int) -> _Blocks:
-    ends = torch.tensor(bounds)
+    ends = torch.tensor(bounds, device="cpu")
     number = (ends.diff() + BLOCK - 1) // BLOCK
     sequence = torch.repeat_interleave(number)
-    in_sequence = torch.arange(len(sequence)) - (number.cumsum(0) - number)[sequence]
+    in_sequence = torch.arange(len(sequence), device="cpu") - (number.cumsum(0) - number)[sequence]
     start, end = ends[sequence, None], ends[sequence + 1, None]
     reach = taps // 2
-    near = start + BLOCK * in_sequence[:, None] + torch.arange(-reach, BLOCK + reach)
+    near = start + BLOCK * in_sequence[:, None] + torch.arange(-reach, BLOCK + reach, device="cpu")
     exists = (near >= start) & (near < end)
-    head = torch.arange(heads)
+    head = torch.arange(heads, device="cpu")
     by_head = near.clamp(0, bounds[-1] - 1)[:, None] * heads + head[:, None]
     beyond = (~exists)[:, None].expand(by_head.shape).flatten().nonzero().squeeze(1)
     # The places that exist, block by block, are the tokens in their order.
