@@ -170,12 +170,19 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a plus where files were changed; "" outside a repository."""
+    """The commit that is checked out, with a plus where what is measured was changed; "" outside a repository."""
+    measured = ("src", "benchmarks", ":!benchmarks/results")
     try:
-        asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        head = _git("rev-parse", "--short", "HEAD")
+        return head + ("+" if _git("status", "--porcelain", "--", *measured) else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 class Results:
@@ -206,9 +213,13 @@ class Results:
                 f"# {self.part}, {self.world['device']}, {self.day}",
                 self.about,
                 table(self.part, self.world["device"], self.rows, self.ratios),
-                "\n".join(f"- {name}: {value}" for name, value in self.world.items()),
+                "\n".join(f"- {name}: {value}" for name, value in self._facts().items()),
             ]
         )
+
+    def _facts(self) -> dict[str, Any]:
+        commits = dict.fromkeys(row.commit for row in self.rows if row.commit)
+        return self.world | ({"commits": ", ".join(commits)} if commits else {})
 
     def _data(self) -> dict[str, Any]:
         return {"date": self.day, "world": self.world, "rows": [asdict(row) for row in self.rows]}
