@@ -293,15 +293,17 @@ def footer(runs: Path, names: Sequence[str]) -> str:
     dates = sorted({metrics["date"] for metrics in found if "date" in metrics})
     parts = (
         " to ".join(dict.fromkeys((*dates[:1], *dates[-1:]))),
-        *(f"{name} {each(m[name.lower()] for m in found)}" for name in ("torch", "transformers", "Python")),
-        each(seed["device"].partition(":")[0] for seed in seeds),
-        each("bf16" if seed["bf16"] else "fp32" for seed in seeds),
+        *(
+            f"{name} {distinct(m[name.lower()] for m in found)}"
+            for name in ("torch", "transformers", "Python")
+        ),
+        distinct(seed["device"].partition(":")[0] for seed in seeds),
+        distinct("bf16" if seed["bf16"] else "fp32" for seed in seeds),
     )
     return f"\n{', '.join(filter(None, parts))}.\n"
 
 
-def each(values: Iterable[str]) -> str:
-    """Every value once."""
+def distinct(values: Iterable[str]) -> str:
     return " and ".join(sorted(set(values)))
 
 

@@ -292,10 +292,10 @@ def _answer(
     seen_by, scale = best_seen(windows), log_scale(windows)
 
     def entry(text: str, start_logit: float, end_logit: float) -> dict[str, Any]:
-        probability = exp(start_logit + end_logit - scale)
+        """With the names of SQuAD's file of the n best."""
         return {
             "text": text,
-            "probability": probability,
+            "probability": exp(start_logit + end_logit - scale),
             "start_logit": start_logit,
             "end_logit": end_logit,
         }

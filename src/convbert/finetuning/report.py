@@ -250,20 +250,19 @@ def _read(
     example, kind = split.examples[number], split.kind
     feature = split.features[number]
     answer = prediction["answer"]
+    ids, gold, said, explained = feature.input_ids, example.target, answer, ""
     if kind.task.kind == "multiple-choice":
         ids, output = feature.input_ids[answer], answer
         gold, said = (example.inputs["choices"][choice] for choice in (example.target, answer))
+    elif kind.task.kind == "multi-label":
+        label = _most_wrong_label(example, prediction)
+        output, explained = kind.labels.index(label), f", most wrong <b>{escape(label)}</b>"
     else:
-        ids = feature.input_ids
-        gold, said = example.target, answer
-        explained = _most_wrong_label(example, prediction) if kind.task.kind == "multi-label" else answer
-        output = kind.labels.index(explained) if explained in kind.labels else 0
+        output = kind.labels.index(answer) if answer in kind.labels else 0
     words = tokenizer.convert_ids_to_tokens(ids)
     sure = f" ({prediction['score']:.0%})" if "score" in prediction else ""
-    head = f"<b>{escape(_shown(said))}</b>{sure}, gold <b>{escape(_shown(gold))}</b>"
-    if kind.task.kind == "multi-label":
-        head += f", most wrong <b>{escape(kind.labels[output])}</b>"
-    return head + "<br>" + tokens(words, token_influence(model, kind, feature, output))
+    head = f"<b>{escape(_shown(said))}</b>{sure}, gold <b>{escape(_shown(gold))}</b>{explained}<br>"
+    return head + tokens(words, token_influence(model, kind, feature, output))
 
 
 def _most_wrong_label(example: Example, prediction: Prediction) -> str:
