@@ -75,8 +75,8 @@ def _convert(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -
 def automatic(device: torch.device, stored: torch.dtype) -> tuple[str, str]:
     """What "auto" takes for a model stored in `stored`, a key of `DTYPES`, and why.
 
-    Of fp32 and bf16 the fastest: bf16 loses a tenth of a point of masked accuracy, and gives another first token in about
-    one of eighty places (benchmarks/results, pipeline). int8 is never taken unasked.
+    Of fp32 and bf16 the fastest: bf16 loses a tenth of a point of masked accuracy, and gives another first token in
+    about one of eighty places (benchmarks/results, pipeline). int8 is never taken unasked.
     """
     if device.type != "cpu" and stored in (torch.bfloat16, torch.float16):
         return next(name for name, dtype in DTYPES.items() if dtype == stored), "as the model is stored"

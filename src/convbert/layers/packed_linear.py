@@ -43,7 +43,9 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if fn(torch.empty(0, dtype=self.packed.dtype)).dtype != self.packed.dtype:
-            raise InputError("packed weights keep their precision: load the model anew, with another precision")
+            raise InputError(
+                "packed weights keep their precision: load the model anew, with another precision"
+            )
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
