@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -25,6 +26,9 @@ SLOW = (
 
 
 def pytest_configure() -> None:
+    # Processes that tests start are forked from one that has imported these, and begin at once. The names are those of
+    # the installed package: that process does not know the paths that pytest has added.
+    multiprocessing.set_forkserver_preload(["convbert.pretraining.run", "convbert.cli"])
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 

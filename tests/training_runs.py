@@ -181,7 +181,6 @@ def allow_no_growth() -> None:
 def start(folder: Path, processes: int = 1, **options: Any) -> list[multiprocessing.Process]:
     """Processes that share a run; each is forked from one that has imported everything, so that starting is cheap."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training_runs"])
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])

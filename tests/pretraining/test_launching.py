@@ -76,7 +76,7 @@ def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path
     assert_same_run(tmp_path / "two", one_process)
 
 
-# A process that has imported everything, from which the others are forked: starting is cheap.
+# Forked from a process that has imported everything, see tests/conftest.py.
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
@@ -109,7 +109,6 @@ def _shard_on_cpus() -> None:
 def start(
     arguments: list[str], environment: dict[str, str] | None = None, sharded: bool = False
 ) -> multiprocessing.Process:
-    PROCESSES.set_forkserver_preload(["convbert.pretraining.run", "convbert.cli", __name__])
     process = PROCESSES.Process(target=_main, args=(arguments, environment or {}, sharded))
     process.start()
     return process
