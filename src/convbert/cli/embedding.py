@@ -8,7 +8,7 @@ from typing import Any
 import convbert
 from convbert.cli.lines import run_each
 from convbert.errors import InputError
-from convbert.finetuning.prediction import id_in, read_cells
+from convbert.finetuning.prediction import answer_each, id_in, read_cells
 from convbert.pipelines.feature_extraction import POOLINGS
 
 
@@ -40,13 +40,11 @@ class Embedder:
     def answer(self, lines: Sequence[str]) -> Iterator[dict[str, Any] | InputError]:
         """`{"embedding": [C numbers]}` for each line, and its `id` where it has one; or why it has none."""
         read = [_text_and_id(line) for line in lines]
-        vectors = run_each(self.pipe, [each[0] for each in read if not isinstance(each, InputError)])
-        for each in read:
-            if isinstance(each, InputError):
-                yield each
-                continue
-            vector = next(vectors)
-            yield vector if isinstance(vector, InputError) else {**each[1], "embedding": _numbers(vector)}
+        yield from answer_each(read, self._embed)
+
+    def _embed(self, texts: list[str]) -> Iterator[dict[str, Any] | InputError]:
+        for vector in run_each(self.pipe, texts):
+            yield vector if isinstance(vector, InputError) else {"embedding": _numbers(vector)}
 
 
 def _text_and_id(line: str) -> tuple[str, dict[str, Any]] | InputError:

@@ -17,6 +17,11 @@ def say(message: str) -> None:
     print(f"convbert: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
+def is_first_process() -> bool:
+    """Whether this one speaks: the first of those that a launcher started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def exit_code_of(error: BaseException) -> int:
     """Say what went wrong, and return the exit code that belongs to it."""
     if isinstance(error, SystemExit):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convbert.cli.failures import INTERRUPTED, say
+from convbert.cli.failures import INTERRUPTED, is_first_process, say
 from convbert.errors import InputError
 from convbert.optional import require
 
@@ -131,7 +130,7 @@ def run(
     )
     if not result.finished:
         return INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":  # of the processes of a launcher
+    if is_first_process():
         print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
 

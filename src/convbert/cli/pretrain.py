@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convbert.cli.failures import INTERRUPTED, say
+from convbert.cli.failures import INTERRUPTED, is_first_process, say
 from convbert.errors import InputError
 from convbert.optional import require
 from convbert.signals import handling
@@ -115,7 +114,7 @@ def run(
         "bf16": bf16,
     }
     plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
-    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher
+    is_first = is_first_process()
     if is_first:
         show_plan(plan)
     if dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from convbert.errors import InputError
@@ -34,13 +34,7 @@ class Predictor:
     def answer(self, lines: Sequence[str]) -> Iterator[Answer]:
         """An answer for each line, in order, or the reason why it has none."""
         read = [self._read(line) for line in lines]
-        answers = iter(self._answers([each[0] for each in read if not isinstance(each, InputError)]))
-        for each in read:
-            if isinstance(each, InputError):
-                yield each
-                continue
-            found = next(answers)
-            yield found if isinstance(found, InputError) else {**each[1], **found}
+        yield from answer_each(read, lambda examples: iter(self._answers(examples)))
 
     def _answers(self, examples: list[Example]) -> list[Answer]:
         """As `answer`: halves are tried where the whole cannot be answered, until the example to blame is alone."""
@@ -91,6 +85,19 @@ class Predictor:
         if tokens is None or tokens in cells or "text" not in cells:
             return None
         return split_text(text_of(cells["text"], "the line", "text"), self.finetuned.tokenizer)
+
+
+def answer_each(
+    read: Sequence[tuple[Any, dict[str, Any]] | InputError], answer: Callable[[list[Any]], Iterator[Answer]]
+) -> Iterator[Answer]:
+    """Answers to what was read of lines, each behind its id; errors stay where they are."""
+    answers = answer([each[0] for each in read if not isinstance(each, InputError)])
+    for each in read:
+        if isinstance(each, InputError):
+            yield each
+            continue
+        found = next(answers)
+        yield found if isinstance(found, InputError) else {**each[1], **found}
 
 
 def id_in(cells: dict[str, Any], column: str) -> dict[str, Any]:

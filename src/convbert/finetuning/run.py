@@ -34,7 +34,7 @@ from convbert.loading import find_model
 from convbert.optional import require
 from convbert.saving import own_folder, read_json, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
-from convbert.training.processes import launched_processes, main_first
+from convbert.training.processes import launched_processes, main_first, report_of
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def finetune(
         raise InputError(f"seeds must be at least 1, got {seeds}")
     processes = launched_processes(device)
     is_main = processes.is_main_process
-    if not is_main:
-        report = _say_nothing
+    report = report_of(processes, report)
     source = find_model(model)
     config = read_config(source)
     plan = recipe(task, config, **(overrides or {}))
@@ -146,10 +145,6 @@ def finetune(
             folder.note(record)
         report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
         return run.execute(seeds)
-
-
-def _say_nothing(message: str) -> None:
-    """The report of all processes but the first."""
 
 
 def _read(kind: Kind, files: Files, report: Report) -> tuple[list[Example], dict[str, list[Example]]]:

@@ -53,9 +53,8 @@ def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) 
     if architecture != wanted:
         raise InputError(f"{source}: is a {architecture}, and {kind.task.name} needs a {wanted}; {remedy}")
     theirs = tuple(config.id2label[number] for number in range(config.num_labels))
-    is_number = (
-        kind.task.kind == "regression" and len(theirs) == 1
-    )  # the name of a single output says nothing
+    # The name of a single output says nothing.
+    is_number = kind.task.kind == "regression" and len(theirs) == 1
     if kind.labels and not is_number and set(theirs) != set(kind.labels):
         raise InputError(
             f"{source}: has the labels {', '.join(theirs)}, and {kind.task.name} has {', '.join(kind.labels)}; {remedy}"

@@ -209,7 +209,7 @@ def prepare_sequences(
             preparation.check_same(vocabulary)  # another run may be reading what is there
             report(f"tokenising {name}")
             preparation.run(vocabulary, tell_now_and_then(report))
-    return open_corpus(folder, tokenizer, packing)
+    return open_corpus(folder, tokenizer, packing, verify=False)  # it has just been verified, or written
 
 
 def prepared_folder(source: Source) -> Path | None:

@@ -41,7 +41,7 @@ from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOn
 from convbert.training.checkpointing import load_weights
 from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
-from convbert.training.processes import launched_processes, main_first
+from convbert.training.processes import launched_processes, main_first, report_of
 from convbert.training.trainer import ObjectiveTrainer
 
 Report = Callable[[str], None]
@@ -106,8 +106,7 @@ def pretrain(
     folder = RunFolder(Path(output_dir))
     processes = launched_processes(device)
     is_main = processes.is_main_process
-    if not is_main:
-        report = _say_nothing
+    report = report_of(processes, report)
     # What can be refused before any work.
     if not folder.metrics.exists():
         _check_sources(corpus, heldout, report)
@@ -347,10 +346,6 @@ class Run:
 def _identity(dataset: SequenceDataset) -> str:
     """Another corpus has another."""
     return f"{len(dataset)} sequences, {dataset.count_tokens()} tokens, {dataset.fingerprint[:16]}"
-
-
-def _say_nothing(message: str) -> None:
-    """The report of all processes but the first."""
 
 
 def check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:

@@ -21,6 +21,11 @@ def launched_processes(device: str | None) -> Any:
     return PartialState(cpu=uses_cpu(device), timeout=_PATIENCE)
 
 
+def report_of(processes: Any, report: Callable[[str], None]) -> Callable[[str], None]:
+    """The report of the main process; the others say nothing."""
+    return report if processes.is_main_process else lambda message: None
+
+
 def main_first(processes: Any, work: Callable[[], T]) -> T:
     """What `work` gives here; the other processes begin when the main one has done its own.
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,25 +228,18 @@ class Manifest:
             raise InputError(f"{path}: damaged: its checksum is not that of its content")
         return manifest
 
-    def problem(
-        self,
-        folder: Path,
-        thorough: bool | None = None,
-        checked: Callable[[int], None] = lambda size: None,
-    ) -> str | None:
+    def problem(self, folder: Path, thorough: bool | None = None) -> str | None:
         """What is wrong with the first shard that is not there as it was written; None if all are.
 
         Args:
             thorough: read them whole and compare checksums, or their sizes alone; by default the first if it takes
                 less than a second.
-            checked: told the size of each.
         """
         if thorough is None:
             thorough = sum(shard.size for shard in self.shards) <= _ALWAYS_VERIFIED
         for shard in self.shards:
             if problem := shard.problem(folder, thorough):
                 return problem
-            checked(shard.size)
         return None
 
 
