@@ -304,6 +304,12 @@ class TestDamage:
             open_corpus(prepared)
 
 
+def test_a_missing_corpus_leaves_no_folder(own_tokenizer, tmp_path, capsys):
+    assert main(command(tmp_path / "nowhere", own_tokenizer, tmp_path / "out")) == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_kill_may_leave_does_not_stop_the_same_command(corpus, own_tokenizer, tmp_path):
     folder = tmp_path / "out"
     for name in ("shards", "tokenizer"):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from convbert.errors import InputError
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, Watch
 from convbert.pretraining.corpus.shards import Manifest
-from convbert.pretraining.corpus.sources import PathLike
+from convbert.pretraining.corpus.sources import PathLike, find_sources
 from convbert.pretraining.data import tokenizer_fingerprint, vocabulary_of
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 from convbert.saving import own_folder, save_tokenizer, whole_folder
@@ -50,6 +50,7 @@ def prepare(
         InputError: the corpus is unusable, the folder holds something else, or another process is at it.
     """
     folder = preparation.folder
+    find_sources(preparation.source)  # what is not there, before a folder is
     loaded = None if isinstance(tokenizer, NewVocabulary) else load_tokenizer(tokenizer)
     with own_folder(folder, "preparing a corpus"):
         preparation.check_folder()
