@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 import pytest
 import torch
 
+from convbert.ops import compiled
+from helpers import FORMS
+
 SLOW = (
     *("finetuning/test_run.py", "pretraining/test_run.py", "test_readme.py", "test_compile.py"),
     *("training/test_interruption.py", "training/test_processes.py", "pretraining/test_launching.py"),
@@ -58,3 +61,13 @@ def poisoned_memory():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """The forms of the CPU ops: every build of the compiled kernels, and PyTorch alone, as without a compiler."""
+    name = request.param
+    library = None if name == "portable" else compiled.open_build(name)[0]
+    found = (None, None, "the tests pretend so") if library is None else (name, library, None)
+    monkeypatch.setattr(compiled, "_load", lambda: found)
+    return name

@@ -8,6 +8,7 @@ import convbert
 import tiny
 from convbert import InputError, embedded
 from convbert.loading import TASKS
+from helpers import assert_close
 
 CLASSES = {
     "fill-mask": theirs.ConvBertForMaskedLM,
@@ -37,8 +38,12 @@ def test_every_task_has_its_model_ready_to_run(task, folders):
     assert type(model) is TASKS[task].model
     assert not any(module.training for module in model.modules())
     assert model.name_or_path == str(folders[task])
-    stored = TASKS[task].model.from_pretrained(folders[task]).state_dict()
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
+    stored = TASKS[task].model.from_pretrained(folders[task]).eval()
+    weights, ids = stored.state_dict(), torch.arange(5, 17).view(2, 6)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.named_parameters())
+    with torch.inference_mode():
+        states, expected = (each.base_model(ids).last_hidden_state for each in (model, stored))
+    assert_close(states, expected, torch.float32)
 
 
 def test_without_a_source_it_is_the_embedded_model():

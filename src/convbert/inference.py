@@ -1,34 +1,36 @@
-"""A model for inference alone: its weights laid out as this machine's matrix library reads them fastest."""
+"""A model for inference alone: its weights laid out as this machine's fastest product reads them."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convbert import ops
-from convbert.layers import Linear, MixedAttention, PackedLinear, is_plain
-from convbert.layers.mixed_attention import SeparableConv
+from convbert.layers import Block, FusedBlock, GroupedLinear, Linear, MixedAttention, PackedLinear, is_plain
+from convbert.layers.mixed_attention import PointwiseConv, SeparableConv
 
 
 def pack_weights(model: nn.Module) -> nn.Module:
     """Replace the linear layers of `model`, in place, by packed ones, and join those that read the same states.
 
-    Layers that were replaced already (by adapters, quantised ones), small ones, and what is not on a CPU stay as they
-    are.
+    Layers that were replaced already (by adapters, quantised ones), and what is not on a CPU or gains nothing, stay as
+    they are. An encoder layer of which nothing stays runs as one call of the compiled kernels.
 
     Returns:
         `model`, which can no longer be trained or saved.
     """
     for module in list(model.modules()):
+        if isinstance(module, Block):
+            module.fused = FusedBlock()
         if isinstance(module, MixedAttention):
             _join(module)
         if isinstance(module, SeparableConv):
-            # A row of memory for each tap, as the compiled kernel reads them; the shape stays.
-            weight = module.depthwise.weight
-            weight.data = weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+            _pack_separable(module)
         for name, child in list(module.named_children()):
-            if is_plain(child, Linear) and (packed := ops.pack(child.weight)) is not None:
-                setattr(module, name, PackedLinear(packed, _detached(child.bias)))
+            if (is_plain(child, Linear) or is_plain(child, GroupedLinear)) and (
+                packed := _packed(child.weight, child.bias)
+            ):
+                setattr(module, name, packed)
     return model
 
 
@@ -36,13 +38,29 @@ def _join(mixed: MixedAttention) -> None:
     layers = (mixed.query, mixed.key, mixed.value, mixed.conv_out_layer)
     if not all(is_plain(layer, Linear) for layer in layers):
         return
-    packed = ops.pack(torch.cat([layer.weight for layer in layers]))
-    if packed is None:
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    if packed := _packed(weight, bias):
+        mixed.joined = packed
+        for name in ("query", "key", "value", "conv_out_layer"):
+            setattr(mixed, name, None)
+
+
+def _pack_separable(separable: SeparableConv) -> None:
+    # A row of memory for each tap, as the compiled kernel reads them; the shape stays.
+    weight = separable.depthwise.weight
+    weight.data = weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    pointwise = separable.pointwise
+    if not is_plain(pointwise, PointwiseConv):
         return
-    mixed.joined = PackedLinear(packed, torch.cat([layer.bias for layer in layers]).detach())
-    for name in ("query", "key", "value", "conv_out_layer"):
-        setattr(mixed, name, None)
+    if packed := _packed(pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)):
+        separable.packed = packed
+        setattr(separable, "pointwise", None)  # noqa: B010 (a slot for a module)
 
 
-def _detached(bias: nn.Parameter | None) -> torch.Tensor | None:
-    return None if bias is None else bias.detach()
+def _packed(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
+    packed = ops.pack(weight)
+    if packed is None:
+        return None
+    if bias is None:
+        bias = weight.new_zeros(weight.shape[0])
+    return PackedLinear(packed, bias.detach())

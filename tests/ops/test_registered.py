@@ -67,10 +67,10 @@ def test_opcheck(form, op, suffix):
 @torch.no_grad()
 def test_fake_of_a_product_with_packed_weights():
     """opcheck would look into the memory of the weight, which PyTorch does not show."""
-    real = torch.randn(2, 3, 256), torch.randn(256, 256)
-    if (packed := pack(real[1])) is None:
-        pytest.skip("no oneDNN")
-    expected = torch.ops.convbert.packed_linear(real[0], packed, None, True)
+    states, weight, bias = torch.randn(2, 3, 256), torch.randn(200, 256), torch.randn(200)
+    if (packed := pack(weight)) is None:
+        pytest.skip("nothing to pack for: neither compiled kernels nor oneDNN")
+    expected = torch.ops.convbert.packed_linear(states, packed, bias, True)
     with FakeTensorMode():
-        fake = torch.ops.convbert.packed_linear(*(torch.empty(x.shape) for x in real), None, True)
+        fake = torch.ops.convbert.packed_linear(*(torch.empty(x.shape) for x in (states, packed, bias)), True)
     assert (fake.shape, fake.dtype, fake.stride()) == (expected.shape, expected.dtype, expected.stride())

@@ -2,6 +2,7 @@
 
 from convbert.layers.block import Block, BlockOutput
 from convbert.layers.embeddings import Embeddings
+from convbert.layers.fused_block import FusedBlock
 from convbert.layers.layout import Layout
 from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear, is_plain, project_and_gelu
 from convbert.layers.mixed_attention import MixedAttention
@@ -11,6 +12,7 @@ __all__ = [
     "Block",
     "BlockOutput",
     "Embeddings",
+    "FusedBlock",
     "GlorotLinear",
     "GroupedLinear",
     "Layout",

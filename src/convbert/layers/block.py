@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convbert.layers.feed_forward import Intermediate, ResidualOutput, feed_forward
+from convbert.layers.fused_block import FusedBlock
 from convbert.layers.layout import Layout
 from convbert.layers.linear import Linear, build_linear
 from convbert.layers.mixed_attention import MixedAttention
@@ -70,6 +71,8 @@ class Block(nn.Module):
             build_linear(inner_width, width, groups), width, norm_eps=norm_eps, dropout=dropout
         )
         self.feed_forward_chunk = feed_forward_chunk
+        # For inference alone: the layer as one call, see `convbert.inference`.
+        self.fused: FusedBlock | None = None
 
     def forward(self, states: Tensor, layout: Layout, rows: Tensor | None = None) -> BlockOutput:
         """Run the layer.
@@ -82,6 +85,9 @@ class Block(nn.Module):
         Returns:
             states of the shape given, or (n, C).
         """
+        if self.fused is not None and (done := self.fused(self, states, layout, rows)) is not None:
+            states, kernel_logits = done
+            return BlockOutput(states, None, kernel_logits)
         mixed = self.attention.self(states, layout)
         context = mixed.context
         if rows is not None:

@@ -46,10 +46,13 @@ class SeparableConv(nn.Module):
         self.depthwise = DepthwiseConv(in_channels, in_channels, taps, groups=in_channels, bias=False)
         self.pointwise = PointwiseConv(in_channels, out_channels, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels, 1))
+        # For inference alone: the pointwise convolution and the bias, see `convbert.inference`.
+        self.packed: nn.Module | None = None
 
     def forward(self, states: Tensor, layout: Layout) -> Tensor:
         """(..., C) to (..., A)."""
-        return self.pointwise(self.depthwise(states, layout), self.bias)
+        convolved = self.depthwise(states, layout)
+        return self.pointwise(convolved, self.bias) if self.packed is None else self.packed(convolved)
 
 
 class MixedAttention(nn.Module):

@@ -19,11 +19,11 @@ class PackedLinear(nn.Module):
     """One or several linear layers of the same input as one product, on a packed weight.
 
     Args:
-        packed: the weights (out, in), from `ops.pack`.
-        bias: (out,) or None.
+        packed: the weights, from `ops.pack`.
+        bias: (out,).
     """
 
-    def __init__(self, packed: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, packed: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.training = False
         # Plain attributes: a packed weight can be neither trained nor saved.

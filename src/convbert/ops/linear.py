@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
+from convbert.ops.compiled import product
 from convbert.ops.gelu import gelu as apply_gelu
 
 # Read once: a traced program cannot ask.
@@ -31,30 +32,42 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = 
         (..., out).
     """
     if _takes_onednn(states, weight, bias):
-        return packed_linear(states, weight, bias, gelu=gelu)
+        return _onednn_linear(states, weight, bias, gelu)
     projected = F.linear(states, weight, bias)
     return apply_gelu(projected, may_overwrite=True) if gelu else projected
 
 
-def packed_linear(states: Tensor, packed: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+def packed_linear(states: Tensor, packed: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
     """As `linear`, on a weight from `pack`; no gradients."""
-    if torch.compiler.is_compiling():
+    if not compiled.runs_eagerly(states):
         return torch.ops.convbert.packed_linear(states, packed, bias, gelu)
     return _packed_linear(states, packed, bias, gelu)
 
 
-def _packed_linear(states: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+def _packed_linear(states: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     states = states.to(packed.dtype)  # autocast does not know this product
+    if product.is_packed(packed):
+        return product.packed_linear(states, packed, bias, gelu)
+    return _onednn_linear(states, packed, bias, gelu)
+
+
+def _onednn_linear(states: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     fuses = gelu and _CAPABILITY == "AVX512"
     projected = torch.ops.mkldnn._linear_pointwise(
-        states, packed, bias, "gelu" if fuses else "none", [], "none" if fuses else ""
+        states, weight, bias, "gelu" if fuses else "none", [], "none" if fuses else ""
     )
     return apply_gelu(projected, may_overwrite=True) if gelu and not fuses else projected
 
 
 def pack(weight: Tensor) -> Tensor | None:
-    """`weight` (out, in) as oneDNN reads it fastest, for `packed_linear` alone; None where that gains nothing."""
-    if weight.numel() < _PACKING_PAYS or not _has_onednn(weight):
+    """A weight as the fastest product reads it, for `packed_linear` alone; None where that gains nothing.
+
+    Args:
+        weight: (out, in); or (groups, in / groups, out / groups), of a layer whose groups do not see each other.
+    """
+    if product.takes(weight):
+        return product.pack(weight)
+    if weight.dim() != 2 or weight.numel() < _PACKING_PAYS or not _has_onednn(weight):
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
 
@@ -81,13 +94,13 @@ def _has_onednn(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-def _like_result(states: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    return states.new_empty(*states.shape[:-1], packed.shape[0], dtype=packed.dtype)
+def _like_result(states: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    return states.new_empty(*states.shape[:-1], bias.shape[0], dtype=packed.dtype)
 
 
 # An op of its own, as torch.compile's default backend takes oneDNN's only with weights that it packed itself.
 torch.library.define(
-    "convbert::packed_linear", "(Tensor states, Tensor packed, Tensor? bias, bool gelu) -> Tensor"
+    "convbert::packed_linear", "(Tensor states, Tensor packed, Tensor bias, bool gelu) -> Tensor"
 )
 torch.library.impl("convbert::packed_linear", "CompositeExplicitAutograd", _packed_linear)
 torch.library.register_fake("convbert::packed_linear", _like_result)

@@ -11,6 +11,7 @@ import ctypes
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,13 +55,30 @@ _SIGNATURES = {
     ],
     "depthwise_conv_forward": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
     "depthwise_conv_filter_gradient": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
+    "packed_linear": [_INT, *[_LONG] * 4, *[_POINTER] * 3, _INT, _POINTER],
+    "panel_columns": [],
+    "block_scratch": [_POINTER, _LONG, _LONG],
+    "block_forward": [_INT, _POINTER, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 3],
+}
+_RESULTS = {
+    "attention_forward": _INT,
+    "attention_backward": _INT,
+    "block_forward": _INT,
+    "panel_columns": _LONG,
+    "block_scratch": _LONG,
 }
 
 
-@cache
 def build() -> str | None:
     """Which of the builds runs here: "avx512", "avx2" or "generic"; None where none does."""
     return _load()[0]
+
+
+def library() -> ctypes.CDLL:
+    """The build that runs here; there must be one."""
+    found = _load()[1]
+    assert found is not None
+    return found
 
 
 @cache
@@ -96,7 +114,7 @@ def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
         return None, f"the compiled kernels cannot be loaded ({error})"
     for function, arguments in _SIGNATURES.items():
         getattr(library, function).argtypes = arguments
-        getattr(library, function).restype = ctypes.c_int if "attention" in function else None
+        getattr(library, function).restype = _RESULTS.get(function)
     return library, None
 
 
@@ -131,15 +149,13 @@ def threads_for(elements: int) -> int:
     return max(1, min(torch.get_num_threads(), elements // _ELEMENTS_PER_THREAD))
 
 
-def call(function: str, *arguments: Tensor | int | float | None) -> None:
+def call(function: str, *arguments: Any) -> None:
     """Run a kernel; tensors are passed by address, None as a null pointer.
 
     Raises:
         MemoryError: there was none for its scratch.
     """
-    library = _load()[1]
-    assert library is not None
-    failed = getattr(library, function)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+    failed = getattr(library(), function)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
     if failed:
         raise MemoryError(f"{function}: no memory for the scores of one block")
 

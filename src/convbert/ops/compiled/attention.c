@@ -5,17 +5,7 @@
  * softmax runs along its rows, and the product with the values follows while the buffer is in cache.
  */
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#define COLUMNS (2 * LANES)
 #define QUERIES 32
-
-typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4)));
 
 static inline int64_t padded(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
 

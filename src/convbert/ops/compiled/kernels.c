@@ -96,12 +96,11 @@ EXPORT void dropout(int threads, int64_t rows, int64_t columns, const float *in,
 
 /* ---- GELU, x * Phi(x) ---- */
 
+static inline float gelu(float x) { return 0.5f * x * (1.0f + erf_fit(x * 0.70710678f)); }
+
 EXPORT void gelu_forward(int threads, int64_t n, const float *in, float *out) {
 #pragma omp parallel for simd num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < n; i++) {
-        float x = in[i];
-        out[i] = 0.5f * x * (1.0f + erf_fit(x * 0.70710678f));
-    }
+    for (int64_t i = 0; i < n; i++) out[i] = gelu(in[i]);
 }
 
 EXPORT void gelu_backward(int threads, int64_t n, const float *grad, const float *in, float *grad_in) {
@@ -392,4 +391,8 @@ EXPORT void depthwise_conv_filter_gradient(int threads, int64_t tokens, int64_t 
     }
 }
 
+#include "product.c"
+
 #include "attention.c"
+
+#include "block.c"
