@@ -181,7 +181,7 @@ def _wide_layer(device: torch.device, precision: str) -> nn.Module:
     """The layer that costs most in a model of base size, as `convbert.load` leaves it."""
     layer = Linear(768, 3072)
     if precision == "int8":
-        return Int8Linear(layer)
+        return Int8Linear(layer.weight, layer.bias)
     layer = layer.to(device, DTYPES[precision])
     return pack_weights(nn.Sequential(layer)) if device.type == "cpu" else layer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from convbert import ops
@@ -23,7 +22,7 @@ def pack_weights(model: nn.Module) -> nn.Module:
         if isinstance(module, Block):
             module.fused = FusedBlock()
         if isinstance(module, MixedAttention):
-            _join(module)
+            module.join(_packed)
         if isinstance(module, SeparableConv):
             _pack_separable(module)
         for name, child in list(module.named_children()):
@@ -32,17 +31,6 @@ def pack_weights(model: nn.Module) -> nn.Module:
             ):
                 setattr(module, name, packed)
     return model
-
-
-def _join(mixed: MixedAttention) -> None:
-    layers = (mixed.query, mixed.key, mixed.value, mixed.conv_out_layer)
-    if not all(is_plain(layer, Linear) for layer in layers):
-        return
-    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-    if packed := _packed(weight, bias):
-        mixed.joined = packed
-        for name in ("query", "key", "value", "conv_out_layer"):
-            setattr(mixed, name, None)
 
 
 def _pack_separable(separable: SeparableConv) -> None:

@@ -15,10 +15,12 @@ from functools import cache
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convbert import ops
 from convbert.errors import InputError
-from convbert.layers import copy_sharing
+from convbert.layers import MixedAttention, copy_sharing
 
 SMALLEST_LAYER = 256 * 1024
 """Weights of a layer below which rounding its input costs more time than the product saves."""
@@ -29,23 +31,29 @@ _TINY = torch.finfo(torch.float32).tiny
 class Int8Linear(nn.Module):
     """A linear layer in 8-bit numbers, made from one in fp32. It has no gradients and cannot be saved.
 
-    A token x is lowest + scale * q, with q in 0 ... 255 and 0 among the numbers from lowest to highest; a row of the
-    weight is weight_scale * w, with w from -`largest_weight()` to `largest_weight()`. The sum over q * w is exact.
+    A token x is lowest + unit * q, with q in 0 ... 255 and 0 among the numbers from lowest to highest; a row of the
+    weight is weight_scale * w, with w from -127 to 127. The sum over q * w is exact.
+
+    Args:
+        weight: (out, in).
+        bias: (out,) or None.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
+    fuses_gelu = True
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.training = layer.training
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        weight = layer.weight.detach().float()
-        scale = (weight.abs().amax(1) / largest_weight()).clamp_min(_TINY)
+        self.training = False
+        self.out_features, self.in_features = weight.shape
+        weight = weight.detach().float()
+        scale = _scale(weight)
         whole = (weight / scale[:, None]).round().to(torch.int8)
         # Plain attributes: a conversion of the model's dtype must leave them alone.
         self.weight, self.weight_scale, self.weight_sum = _pack(whole), scale, whole.sum(1) * scale
-        self.bias = scale.new_zeros(self.out_features) if layer.bias is None else layer.bias.detach().float()
+        self.bias = scale.new_zeros(self.out_features) if bias is None else bias.detach().float().contiguous()
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(..., in) to (..., out), both fp32.
+    def forward(self, states: Tensor, gelu: bool = False) -> Tensor:
+        """(..., in) to (..., out), both fp32, then GELU where asked.
 
         Raises:
             InputError: on another device than a CPU, or where a gradient is asked for.
@@ -54,15 +62,11 @@ class Int8Linear(nn.Module):
             raise InputError(f"an int8 model runs on a CPU, not on {states.device.type}")
         if states.requires_grad:
             raise InputError("an int8 model has no gradients: load it with from_pretrained")
-        tokens = states.flatten(0, -2).float()  # autocast's are of another precision
-        lowest = tokens.amin(1, keepdim=True).clamp_max(0)
-        highest = tokens.amax(1, keepdim=True).clamp_min(0)
-        scale = ((highest - lowest) / 255).clamp_min(_TINY)
-        # Conversion cuts off what is behind the point, so adding a half rounds.
-        whole = torch.addcmul(0.5 - lowest / scale, tokens, 1 / scale).to(torch.uint8)
-        projected = _product(whole, self.weight, self.weight_scale)
-        projected.mul_(scale).addcmul_(lowest, self.weight_sum).add_(self.bias)
-        return projected.unflatten(0, states.shape[:-1])
+        tokens = states.flatten(0, -2).float().contiguous()  # autocast's are of another precision
+        whole, lowest, unit = ops.round_tokens(tokens)
+        sums = _product(whole, self.weight, self.weight_scale)
+        result = ops.finish_int8(sums, lowest, unit, self.weight_sum, self.bias, gelu=gelu)
+        return result.unflatten(0, states.shape[:-1])
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -80,19 +84,28 @@ class Int8Linear(nn.Module):
 
 
 def quantize(stack: nn.Module) -> int:
-    """Replace the linear layers inside `stack` that gain from it, in place; say how many."""
-    replaced = 0
-    for parent in list(stack.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear) and child.weight.numel() >= SMALLEST_LAYER:
-                setattr(parent, name, Int8Linear(child))
-                replaced += 1
-    return replaced
+    """Replace the linear layers inside `stack` that gain from it, in place, those that read the same states by one; say
+    how many there are now."""
+    for module in list(stack.modules()):
+        if isinstance(module, MixedAttention):
+            module.join(_int8_if_wide)
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and (layer := _int8_if_wide(child.weight, child.bias)):
+                setattr(module, name, layer)
+    return len(_int8_layers(stack))
+
+
+def _int8_if_wide(weight: Tensor, bias: Tensor | None) -> Int8Linear | None:
+    return Int8Linear(weight, bias) if weight.numel() >= SMALLEST_LAYER else None
+
+
+def _int8_layers(model: nn.Module) -> list[Int8Linear]:
+    return [module for module in model.modules() if isinstance(module, Int8Linear)]
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether a layer of it computes in 8-bit numbers."""
-    return any(isinstance(module, Int8Linear) for module in model.modules())
+    return bool(_int8_layers(model))
 
 
 def why_not_int8(device: torch.device) -> str | None:
@@ -104,17 +117,43 @@ def why_not_int8(device: torch.device) -> str | None:
     return None
 
 
-@cache
-def largest_weight() -> int:
-    """127 where this processor adds 8-bit products exactly; else 63.
+def _scale(weight: Tensor) -> Tensor:
+    """(out, in) to (out,): the finest unit in which no sum of the product overflows.
 
-    Without VNNI instructions, pairs of products are added in 16 bits, where 2 * 255 * 127 does not fit and 2 * 255 * 63
-    does. Which instructions run is oneDNN's choice, so the product itself is asked.
+    Without VNNI instructions, the products of two neighbouring inputs are added in 16 bits: 255 * (w + w') fits if
+    |w + w'| is 128 at most, and rounding adds 1 at most to what it is before.
     """
+    largest = weight.abs().amax(1) / 127
+    if not adds_in_16_bits():
+        return largest.clamp_min(_TINY)
+    pairs = F.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2)).sum(-1)
+    return torch.maximum(largest, pairs.abs().amax(1) / 127).clamp_min(_TINY)
+
+
+@cache
+def adds_in_16_bits() -> bool:
+    """Whether this processor adds the products of two neighbouring inputs in 16 bits, which 255 * 127 twice do not fit.
+
+    Which instructions run is oneDNN's choice, so the product itself is asked.
+
+    Raises:
+        RuntimeError: neighbours are others than the ones that are guarded against.
+    """
+    if _is_exact(127, 127):
+        return False
+    if not _is_exact(127, 1):
+        raise RuntimeError(
+            "this build of PyTorch adds 8-bit products in an order that is not known: int8 is not exact"
+        )
+    return True
+
+
+def _is_exact(even: int, odd: int) -> bool:
+    """Whether the product is, of the largest tokens and a weight whose even and odd inputs are these."""
     tokens = torch.full((64, 256), 255, dtype=torch.uint8, device="cpu")
-    weight = torch.full((256, 256), 127, dtype=torch.int8, device="cpu")
+    weight = torch.tensor([even, odd], dtype=torch.int8, device="cpu").repeat(256, 128)
     sums = _product(tokens, _pack(weight), torch.ones(256, device="cpu", dtype=torch.float32))
-    return 127 if bool((sums == 256 * 255 * 127).all()) else 63
+    return bool((sums == 128 * 255 * (even + odd)).all())
 
 
 def _pack(weight: Tensor) -> Tensor:

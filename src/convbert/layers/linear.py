@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from convbert import ops
-from convbert.layers.packed_linear import PackedLinear
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -48,7 +47,7 @@ def project_and_gelu(dense: nn.Module, states: Tensor) -> Tensor:
     """GELU of `dense(states)`, in one step where that is the same thing."""
     if is_plain(dense, Linear):
         return ops.linear(states, dense.weight, dense.bias, gelu=True)
-    if type(dense) is PackedLinear:
+    if getattr(dense, "fuses_gelu", False):
         return dense(states, gelu=True)
     return ops.gelu(dense(states))
 

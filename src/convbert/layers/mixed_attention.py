@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from convbert.layers.layout import Layout
-from convbert.layers.linear import Linear
+from convbert.layers.linear import Linear, is_plain
 from convbert.ops import attention, depthwise_conv, linear, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
 
@@ -95,6 +96,25 @@ class MixedAttention(nn.Module):
         convolved = self._convolve(conv_value, kernel_logits, layout)
         context = torch.stack((attended, convolved), dim=-3)
         return MixedOutput(context.flatten(-3), weights, kernel_logits)
+
+    def join(self, build: Callable[[Tensor, Tensor], nn.Module | None]) -> bool:
+        """Replace the four layers that read the states by one, for inference alone; say whether it was done.
+
+        Args:
+            build: from weight (4 H D, C) and bias (4 H D,) the layer, or None to leave everything as it is.
+        """
+        names = ("query", "key", "value", "conv_out_layer")
+        layers = [getattr(self, name) for name in names]
+        if self.joined is not None or not all(is_plain(layer, Linear) for layer in layers):
+            return False
+        weight, bias = (torch.cat([getattr(layer, x) for layer in layers]) for x in ("weight", "bias"))
+        joined = build(weight, bias.detach())
+        if joined is None:
+            return False
+        self.joined = joined
+        for name in names:
+            setattr(self, name, None)
+        return True
 
     def _mix_joined(self, joined: nn.Module, states: Tensor, layout: Layout) -> MixedOutput:
         """As `forward`, without gradients: four products as one, and both branches written side by side."""

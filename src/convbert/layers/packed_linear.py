@@ -23,6 +23,8 @@ class PackedLinear(nn.Module):
         bias: (out,).
     """
 
+    fuses_gelu = True
+
     def __init__(self, packed: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.training = False

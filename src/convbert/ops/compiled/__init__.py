@@ -57,6 +57,8 @@ _SIGNATURES = {
     "depthwise_conv_filter_gradient": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
     "packed_linear": [_INT, *[_LONG] * 4, *[_POINTER] * 3, _INT, _POINTER],
     "panel_columns": [],
+    "round_tokens": [_INT, _LONG, _LONG, *[_POINTER] * 4],
+    "finish_int8": [_INT, _LONG, _LONG, *[_POINTER] * 5, _INT],
     "block_scratch": [_POINTER, _LONG, _LONG],
     "block_forward": [_INT, _POINTER, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 3],
 }

@@ -396,3 +396,5 @@ EXPORT void depthwise_conv_filter_gradient(int threads, int64_t tokens, int64_t 
 #include "attention.c"
 
 #include "block.c"
+
+#include "int8.c"
