@@ -27,7 +27,7 @@ from benchmarks.report import ROOT, Row
 from benchmarks.run import Run
 from benchmarks.subjects import config_of, prepare, rival, their_model, twins
 from benchmarks.timing import Call
-from benchmarks.training import gradient_error, training_step
+from benchmarks.training import adamw_of, gradient_error, training_step
 from convbert import ConvBertModel
 
 ROUNDS = 3  # fresh processes of each subject
@@ -83,7 +83,10 @@ def peak_above_model(subject: str, case: Case, device: torch.device) -> int:
     """Bytes that the step of `case` needs at its worst moment beyond what is there before it."""
     model = _build(subject, case).to(device)
     if case.step == "training":
-        small, whole = (training_step(model, case, each.inputs(device)) for each in (_tiny(case), case))
+        optimizer = adamw_of(model.parameters())  # one, whose state is there after the tiny step
+        small, whole = (
+            training_step(model, case, each.inputs(device), optimizer) for each in (_tiny(case), case)
+        )
     else:
         model = prepare(model.to(case.torch_dtype)) if subject == OURS else model.to(case.torch_dtype).eval()
         small, whole = (_forward(model, each, device) for each in (_tiny(case), case))

@@ -59,10 +59,12 @@ def measure(case: Case, run: Run) -> list[Row]:
     return [row]
 
 
-def training_step(model: nn.Module, case: Case, inputs: Inputs) -> Call:
-    """Forward, backward and AdamW in training mode."""
+def training_step(
+    model: nn.Module, case: Case, inputs: Inputs, optimizer: torch.optim.Optimizer | None = None
+) -> Call:
+    """Forward, backward and AdamW in training mode; an optimizer that several steps share is given."""
     model.train()
-    optimizer = adamw_of(model.parameters())
+    optimizer = optimizer or adamw_of(model.parameters())
     states_backward = backward_pass(model, case, inputs)
 
     def step() -> None:

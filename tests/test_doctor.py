@@ -70,6 +70,12 @@ def test_precision_is_what_loading_does(report):
     assert all(isinstance(found[f"{name} on cpu"]["value"], float) for name in ("bf16", "int8"))
 
 
+def test_packed_linear_is_what_loading_does(report):
+    packed = convbert.load(precision="fp32").base_model.encoder.layer[0].intermediate.dense.packed
+    name = "onednn" if packed.is_mkldnn else "compiled"
+    assert report["ops"]["packed linear on cpu"]["value"] == name
+
+
 @pytest.mark.filterwarnings("ignore::convbert.errors.SlowerWarning")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_layers_race_as_loading_leaves_them(precision):

@@ -20,6 +20,7 @@ from convbert.layers import Linear
 from convbert.ops import compiled
 from convbert.ops.attention import packed_form
 from convbert.ops.backends import why_not_fast
+from convbert.ops.compiled import product
 from convbert.optional import EXTRAS, install_hint, missing_packages
 from convbert.precision import DTYPES, automatic, why_not, why_slow
 from convbert.quantization import Int8Linear
@@ -133,7 +134,8 @@ def _devices() -> list[torch.device]:
 
 def _ops(device: torch.device) -> list[Finding]:
     """Which form each op takes on `device` when its backend is "auto"."""
-    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device)]
+    products = [_packed_linear()] if device.type == "cpu" else []
+    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device), *products]
 
 
 def _convolution(op: str, device: torch.device) -> Finding:
@@ -159,6 +161,18 @@ def _attention(device: torch.device) -> list[Finding]:
     if dropping != form:
         why += f"; while training with dropout, {dropping.name}: {dropping.reason}"
     return [sdpa, Finding("ops", f"packed {name}", form.name, why)]
+
+
+def _packed_linear() -> Finding:
+    """The linear layers of a model from `convbert.load`."""
+    name = "packed linear on cpu"
+    if compiled.build() in product.BUILDS:
+        return Finding(
+            "ops", name, "compiled", "in fp32, and a layer without gradients is one call; else oneDNN's"
+        )
+    if torch.backends.mkldnn.is_available():
+        return Finding("ops", name, "onednn", "weights laid out once, when a model is loaded")
+    return Finding("ops", name, "default", "this build of PyTorch comes without oneDNN: nothing is packed")
 
 
 def _precisions(device: torch.device) -> list[Finding]:

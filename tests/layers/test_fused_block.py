@@ -128,6 +128,20 @@ class TestRunsInSteps:
         assert not torch.allclose(block(states, Layout()).states, before)
         assert len(calls) == 1
 
+    def test_a_replaced_half_is_taken(self, calls):
+        block, states = pack_weights(build_block()), torch.randn(2, 7, 24)
+        block(states, Layout())
+        block.intermediate = torch.nn.Linear(24, 50)
+        block(states, Layout())
+        assert len(calls) == 1
+
+    def test_a_part_in_training_drops(self, calls):
+        block, states = pack_weights(build_block(dropout=0.9)), torch.randn(2, 7, 24)
+        before = block(states, Layout()).states
+        block.output.dropout.train()
+        assert not torch.allclose(block(states, Layout()).states, before)
+        assert len(calls) == 1
+
     def test_a_changed_weight_is_taken(self, calls):
         block, states = pack_weights(build_block()), torch.randn(2, 7, 24)
         block(states, Layout())

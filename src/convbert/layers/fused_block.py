@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,17 @@ _PARTS = {
 """What a layer is made of when one call can stand for it."""
 
 
+class _Bound(NamedTuple):
+    """A layer ready to be called, and what makes it this layer."""
+
+    call: CompiledBlock
+    parts: list[nn.Module]
+    places: list[tuple[dict[str, Any], str, object]]  # where each part and weight lies, and under which name
+
+    def is_current(self) -> bool:
+        return self.call.is_current() and all(place.get(name) is held for place, name, held in self.places)
+
+
 class FusedBlock:
     """Runs a `Block` of packed weights in one call, or says that it cannot.
 
@@ -49,11 +60,7 @@ class FusedBlock:
     """
 
     def __init__(self) -> None:
-        self._call: CompiledBlock | None = None
-        self._bound: list[
-            tuple[dict[str, Any], str, object]
-        ] = []  # where each part lies, and under which name
-        self._parts: list[nn.Module] = []
+        self._bound: _Bound | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()  # the copied layer has parts of its own
@@ -67,38 +74,36 @@ class FusedBlock:
             return None
         if not compiled.takes(states) or torch.is_autocast_enabled("cpu"):
             return None
-        if not self._is_current():
-            self._bind(block)
-        if self._call is None or not all(is_plain(part, type(part)) for part in self._parts):
+        bound = self._bound  # read once: another thread may bind it anew
+        if bound is None or not bound.is_current():
+            self._bound = bound = _bind(block)
+        if bound is None or not all(is_plain(part, type(part)) and not part.training for part in bound.parts):
             return None
-        if not compiled.without_gradient(states, *self._call.tensors):
+        if not compiled.without_gradient(states, *bound.call.tensors):
             return None
-        return self._call(states, layout.cu_seqlens, rows)
+        return bound.call(states, layout.cu_seqlens, rows)
 
-    def _is_current(self) -> bool:
-        return (
-            self._call is not None
-            and all(place.get(name) is held for place, name, held in self._bound)
-            and self._call.is_current()
-        )
 
-    def _bind(self, block: Block) -> None:
-        self._call, self._bound, self._parts = None, [], []
-        for path, kind in _PARTS.items():
-            above, _, name = path.rpartition(".")
-            place = block.get_submodule(above)._modules
-            part = place.get(name)
-            if part is None or type(part) is not kind or part.training:
-                return
-            self._bound.append((place, name, part))
-            self._parts.append(part)
-            if isinstance(part, PackedLinear):
-                if not is_packed(part.packed):
-                    return
-                self._bound += [(part.__dict__, name, getattr(part, name)) for name in ("packed", "bias")]
-            self._bound += [(part._parameters, name, held) for name, held in part._parameters.items()]
-        if block.intermediate.activation is F.gelu and not block.feed_forward_chunk:
-            self._call = CompiledBlock(_weights_of(block))
+def _bind(block: Block) -> _Bound | None:
+    """None where one call would be another layer."""
+    parts: list[nn.Module] = []
+    places: list[tuple[dict[str, Any], str, object]] = []
+    for path, kind in _PARTS.items():
+        above, _, name = path.rpartition(".")
+        place = block.get_submodule(above)._modules
+        part = place.get(name)
+        if part is None or type(part) is not kind:
+            return None
+        parts.append(part)
+        places.append((place, name, part))
+        if isinstance(part, PackedLinear):
+            if not is_packed(part.packed):
+                return None
+            places += [(part.__dict__, name, getattr(part, name)) for name in ("packed", "bias")]
+        places += [(part._parameters, name, held) for name, held in part._parameters.items()]
+    if block.intermediate.activation is not F.gelu or block.feed_forward_chunk:
+        return None
+    return _Bound(CompiledBlock(_weights_of(block)), parts, places)
 
 
 def _weights_of(block: Block) -> BlockWeights:
