@@ -196,6 +196,23 @@ def test_memory_counts_the_step_and_not_the_model():
     assert 4 * parameters < peak < 4 * 4 * parameters + 10e6
 
 
+def test_memory_finds_the_state_of_the_optimizer_there(monkeypatch):
+    made, make = [], memory.adamw_of
+    monkeypatch.setattr(memory, "adamw_of", lambda parameters: made.append(make(parameters)) or made[-1])
+
+    def states_before_and_after(call):
+        before = len(made[0].state)
+        call()
+        return before, len(made[0].state), len(made)
+
+    monkeypatch.setattr(memory, "_peak_resident", states_before_and_after)
+    before, after, optimizers = memory.peak_above_model(
+        OURS, Case("tiny", (2, 16), step="training"), torch.device("cpu")
+    )
+    assert 0 < before == after
+    assert optimizers == 1
+
+
 def test_padding_fills_half():
     for batch, length in ((16, 512), (3, 11)):
         lengths = cases.half_lengths(batch, length)
