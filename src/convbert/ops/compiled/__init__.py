@@ -51,7 +51,7 @@ _SIGNATURES = {
         *[_POINTER, _LONG] * 3,
         _DOUBLE,
         _LONG,
-        *[_POINTER] * 6,
+        *[_POINTER] * 5,
     ],
     "depthwise_conv_forward": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
     "depthwise_conv_filter_gradient": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],

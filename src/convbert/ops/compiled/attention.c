@@ -172,12 +172,12 @@ EXPORT int attention_forward(int threads, int64_t heads, int64_t width, const in
 }
 
 /* Everything (N, H, D) contiguous but query, key and value. `grad_key` and `grad_value` come zeroed. With P the softmax and
- * M the dropout mask: grad_value = (P M)^T grad, grad_P = M (grad value^T), grad_scores = P (grad_P - rowsum(grad * out)). */
+ * M the dropout mask: grad_value = (P M)^T grad, grad_P = M (grad value^T), grad_scores = P (grad_P - rowsum(P grad_P)).
+ * Rows of P are scaled to sum to 1: `log_sums` are rounded to an ulp of the scores, and what is missing would add up. */
 EXPORT int attention_backward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
                               int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
-                              const float *value, int64_t value_row, double p, int64_t seed, const float *out,
-                              const float *log_sums, const float *grad, float *grad_query, float *grad_key,
-                              float *grad_value) {
+                              const float *value, int64_t value_row, double p, int64_t seed, const float *log_sums,
+                              const float *grad, float *grad_query, float *grad_key, float *grad_value) {
     Attention call = {heads, width, length, cu_seqlens, (float)(1.0 / sqrt((double)width)),
                       threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
     int64_t columns = padded(length), row = heads * width;
@@ -202,15 +202,21 @@ EXPORT int attention_backward(int threads, int64_t heads, int64_t width, const i
                 scores_of(&call, rows, tokens, q, query_row, keys, weights);
                 product(rows, wide, width, (Strided){g, row, 1}, values, wide, slopes, wide, 0);
                 for (int64_t i = 0; i < rows; i++) {
-                    float *w = weights + i * wide, *s = slopes + i * wide, along = 0.0f;
+                    float *w = weights + i * wide, *s = slopes + i * wide, total = 0.0f, along = 0.0f;
                     int64_t token = start + first + i;
                     float log_sum = log_sums[token * heads + head];
-#pragma omp simd reduction(+ : along)
-                    for (int64_t d = 0; d < width; d++) along += g[i * row + d] * out[here + i * row + d];
                     drop_row(&call, token, head, tokens, s);
-#pragma omp simd
+#pragma omp simd reduction(+ : total, along)
                     for (int64_t j = 0; j < tokens; j++) {
                         w[j] = exp_negative(min_float(w[j] - log_sum, 0.0f));
+                        total += w[j];
+                        along += w[j] * s[j];
+                    }
+                    float inverse = 1.0f / total;
+                    along *= inverse;
+#pragma omp simd
+                    for (int64_t j = 0; j < tokens; j++) {
+                        w[j] *= inverse;
                         s[j] = w[j] * (s[j] - along) * call.scale;
                     }
                     drop_row(&call, token, head, tokens, w);

@@ -60,17 +60,17 @@ class _CompiledAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
         log_sums = query.new_empty(query.shape[:-1])
         out = _forward(query, key, value, settings, query.new_empty(query.shape), log_sums)
-        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.save_for_backward(query, key, value, log_sums)
         ctx.settings = settings
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, log_sums = ctx.saved_tensors
+        query, key, value, log_sums = ctx.saved_tensors
         grad_query = query.new_empty(query.shape)
         grad_key, grad_value = query.new_zeros(query.shape), query.new_zeros(query.shape)
         gradients = (grad_query, grad_key, grad_value)
         arguments = _arguments(query, key, value, ctx.settings)
-        compiled.call("attention_backward", *arguments, out, log_sums, grad.contiguous(), *gradients)
+        compiled.call("attention_backward", *arguments, log_sums, grad.contiguous(), *gradients)
         return *gradients, None
