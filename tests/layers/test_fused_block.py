@@ -131,7 +131,7 @@ class TestRunsInSteps:
     def test_a_replaced_half_is_taken(self, calls):
         block, states = pack_weights(build_block()), torch.randn(2, 7, 24)
         block(states, Layout())
-        block.intermediate = torch.nn.Linear(24, 50)
+        block.intermediate = torch.nn.Linear(24, 50).requires_grad_(False)
         block(states, Layout())
         assert len(calls) == 1
 
