@@ -62,7 +62,7 @@ class Int8Linear(nn.Module):
             raise InputError(f"an int8 model runs on a CPU, not on {states.device.type}")
         if states.requires_grad:
             raise InputError("an int8 model has no gradients: load it with from_pretrained")
-        tokens = states.flatten(0, -2).float().contiguous()  # autocast's are of another precision
+        tokens = states.flatten(0, -2).float()  # autocast's are of another precision
         whole, lowest, unit = ops.round_tokens(tokens)
         sums = _product(whole, self.weight, self.weight_scale)
         result = ops.finish_int8(sums, lowest, unit, self.weight_sum, self.bias, gelu=gelu)

@@ -52,7 +52,7 @@ static void multiply_tile(int64_t rows, int64_t inputs, const float *tokens, con
 #undef CASE
 }
 
-/* A linear layer: `bias` (groups * columns,) or NULL for zeros. */
+/* A linear layer: `bias` (groups * columns,). */
 typedef struct {
     int64_t groups, inputs, columns; /* the latter two of one group */
     const float *packed, *bias;
@@ -76,7 +76,7 @@ static void multiply_panels(const Linear *layer, int64_t group, int64_t first, i
             const float *panel = weights + (p * inputs + k) * COLUMNS;
             int64_t column = p * COLUMNS, columns = min64(COLUMNS, layer->columns - column);
             float bias[COLUMNS] = {0};
-            if (layer->bias) memcpy(bias, layer->bias + group * layer->columns + column, sizeof(float) * (size_t)columns);
+            memcpy(bias, layer->bias + group * layer->columns + column, sizeof(float) * (size_t)columns);
             for (int64_t i = 0; i < rows; i += ROWS) {
                 int64_t height = min64(ROWS, rows - i);
                 float *at = out + i * out_row + column;
