@@ -14,7 +14,19 @@ PACKAGE = Path(convbert.__file__).parent
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
     {"errors"},
-    {"configuration", "tokenization", "optional", "damage", "saving", "signals", "embedded", "page"},
+    {"schema", "unknown"},
+    {
+        "configuration",
+        "tokenization",
+        "optional",
+        "damage",
+        "saving",
+        "signals",
+        "embedded",
+        "page",
+        "schema",
+        "unknown",
+    },
     {"ops"},
     {"layers"},
     {"batch", "quantization", "inference"},

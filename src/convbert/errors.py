@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class SlowerWarning(UserWarning):
     """What the caller asked for runs, but the default would be faster on this machine."""
+
+
+class DataWarning(UserWarning):
+    """What was given can be used, but not all of it, or what comes out of it may mean little; the message says why."""

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from convbert.errors import InputError, SlowerWarning
+from convbert.errors import DataWarning, InputError, SlowerWarning
 
 WRONG_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -66,6 +66,7 @@ def quiet_libraries(debug: bool = False) -> None:
         return
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", SlowerWarning)
+    warnings.simplefilter("always", DataWarning)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

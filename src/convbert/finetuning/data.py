@@ -16,10 +16,11 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning.metrics import Scores
-from convbert.finetuning.readers import Row, parse_json, read_table
+from convbert.finetuning.readers import Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.model import ConvBertPreTrainedModel
+from convbert.schema import parse_json
 from convbert.tokenization import ConvBertTokenizerFast
 
 Prediction = dict[str, Any]

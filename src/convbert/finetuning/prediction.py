@@ -10,8 +10,9 @@ from convbert.errors import InputError
 from convbert.finetuning.data import Example, Prediction, text_of
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
-from convbert.finetuning.readers import Row, parse_json
+from convbert.finetuning.readers import Row
 from convbert.finetuning.tagging import split_text
+from convbert.schema import parse_json
 
 Answer = Prediction | InputError
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from convbert.errors import InputError
 from convbert.optional import require
+from convbert.schema import parse_json
 
 
 @dataclass(frozen=True)
@@ -89,24 +88,6 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise InputError(f"{path}: is empty")
     return text
-
-
-def parse_json(text: str) -> Any:
-    """What a JSON document holds.
-
-    Raises:
-        InputError: it is damaged, nested too deeply, or holds lone surrogates, which are no characters.
-    """
-    try:
-        content = json.loads(text)
-        if _SURROGATE.search(text):
-            json.dumps(content, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON ({error})") from error
-    return content
-
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _read_delimited(

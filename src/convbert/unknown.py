@@ -1,0 +1,71 @@
+"""Counting `[UNK]`: a model answers about a text of unknown words as confidently as about any other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from convbert.errors import DataWarning
+
+WARNING_SHARE = 0.05
+"""From this share of `[UNK]` on, results are not to be trusted without a look."""
+
+
+class UnknownTokens:
+    """How many of the tokens of some texts are `[UNK]`.
+
+    Args:
+        tokenizer: the tokenizer that cuts the texts.
+
+    Attributes:
+        tokens: tokens so far, without special ones.
+        unknown: how many of them are `[UNK]`.
+        example: the beginning of the first text that has one.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._unk_id = tokenizer.unk_token_id
+        self._special_ids = set(tokenizer.all_special_ids) - {self._unk_id}
+        self.tokens, self.unknown, self.example = 0, 0, ""
+        self._is_said = False
+
+    def add(self, ids: Iterable[int], text: str) -> None:
+        """Count the ids of a text, with or without special tokens."""
+        own = [index for index in ids if index not in self._special_ids]
+        unknown = own.count(self._unk_id)
+        if unknown and not self.example:
+            self.example = text if len(text) <= 40 else f"{text[:40]}..."
+        self.tokens += len(own)
+        self.unknown += unknown
+
+    def merge(self, tokens: int, unknown: int, example: str) -> None:
+        """Count what another process has counted."""
+        self.tokens += tokens
+        self.unknown += unknown
+        self.example = self.example or example
+
+    @property
+    def share(self) -> float:
+        """`[UNK]` among all tokens, 0 to 1."""
+        return self.unknown / self.tokens if self.tokens else 0.0
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there is nothing but `[UNK]`: nothing can be learned from that."""
+        return 0 < self.tokens == self.unknown
+
+    def sentence(self) -> str | None:
+        """What a person should know of it; None where the share is small."""
+        if self.share < WARNING_SHARE:
+            return None
+        return (
+            f"{self.share:.1%} of the tokens are [UNK]: the tokenizer does not know words of {self.example!r}. "
+            "Use a model or a tokenizer for this language"
+        )
+
+    def warn_once(self, stacklevel: int = 2) -> None:
+        """Warn, the first time that the share is not small."""
+        if not self._is_said and (sentence := self.sentence()):
+            self._is_said = True
+            warnings.warn(sentence, DataWarning, stacklevel=stacklevel + 1)
