@@ -33,7 +33,7 @@ from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.batching import BalancedBatches
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
-from convbert.training.checkpoints import last_checkpoint
+from convbert.training.checkpointing import usable_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 
 
@@ -71,7 +71,7 @@ class SeedTrainer:
         model = build_model(self.source, read_config(self.source), self.kind, self.plan, self.keep_head)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
         trainer, clock, stop = self._build_trainer(seed, net, model.config)
-        checkpoint = last_checkpoint(root)
+        checkpoint = usable_checkpoint(root, self.report)
         if checkpoint is not None:
             self.report(f"resuming from {checkpoint}")
         self.report(self._summary(seed, net, trainer))

@@ -38,8 +38,8 @@ from convbert.pretraining.watching import ReportPage, watch
 from convbert.saving import own_folder, read_json
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
-from convbert.training.checkpointing import load_weights
-from convbert.training.checkpoints import checkpoint_folder, last_checkpoint
+from convbert.training.checkpointing import load_weights, usable_checkpoint
+from convbert.training.checkpoints import checkpoint_folder
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.processes import launched_processes, main_first, report_of
 from convbert.training.trainer import ObjectiveTrainer
@@ -225,7 +225,7 @@ class Run:
         objective = build_objective(self.plan, config)
         clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
         trainer = self.build_trainer(objective, clock, stop)
-        checkpoint = last_checkpoint(self.folder.root)
+        checkpoint = usable_checkpoint(self.folder.root, self.report)
         if checkpoint is not None:
             self.report(f"going on from {checkpoint}")
         else:

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import NonNegativeInt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from convbert.errors import InputError
+from convbert.schema import Schema, check, read_json
 from convbert.training.callbacks import STATE_FILE
 from convbert.training.checkpoints import (
     checkpoint_folder,
+    checkpoints_in,
     draft_folder,
     keep_newest,
     remove_leftovers,
+    set_later_ones_aside,
     whole_checkpoint,
 )
 
 _WEIGHTS_FILE = "model.safetensors"
 _PROGRESS_FILE = "progress.json"
+_SCHEDULER_FILE = "scheduler.pt"
+_OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
+"""Of one process, and of FSDP."""
 _WEIGHTS_AGAIN = "pytorch_model_fsdp.bin"
 """What the Trainer writes beside the optimizer of FSDP, and would read by unpickling."""
 
@@ -60,10 +68,12 @@ class CheckpointingTrainer(Trainer):
         return int(self.accelerator.reduce(votes, "sum")) == self.args.world_size
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         if self.is_world_process_zero():
             remove_leftovers(Path(self.args.output_dir))
-        checkpoint = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
-        return super().train(checkpoint, **kwargs)
+            if checkpoint is not None:
+                set_later_ones_aside(checkpoint)
+        return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
 
     def take_up(self, checkpoint: Path) -> int:
         """Restore what the Trainer itself does not.
@@ -139,10 +149,106 @@ class CheckpointingTrainer(Trainer):
         load = load_sharded_weights if self.is_fsdp_enabled else load_weights
         load(self.model if model is None else model, Path(resume_from_checkpoint))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _naming(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_best_model(self) -> None:
+        """As Trainer's, from where the run lies now, and never the last weights in place of the best."""
+        best = checkpoint_folder(Path(self.args.output_dir), self.state.best_global_step)
+        self._load_from_checkpoint(str(best))
+
+
+def usable_checkpoint(root: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole, or None where there is no checkpoint.
+
+    Args:
+        report: told of damaged ones.
+
+    Raises:
+        InputError: all of them are damaged.
+    """
+    problem = ""
+    for folder in reversed(checkpoints_in(root).values()):
+        try:
+            _check_whole(folder)
+        except InputError as error:
+            problem = str(error)
+            report(f"warning: {problem}; it is not used")
+        else:
+            return folder
+    if problem:
+        raise InputError(
+            f"{problem}, and there is no other checkpoint: remove its folder to train from the beginning"
+        )
+    return None
+
+
+class _State(Schema):
+    """Of `trainer_state.json`, what is read."""
+
+    global_step: NonNegativeInt
+    log_history: list[dict[str, Any]]
+    stateful_callbacks: dict[str, Any]
+    best_global_step: NonNegativeInt | None = None
+
+
+class _Progress(Schema):
+    """Of each entry of `progress.json`."""
+
+    figures: dict[str, list[Any]]
+    skipped_steps: NonNegativeInt
+    skipped_in_a_row: NonNegativeInt
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse a checkpoint that lacks a file, or has a torn one; nothing is unpickled.
+
+    Raises:
+        InputError: naming the file.
+    """
+    state, progress = folder / STATE_FILE, folder / _PROGRESS_FILE
+    check(_State, read_json(state), state)
+    parts = read_json(progress)
+    if not isinstance(parts, list) or not parts:
+        raise InputError(f"{progress}: a list of what each process has counted is wanted")
+    for part in parts:
+        check(_Progress, part, progress)
+    with _naming(folder / _WEIGHTS_FILE), safetensors.safe_open(folder / _WEIGHTS_FILE, "pt"):
+        pass
+    optimizers = [folder / name for name in _OPTIMIZER_FILES if (folder / name).exists()]
+    is_sharded = any(path.is_dir() and any(path.iterdir()) for path in folder.glob("optimizer_*"))
+    if not optimizers and not is_sharded:
+        raise InputError(f"{folder / _OPTIMIZER_FILES[0]}: there is no such file")
+    for path in (*optimizers, folder / _SCHEDULER_FILE):
+        with _naming(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(content, dict) or not content:
+            raise InputError(f"{path}: is damaged: it holds no state")
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """One sentence for all that a damaged file of a checkpoint, or one of another run, makes libraries say."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{source}: there is no such file") from error
+    except Exception as error:  # torch's own unpickler raises nearly every class there is
+        cause = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"{source}: is damaged, or belongs to another run ({cause:.100})") from error
+
 
 def load_weights(objective: nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a checkpoint into an objective like the one that was trained."""
-    safetensors.torch.load_model(objective, str(checkpoint / _WEIGHTS_FILE))
+    """Load the weights of a checkpoint into an objective like the one that was trained.
+
+    Raises:
+        InputError: they are missing, damaged or another model's.
+    """
+    with _naming(checkpoint / _WEIGHTS_FILE):
+        safetensors.torch.load_model(objective, str(checkpoint / _WEIGHTS_FILE))
 
 
 @torch.no_grad()
@@ -150,7 +256,8 @@ def load_sharded_weights(objective: nn.Module, checkpoint: Path) -> None:
     """As `load_weights`, for an objective of which every process has its part; all of them must call it."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    whole = safetensors.torch.load_file(checkpoint / _WEIGHTS_FILE)
+    with _naming(checkpoint / _WEIGHTS_FILE):
+        whole = safetensors.torch.load_file(checkpoint / _WEIGHTS_FILE)
     for name, own in _tensors_of(objective):
         given = whole[name].to(own.device)
         own.copy_(

@@ -82,6 +82,17 @@ def remove_leftovers(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def set_later_ones_aside(folder: Path) -> None:
+    """Rename the checkpoints after this one, from which a run goes on: those of steps that it takes anew."""
+    found = checkpoints_in(folder.parent)
+    step = next((step for step, path in found.items() if path.name == folder.name), None)
+    for later, path in found.items():
+        if step is not None and later > step:
+            unused = path.with_name(f"unused-{path.name}")
+            shutil.rmtree(unused, ignore_errors=True)
+            os.replace(path, unused)
+
+
 def _set_aside(folder: Path) -> Path:
     """Give a folder, if it is there, a name that is no checkpoint's."""
     waste = folder.with_name(f"{_WASTE}-{folder.name}")

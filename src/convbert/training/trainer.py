@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -30,10 +31,11 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from convbert.errors import InputError
+from convbert.errors import DataWarning, InputError
 from convbert.training.batching import BatchStream
 from convbert.training.callbacks import Clock
 from convbert.training.checkpointing import CheckpointingTrainer
+from convbert.training.checkpoints import checkpoint_folder
 from convbert.training.figures import FigureMeter
 from convbert.training.pace import Pace
 from convbert.training.randomness import seed_all
@@ -277,7 +279,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         step = 0 if resume_from_checkpoint is None else self.take_up(Path(resume_from_checkpoint))
         self._stream = self._batches_from(step)
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            result = super().train(resume_from_checkpoint, **kwargs)
         except RuntimeError as error:
             if self.args.world_size == 1:
                 raise
@@ -287,6 +289,17 @@ class ObjectiveTrainer(CheckpointingTrainer):
                 f"another process of this run has died or cannot be reached: {str(error).splitlines()[0]}; "
                 "the same command goes on from the last checkpoint"
             ) from error
+        if 0 < self.state.global_step <= self.skipped_steps:
+            raise InputError(
+                f"the loss or its gradient was not finite in any of the {self.skipped_steps} steps, so nothing was "
+                "learned and no model is written: the model or the data may hold NaN"
+            )
+        return result
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps so far that changed nothing, as their loss or gradient was not finite."""
+        return self._skipped_steps
 
     def progress(self) -> dict[str, Any]:
         return {
@@ -306,10 +319,22 @@ class ObjectiveTrainer(CheckpointingTrainer):
 
 
 class _OwnIntervals(TrainerCallback):
-    """A resumed run logs, evaluates and saves at its own intervals, not at those of the checkpoint."""
+    """A resumed run logs, evaluates and saves at its own intervals, and in its own place, not at the checkpoint's."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         state.compute_steps(args, args.max_steps)
+        if state.best_global_step is None:
+            return
+        best = checkpoint_folder(Path(args.output_dir), state.best_global_step)
+        state.best_model_checkpoint = str(best)
+        if not best.is_dir():
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+            if state.is_world_process_zero:
+                warnings.warn(
+                    f"{best}: the best checkpoint so far is gone; the best of the steps to come is taken",
+                    DataWarning,
+                    stacklevel=2,
+                )
 
 
 def _ignore_signals(worker: int) -> None:
@@ -325,8 +350,8 @@ def _naming_workers() -> Iterator[None]:
         yield
     except InputError as error:  # with the traceback of the worker, if it is from one
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:  # a pipe to a dead worker ends or is reset
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise InputError(
             f"a process that prepares batches has died, perhaps for want of memory: {error}"
