@@ -26,6 +26,7 @@ class UnknownTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._unk_id = tokenizer.unk_token_id
+        self._word_limit = getattr(tokenizer, "max_input_chars_per_word", 100)
         self._special_ids = set(tokenizer.all_special_ids) - {self._unk_id}
         self.tokens, self.unknown, self.example = 0, 0, ""
         self._is_said = False
@@ -59,8 +60,13 @@ class UnknownTokens:
         """What a person should know of it; None where the share is small."""
         if self.share < WARNING_SHARE:
             return None
+        # What has no space in it may be known piece by piece, but is too long to be looked up.
+        is_one_word = self.example.endswith("...") and not any(map(str.isspace, self.example))
+        hint = (
+            f" (a word of more than {self._word_limit} characters is [UNK] as a whole)" if is_one_word else ""
+        )
         return (
-            f"{self.share:.1%} of the tokens are [UNK]: the tokenizer does not know words of {self.example!r}. "
+            f"{self.share:.1%} of the tokens are [UNK]: the tokenizer does not know words of {self.example!r}{hint}. "
             "Use a model or a tokenizer for this language"
         )
 

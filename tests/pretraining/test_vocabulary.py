@@ -1,11 +1,15 @@
 import gzip
 import json
+import random
+import re
+from itertools import islice
 
 import pytest
 from transformers import BertTokenizer
 
 from convbert.errors import InputError
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
+from convbert.tokenization import ConvBertTokenizer
 
 
 def test_special_tokens_come_first_and_pieces_are_unique(tokenizer):
@@ -96,3 +100,123 @@ def test_more_characters_than_rows_is_refused(corpus, tmp_path):
 def test_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(InputError, match="no tokenizer here"):
         load_tokenizer(tmp_path)
+
+
+def learn(tmp_path, text, vocab_size=21128, **options):
+    """A tokenizer learned from a text, what was said, and its tokenizer_config.json."""
+    source = tmp_path / "text.txt"
+    source.write_text(text, encoding="utf-8")
+    said = []
+    tokenizer = train_wordpiece(source, vocab_size, tmp_path / "out", report=said.append, **options)
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    return tokenizer, " ".join(said), config
+
+
+def unknown_share(tokenizer, text):
+    ids = [i for line in text.splitlines() for i in tokenizer(line, add_special_tokens=False)["input_ids"]]
+    return ids.count(tokenizer.unk_token_id) / len(ids)
+
+
+def many_characters(first, kinds, length=3, lines=600):
+    draw = random.Random(0)
+    letters = [chr(first + index) for index in range(kinds)]
+    weights = [1 / (20 + index) for index in range(kinds)]
+    words = ("".join(draw.choices(letters, weights, k=length)) for _ in range(lines * 20))
+    return "\n".join(" ".join(islice(words, 20)) for _ in range(lines)) + "\n"
+
+
+@pytest.mark.parametrize("first", [0x4E00, 0xAC00], ids=["ideographs", "syllables"])
+def test_three_thousand_characters_leave_next_to_nothing_unknown(first, tmp_path):
+    text = many_characters(first, 3000)
+    tokenizer, said, _ = learn(tmp_path, text)
+    assert unknown_share(tokenizer, text) < 0.002
+    left_out = [
+        character for character in set(text) - set(" \n") if tokenizer.tokenize(character) == ["[UNK]"]
+    ]
+    assert 0 < len(left_out) < 150
+    assert f"{len(left_out)} are left out" in said
+    assert f"{unknown_share(tokenizer, text):.1%}"[:2] in said.split("[UNK]: ")[1]
+    all_kept, said, _ = learn(tmp_path, text, coverage=1.0)
+    assert unknown_share(all_kept, text) == 0
+    assert "left out" not in said
+
+
+def test_up_to_a_thousand_characters_are_kept_whatever_the_coverage(tmp_path):
+    text = many_characters(0x1200, 300, lines=100) + "a rare ж\n"
+    tokenizer, said, _ = learn(tmp_path, text, coverage=0.5)
+    assert tokenizer.tokenize("ж") == ["ж"]
+    assert "left out" not in said
+    capped, said, _ = learn(tmp_path, text, limit_alphabet=50)
+    assert capped.tokenize("ж") == ["[UNK]"]
+    assert "50 characters cover" in said
+
+
+def test_a_vocabulary_too_small_for_the_characters_says_what_would_do(tmp_path):
+    text = many_characters(0xAC00, 400, lines=200)
+    with pytest.raises(InputError, match=r"vocab_size \(500\)") as caught:
+        learn(tmp_path, text, vocab_size=500)
+    rows, limit = (
+        int(re.search(rf"{name} (\d+)", str(caught.value))[1]) for name in ("at least", "limit_alphabet to")
+    )
+    assert len(learn(tmp_path, text, vocab_size=rows)[0]) == rows
+    assert len(learn(tmp_path, text, vocab_size=500, limit_alphabet=limit)[0]) <= 500
+
+
+MARKED = {
+    "Hindi": ("हिन्दी में किताबें पढ़ना अच्छा लगता है", "किताबें"),
+    "Thai": ("น้ำ ฝน บ้าน เมือง รัก", "เมือง"),
+    "Vietnamese": ("Tiếng Việt là ngôn ngữ của người Việt", "việt"),
+    "French": ("L'été où le garçon a été à l'école près du café", "été"),
+    "Korean": ("나는 학교에 갑니다", "학교에"),
+    "Japanese": ("がくせい は ごはん を たべる", "がくせい"),
+    "Hebrew": ("שָׁלוֹם עוֹלָם", "שָׁלוֹם"),
+    "Russian": ("мой чай и твой ёж", "чай"),
+}
+
+
+@pytest.mark.parametrize(("text", "word"), MARKED.values(), ids=MARKED)
+def test_marks_that_belong_to_the_spelling_are_kept_and_it_is_said(text, word, tmp_path):
+    tokenizer, said, config = learn(tmp_path, f"{text}\n" * 20)
+    assert tokenizer.tokenize(word) == [word]
+    assert (config["do_lower_case"], config["strip_accents"]) == (True, False)
+    assert "marks: kept" in said
+    for again in (load_tokenizer(tmp_path / "out"), ConvBertTokenizer.from_pretrained(tmp_path / "out")):
+        assert again.tokenize(word) == [word]
+    stripped, said, config = learn(tmp_path, f"{text}\n" * 20, keep_accents=False)
+    assert stripped.tokenize(word) != [word]
+    assert "marks" not in said, "the caller has chosen"
+
+
+def test_plain_english_is_uncased_without_accents_as_ever(tmp_path):
+    text = "The house in which we live is not the café that they know.\n" + "The cat sat on the mat.\n" * 100
+    by_itself, said, config = learn(tmp_path, text)
+    assert (config["do_lower_case"], config["strip_accents"]) == (True, None)
+    assert by_itself.tokenize("Cafe") == by_itself.tokenize("CAFÉ")
+    assert "marks: stripped" in said
+    asked = learn(tmp_path, text, lowercase=True, keep_accents=False)[0]
+    assert asked.get_vocab() == by_itself.get_vocab()
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("keep_accents", [True, False])
+def test_case_and_accents_are_chosen_apart(lowercase, keep_accents, tmp_path):
+    text = "Le Café est ouvert, le café ferme tard.\n" * 20
+    tokenizer, said, _ = learn(tmp_path, text, lowercase=lowercase, keep_accents=keep_accents)
+    word = "Café" if not lowercase else "café"
+    assert tokenizer.tokenize("Café") == [word if keep_accents else word.replace("é", "e")]
+    assert "decide" not in said
+    again = BertTokenizer.from_pretrained(tmp_path / "out")
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_the_dotless_i_keeps_its_case(tmp_path):
+    tokenizer, said, config = learn(tmp_path, "IŞIK ılık sıcak İstanbul kış\n" * 20)
+    assert config["do_lower_case"] is False
+    assert "case: kept" in said
+    assert tokenizer.tokenize("IŞIK") == ["IŞIK"]
+
+
+def test_words_too_long_to_be_looked_up_are_named(tmp_path):
+    _, said, _ = learn(tmp_path, ("acgtgcta" * 20 + "\n") * 20, vocab_size=200)
+    assert "[UNK]: 100.00%" in said
+    assert "more than 100 characters" in said

@@ -18,9 +18,19 @@ def train(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary, at most.")] = 30_522,
-    cased: Annotated[bool, typer.Option("--cased", help="Keep upper case and accents.")] = False,
+    lowercase: Annotated[
+        bool | None, typer.Option("--lowercase/--cased", help="Fold case. By default as fits the text.")
+    ] = None,
+    keep_accents: Annotated[
+        bool | None,
+        typer.Option("--keep-accents/--strip-accents", help="Accents and vowel signs. As fits the text."),
+    ] = None,
     min_frequency: Annotated[int, typer.Option(help="A pair of pieces seen less often is not joined.")] = 2,
-    limit_alphabet: Annotated[int, typer.Option(help="Distinct characters kept.")] = 1000,
+    coverage: Annotated[
+        float,
+        typer.Option(help="Of more than 1,000 characters, keep as many as cover this share of the text."),
+    ] = 0.9995,
+    limit_alphabet: Annotated[int | None, typer.Option(help="Distinct characters kept, at most.")] = None,
     text_column: Annotated[str, typer.Option(help="Of JSON lines and Parquet.")] = "text",
 ) -> None:
     """Learn a WordPiece vocabulary from text files.
@@ -42,9 +52,12 @@ def train(
         files,
         vocab_size,
         output,
-        lowercase=not cased,
+        lowercase=lowercase,
+        keep_accents=keep_accents,
         min_frequency=min_frequency,
+        coverage=coverage,
         limit_alphabet=limit_alphabet,
         reading=Reading(text_column),
+        report=say,
     )
     say(f"{len(tokenizer)} tokens written to {output}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,6 +22,16 @@ from convbert.errors import InputError
 from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
 from convbert.pretraining.corpus.sources import PathLike, Source, find_sources
 from convbert.tokenization import SPECIAL_TOKENS, ConvBertTokenizerFast
+from convbert.unknown import UnknownTokens
+
+Report = Callable[[str], None]
+
+_ALWAYS_KEPT = 1000
+"""So many characters are kept whatever the coverage: they take at most 2,000 rows, and hurt nobody."""
+_REGULAR_SHARE = 0.005
+"""From this share of the characters on, marks belong to the spelling; English has a tenth of it."""
+_SAMPLE = 500
+"""Paragraphs on which [UNK] is counted."""
 
 
 def train_wordpiece(
@@ -26,11 +39,14 @@ def train_wordpiece(
     vocab_size: int,
     output_dir: PathLike,
     *,
-    lowercase: bool = True,
+    lowercase: bool | None = None,
+    keep_accents: bool | None = None,
     min_frequency: int = 2,
-    limit_alphabet: int = 1000,
+    coverage: float = 0.9995,
+    limit_alphabet: int | None = None,
     reading: Reading = PLAIN,
     skip_bad: bool = False,
+    report: Report = lambda message: None,
 ) -> PreTrainedTokenizerBase:
     """Learn a WordPiece vocabulary and write `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`.
 
@@ -41,21 +57,31 @@ def train_wordpiece(
         files: files, globs, folders or data sets; see `find_sources`.
         vocab_size: rows at most; a small corpus gives fewer.
         output_dir: folder to write to; created where missing. Files appear complete or not at all.
-        lowercase: fold case and strip accents, as the uncased BERT tokenizers do.
+        lowercase: fold case. None: yes, unless the corpus has the dotless i, which folding would confuse.
+        keep_accents: keep accents, vowel signs and other marks. None: kept in a cased vocabulary, and where they
+            belong to the spelling, in more than one of 200 characters; stripped otherwise, as in plain English.
         min_frequency: a pair of pieces seen less often is not joined.
-        limit_alphabet: distinct characters kept, the most frequent ones; text with others becomes [UNK]. Each
+        coverage: share of the corpus, over 0 and up to 1, that the alphabet covers: of more than 1,000 distinct
+            characters the most frequent ones are kept until they reach it. Text with others becomes [UNK]. Each
             may take two rows, at the start of a word and inside.
+        limit_alphabet: distinct characters kept at most, whatever they cover.
         reading, skip_bad: see `Sources`.
+        report: is told what was chosen, what was left out, and the share of [UNK] that remains.
 
     Raises:
         InputError: the corpus is missing, empty or not UTF-8, or a size cannot be met.
     """
-    _check_sizes(vocab_size, min_frequency, limit_alphabet)
+    _check_sizes(vocab_size, min_frequency, coverage, limit_alphabet)
     sources = Sources(find_sources(files), reading, skip_bad)
+    raw, sample = _survey(sources)
+    normalizer, strip_accents = _choose_normalizer(raw, lowercase, keep_accents, report)
     backend = Tokenizer(WordPiece(unk_token="[UNK]"))
-    backend.normalizer = BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizer
     backend.pre_tokenizer = BertPreTokenizer()
-    starting, inside = _alphabet(sources, backend, limit_alphabet)
+    alphabet = _Alphabet.of(raw, backend)
+    if not alphabet.characters:
+        raise InputError(f"{', '.join(map(str, sources.inputs[:3]))}: the corpus is empty")
+    starting, inside = alphabet.choose(vocab_size, coverage, limit_alphabet, report)
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -69,13 +95,10 @@ def train_wordpiece(
     )
     backend.train_from_iterator(sources.paragraphs(), trainer=trainer)
     pieces = [piece for piece, _ in sorted(backend.get_vocab().items(), key=lambda entry: entry[1])]
-    if len(pieces) > vocab_size:
-        raise InputError(
-            f"vocab_size ({vocab_size}) is below the {len(pieces)} rows that special tokens and single "
-            "characters take; raise it, or lower limit_alphabet"
-        )
-    _save(pieces, Path(output_dir), lowercase)
-    return load_tokenizer(output_dir)
+    _save(pieces, Path(output_dir), normalizer.lowercase, strip_accents)
+    tokenizer = load_tokenizer(output_dir)
+    _report_unknown(tokenizer, sample, report)
+    return tokenizer
 
 
 def load_tokenizer(folder: PathLike) -> PreTrainedTokenizerBase:
@@ -106,42 +129,147 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrained
     return tokenizer
 
 
-def _check_sizes(vocab_size: int, min_frequency: int, limit_alphabet: int) -> None:
+def _check_sizes(vocab_size: int, min_frequency: int, coverage: float, limit_alphabet: int | None) -> None:
     if vocab_size <= len(SPECIAL_TOKENS):
         raise InputError(
             f"vocab_size must be above {len(SPECIAL_TOKENS)}, the special tokens; got {vocab_size}"
         )
-    if min_frequency < 1 or limit_alphabet < 1:
+    if min_frequency < 1 or (limit_alphabet is not None and limit_alphabet < 1):
         raise InputError(
             f"min_frequency and limit_alphabet must be at least 1, got {min_frequency} and {limit_alphabet}"
         )
+    if not 0 < coverage <= 1:
+        raise InputError(f"coverage must be a share above 0 and up to 1, got {coverage}")
 
 
-def _alphabet(sources: Sources, backend: Tokenizer, limit: int) -> tuple[list[str], list[str]]:
-    """The most frequent characters after normalisation, and those of them that can stand inside a word."""
-    raw: Counter[str] = Counter()
-    for paragraph in sources.paragraphs():
-        raw.update(paragraph)
+def _survey(sources: Sources) -> tuple[Counter[str], list[str]]:
+    """How often each character occurs, and paragraphs drawn from all over the corpus."""
     counts: Counter[str] = Counter()
-    for character, count in raw.items():
-        for normalised in backend.normalizer.normalize_str(character):
-            counts[normalised] += 0 if normalised.isspace() else count
-    frequent = sorted(+counts, key=lambda character: (-counts[character], character))[:limit]
-    if not frequent:
-        raise InputError(f"{', '.join(map(str, sources.inputs[:3]))}: the corpus is empty")
-    # Punctuation and CJK characters are words of their own.
-    inside = [c for c in frequent if len(backend.pre_tokenizer.pre_tokenize_str(f"a{c}")) == 1]
-    return sorted(frequent), sorted(inside)
+    sample: list[str] = []
+    draw = random.Random(0)
+    for index, paragraph in enumerate(sources.paragraphs()):
+        counts.update(paragraph)
+        if index < _SAMPLE:
+            sample.append(paragraph)
+        elif (place := draw.randrange(index + 1)) < _SAMPLE:
+            sample[place] = paragraph
+    return counts, sample
 
 
-def _save(pieces: list[str], output_dir: Path, lowercase: bool) -> None:
+def _choose_normalizer(
+    raw: Counter[str], lowercase: bool | None, keep_accents: bool | None, report: Report
+) -> tuple[BertNormalizer, bool | None]:
+    """The normalizer, and `strip_accents` as the tokenizer's files say it: None where it follows the case."""
+    total = sum(count for character, count in raw.items() if not character.isspace()) or 1
+    if lowercase is None:
+        lowercase = raw["ı"] / total < _REGULAR_SHARE
+        reason = "" if lowercase else ", since lower-casing confuses the dotless i with i"
+        if any(character.isupper() for character in raw):
+            report(f"case: {'folded' if lowercase else 'kept'}{reason} (--lowercase and --cased decide it)")
+    if keep_accents is None:
+        if not lowercase:
+            return BertNormalizer(lowercase=False, strip_accents=False), None
+        strip = BertNormalizer(
+            clean_text=False, handle_chinese_chars=False, strip_accents=True, lowercase=False
+        )
+        marked = [c for c in raw if not c.isascii() and strip.normalize_str(c) != c]
+        share = sum(raw[c] for c in marked) / total
+        keep_accents = share >= _REGULAR_SHARE
+        if marked:
+            report(
+                f"accents and other marks: {'kept' if keep_accents else 'stripped'}: {share:.2%} of the characters, "
+                f"e.g. {_examples(raw, marked)} (--keep-accents and --strip-accents decide it)"
+            )
+    strip_accents = None if keep_accents is not lowercase else not keep_accents
+    return BertNormalizer(lowercase=lowercase, strip_accents=not keep_accents), strip_accents
+
+
+def _examples(counts: Counter[str], characters: list[str]) -> str:
+    frequent = sorted(characters, key=lambda character: (-counts[character], character))
+    return " ".join(repr(character)[1:-1] for character in frequent[:5])
+
+
+@dataclass(frozen=True)
+class _Alphabet:
+    """The distinct characters of a corpus after normalisation, the most frequent first.
+
+    Args:
+        characters: in that order.
+        counts: how often each occurs.
+        inside: those that can stand inside a word; punctuation and CJK characters are words of their own.
+    """
+
+    characters: list[str]
+    counts: Counter[str]
+    inside: set[str]
+
+    @classmethod
+    def of(cls, raw: Counter[str], backend: Tokenizer) -> _Alphabet:
+        counts: Counter[str] = Counter()
+        for character, count in raw.items():
+            for normalised in backend.normalizer.normalize_str(character):
+                counts[normalised] += 0 if normalised.isspace() else count
+        characters = sorted(+counts, key=lambda character: (-counts[character], character))
+        normalize, cut = backend.normalizer.normalize_str, backend.pre_tokenizer.pre_tokenize_str
+        return cls(characters, counts, {c for c in characters if len(cut(normalize(f"a{c}"))) == 1})
+
+    def choose(
+        self, vocab_size: int, coverage: float, limit: int | None, report: Report
+    ) -> tuple[list[str], list[str]]:
+        """The characters to keep, sorted, and those of them that can stand inside a word."""
+        covered, kept = 0, 0
+        total = self.counts.total()
+        while kept < len(self.characters) and (kept < _ALWAYS_KEPT or covered < coverage * total):
+            covered += self.counts[self.characters[kept]]
+            kept += 1
+        kept = min(kept, limit or kept)
+        self._check_room(vocab_size, kept)
+        left_out = self.characters[kept:]
+        if left_out:
+            report(
+                f"alphabet: {kept:,} characters cover {self._share(kept):.3%} of the text; "
+                f"{len(left_out):,} are left out and become [UNK], e.g. {_examples(self.counts, left_out)}"
+            )
+        chosen = sorted(self.characters[:kept])
+        return chosen, [character for character in chosen if character in self.inside]
+
+    def _share(self, kept: int) -> float:
+        return sum(self.counts[c] for c in self.characters[:kept]) / self.counts.total()
+
+    def _check_room(self, vocab_size: int, kept: int) -> None:
+        rows, fitting = len(SPECIAL_TOKENS), 0
+        for index, character in enumerate(self.characters[:kept]):
+            rows += 1 + (character in self.inside)
+            fitting = index + 1 if rows <= vocab_size else fitting
+        if rows > vocab_size:
+            instead = f", or limit_alphabet to {fitting}, {self._share(fitting):.2%} of the text"
+            raise InputError(
+                f"vocab_size ({vocab_size}) is below the {rows} rows that special tokens and the {kept} single "
+                f"characters take; set it to at least {rows}{instead if fitting else ''}"
+            )
+
+
+def _report_unknown(tokenizer: PreTrainedTokenizerBase, sample: list[str], report: Report) -> None:
+    counter = UnknownTokens(tokenizer)
+    for paragraph in sample:
+        counter.add(tokenizer(paragraph, add_special_tokens=False, verbose=False)["input_ids"], paragraph)
+    example = f", e.g. in {counter.example!r}" if counter.unknown else ""
+    limit = tokenizer.max_input_chars_per_word
+    hint = f"; a word of more than {limit} characters is [UNK] as a whole" if counter.sentence() else ""
+    report(f"[UNK]: {counter.share:.2%} of the tokens of the corpus{example}{hint}")
+
+
+def _save(pieces: list[str], output_dir: Path, lowercase: bool, strip_accents: bool | None) -> None:
     """Write beside `output_dir` first, then move each finished file into it."""
     output_dir.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".vocabulary-", dir=output_dir))
     try:
         vocabulary = draft / "vocab.txt"
         vocabulary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-        ConvBertTokenizerFast(vocab=os.fspath(vocabulary), do_lower_case=lowercase).save_pretrained(draft)
+        tokenizer = ConvBertTokenizerFast(
+            vocab=os.fspath(vocabulary), do_lower_case=lowercase, strip_accents=strip_accents
+        )
+        tokenizer.save_pretrained(draft)
         # The file that says that there is a tokenizer comes last, so that none is half there.
         for file in sorted(draft.iterdir(), key=lambda file: file.name == "tokenizer.json"):
             os.replace(file, output_dir / file.name)
