@@ -1,54 +1,214 @@
-"""A model for inference alone: its weights laid out as this machine's fastest product reads them."""
+"""Running an encoder that nobody trains: all its layers in one call, on copies of their weights.
+
+A model in evaluation mode freezes itself at the first forward pass on a CPU without gradients, and stays an ordinary
+model: the frozen form is made anew when a weight has changed, and is passed over where somebody listens to a layer, has
+replaced one, wants attention maps, or asks for gradients. It takes as much memory as the encoder's weights.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+from inspect import unwrap
+from itertools import pairwise
+from threading import Lock
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert import ops
-from convbert.layers import Block, FusedBlock, GroupedLinear, Linear, MixedAttention, PackedLinear, is_plain
-from convbert.layers.mixed_attention import PointwiseConv, SeparableConv
+from convbert.layers import EncoderLayer, GroupedLinear, Layout, MixedAttention
+from convbert.layers.feed_forward import Intermediate, ResidualNorm, ResidualOutput
+from convbert.layers.mixed_attention import DepthwiseConv, PointwiseConv, SeparableConv
+from convbert.ops import compiled
+from convbert.ops._torch_internals import hooks_of, hooks_of_all_modules, version_of
+from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights, LinearWeights, NormWeights
+
+SMALLEST_INT8_LAYER = 256 * 1024
+_LINEAR = (nn.Linear, GroupedLinear)
+_PARTS: dict[str, tuple[type[nn.Module], ...]] = {
+    "attention.self": (MixedAttention,),
+    "attention.self.query": (nn.Linear,),
+    "attention.self.key": (nn.Linear,),
+    "attention.self.value": (nn.Linear,),
+    "attention.self.key_conv_attn_layer": (SeparableConv,),
+    "attention.self.key_conv_attn_layer.depthwise": (DepthwiseConv,),
+    "attention.self.key_conv_attn_layer.pointwise": (PointwiseConv,),
+    "attention.self.conv_kernel_layer": (nn.Linear,),
+    "attention.self.conv_out_layer": (nn.Linear,),
+    "attention.output": (ResidualOutput,),
+    "attention.output.dense": (nn.Linear,),
+    "attention.output.LayerNorm": (ResidualNorm,),
+    "attention.output.LayerNorm.dropout": (nn.Dropout,),
+    "intermediate": (Intermediate,),
+    "intermediate.dense": _LINEAR,
+    "output": (ResidualOutput,),
+    "output.dense": _LINEAR,
+    "output.LayerNorm": (ResidualNorm,),
+    "output.LayerNorm.dropout": (nn.Dropout,),
+}
+"""What a layer is made of when one call can stand for it."""
 
 
-def pack_weights(model: nn.Module) -> nn.Module:
-    """Replace the linear layers of `model`, in place, by packed ones, and join those that read the same states.
+class Freezer:
+    """Keeps the frozen form of an encoder, and knows when it stands for the encoder and when it does not.
 
-    Layers that were replaced already (by adapters, quantised ones), and what is not on a CPU or gains nothing, stay as
-    they are. An encoder layer of which nothing stays runs as one call of the compiled kernels.
-
-    Returns:
-        `model`, which can no longer be trained or saved.
+    Attributes:
+        enabled: False runs the layers one by one, always.
+        int8: the wide linear layers compute in 8-bit numbers.
     """
-    for module in list(model.modules()):
-        if isinstance(module, Block):
-            module.fused = FusedBlock()
-        if isinstance(module, MixedAttention):
-            module.join(_packed)
-        if isinstance(module, SeparableConv):
-            _pack_separable(module)
-        for name, child in list(module.named_children()):
-            if (is_plain(child, Linear) or is_plain(child, GroupedLinear)) and (
-                packed := _packed(child.weight, child.bias)
-            ):
-                setattr(module, name, packed)
-    return model
+
+    def __init__(self, *, enabled: bool = True, int8: bool = False) -> None:
+        self.enabled, self.int8 = enabled, int8
+        self._frozen: _Frozen | None = None
+        self._lock = Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Freezer:
+        return Freezer(enabled=self.enabled, int8=self.int8)  # the copied encoder has weights of its own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Freezer, enabled=self.enabled, int8=self.int8), ()
+
+    def run(
+        self,
+        layers: Sequence[nn.Module],
+        states: Tensor,
+        layout: Layout,
+        rows: Tensor | None = None,
+        *,
+        wants_hidden: bool = False,
+        wants_kernels: bool = False,
+    ) -> EncoderOutput | None:
+        """All layers in one call; None where they have to run one by one. See `CompiledEncoder.__call__`."""
+        wants_steps = layout.eager or layout.attention_mask is not None or layout.conv_mask is not None
+        if not self.enabled or wants_steps or layout.conv_backend == "reference" or states.numel() == 0:
+            return None
+        if not compiled.takes(states) or torch.is_autocast_enabled("cpu"):
+            return None
+        frozen = self._frozen  # read once: another thread may make it anew
+        if frozen is None or not frozen.stands_for(layers):
+            frozen = self._freeze(layers)
+        if frozen is None or not frozen.is_at_rest() or not compiled.without_gradient(states, *frozen.weights):
+            return None
+        wanted = {"wants_hidden": wants_hidden, "wants_kernels": wants_kernels}
+        return frozen.call(states, layout.cu_seqlens, rows, **wanted)
+
+    def freeze(self, layers: Sequence[nn.Module]) -> int | None:
+        """Freeze these layers now; how many linear layers are in 8-bit numbers, or None where they cannot be frozen."""
+        with self._lock:
+            self._frozen = _freeze(layers, self.int8)
+        return None if self._frozen is None else self._frozen.call.num_int8
+
+    def _freeze(self, layers: Sequence[nn.Module]) -> _Frozen | None:
+        self._frozen = None
+        if not torch.is_grad_enabled() and not layers[0].training:  # else somebody trains, most likely: not now
+            self.freeze(layers)
+        return self._frozen
 
 
-def _pack_separable(separable: SeparableConv) -> None:
-    # A row of memory for each tap, as the compiled kernel reads them; the shape stays.
-    weight = separable.depthwise.weight
-    weight.data = weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
-    pointwise = separable.pointwise
-    if not is_plain(pointwise, PointwiseConv):
-        return
-    if packed := _packed(pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)):
-        separable.packed = packed
-        setattr(separable, "pointwise", None)  # noqa: B010 (a slot for a module)
+class _Frozen:
+    """The frozen form of some layers, and everything that makes it theirs."""
+
+    def __init__(self, layers: Sequence[nn.Module], call: CompiledEncoder) -> None:
+        self.call, self.layers = call, list(layers)
+        parts = [part for layer in layers for part in (layer, *_parts_of(layer))]
+        self.weights = [weight for part in parts for weight in part.parameters(recurse=False)]
+        self._versions = [(weight.data_ptr(), version_of(weight)) for weight in self.weights]
+        self._sample = compiled.Sample(self.weights)
+        self._places = [
+            (place, name, held)
+            for part in parts
+            for place in (part._modules, part._parameters)
+            for name, held in place.items()
+        ]
+        self._own = [part.__dict__ for part in parts]
+        hooks = [hooks_of(part) for part in parts] + [hooks_of_all_modules()]
+        self._can_listen = None not in hooks
+        self._hooks = [each for found in hooks if found for each in found]
+
+    def stands_for(self, layers: Sequence[nn.Module]) -> bool:
+        """Whether these still are the layers and weights that were frozen."""
+        return (
+            len(layers) == len(self.layers)
+            and all(layer is held for layer, held in zip(layers, self.layers, strict=True))
+            and all(place.get(name) is held for place, name, held in self._places)
+            and [(weight.data_ptr(), version_of(weight)) for weight in self.weights] == self._versions
+            and self._sample.is_unchanged()
+        )
+
+    def is_at_rest(self) -> bool:
+        """Nobody listens to a part or has replaced its `forward`, and none is in training mode."""
+        return (
+            self._can_listen
+            and not any(self._hooks)
+            and not any("forward" in own or own["training"] for own in self._own)
+        )
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> PackedLinear | None:
-    packed = ops.pack(weight)
-    if packed is None:
+def _freeze(layers: Sequence[nn.Module], int8: bool) -> _Frozen | None:
+    """None where one call would be another encoder."""
+    if not layers or not all(_is_known(layer) for layer in layers):
         return None
-    if bias is None:
-        bias = weight.new_zeros(weight.shape[0])
-    return PackedLinear(packed, bias.detach())
+    weights = [_weights_of(layer) for layer in layers]
+    tensors = [x for layer in layers for x in layer.parameters()]
+    is_countable = all(version_of(x) is not None for x in tensors)
+    if not is_countable or not compiled.takes(*tensors) or any(map(_differ, pairwise(weights))):
+        return None
+    if weights[0].taps.shape[-1] > compiled.MAX_TAPS:
+        return None
+    return _Frozen(layers, CompiledEncoder(weights, _is_wide) if int8 else CompiledEncoder(weights))
+
+
+def _is_wide(layer: LinearWeights) -> bool:
+    """Below so many weights, rounding the input costs more time than the product saves."""
+    return layer.weight.numel() >= SMALLEST_INT8_LAYER
+
+
+def _is_known(layer: nn.Module) -> bool:
+    if not isinstance(layer, EncoderLayer) or unwrap(type(layer).forward) is not EncoderLayer.forward:
+        return False
+    if layer.intermediate.activation is not F.gelu or layer.feed_forward_chunk:
+        return False
+    for path, kinds in _PARTS.items():
+        above, _, name = path.rpartition(".")
+        if type(layer.get_submodule(above)._modules.get(name)) not in kinds:
+            return False
+    return True
+
+
+def _parts_of(layer: nn.Module) -> Iterator[nn.Module]:
+    yield layer.get_submodule("attention")
+    for path in _PARTS:
+        yield layer.get_submodule(path)
+
+
+def _differ(pair: tuple[LayerWeights, LayerWeights]) -> bool:
+    one, other = ([weights.num_heads, weights.taps.shape, weights.widening.sizes] for weights in pair)
+    return one != other
+
+
+def _weights_of(layer: Any) -> LayerWeights:
+    mixed, separable = layer.attention.self, layer.attention.self.key_conv_attn_layer
+    together = (mixed.query, mixed.key, mixed.value, mixed.conv_out_layer)
+    joined = LinearWeights(*(torch.cat([getattr(x, name).detach() for x in together]) for name in ("weight", "bias")))
+    return LayerWeights(
+        num_heads=mixed.num_heads,
+        joined=joined,
+        taps=separable.depthwise.weight,
+        pointwise=LinearWeights(separable.pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)),
+        kernels=_linear(mixed.conv_kernel_layer),
+        output=_linear(layer.attention.output.dense),
+        norm=_norm(layer.attention.output.LayerNorm),
+        widening=_linear(layer.intermediate.dense),
+        narrowing=_linear(layer.output.dense),
+        final_norm=_norm(layer.output.LayerNorm),
+    )
+
+
+def _linear(layer: Any) -> LinearWeights:
+    return LinearWeights(layer.weight, layer.bias)
+
+
+def _norm(layer: nn.LayerNorm) -> NormWeights:
+    return NormWeights(layer.weight, layer.bias, layer.eps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,16 @@ from convbert.batch import Batch, is_traced, packed_bounds, position_numbers, re
 from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
 from convbert.errors import InputError
+from convbert.inference import Freezer
 from convbert.layers import (
-    Block,
     Embeddings,
+    EncoderLayer,
     GlorotLinear,
     GroupedLinear,
     Layout,
     MixedAttention,
-    PackedLinear,
 )
 from convbert.ops import Backend
-from convbert.quantization import is_quantized
 from convbert.saving import save_model
 
 
@@ -52,8 +51,8 @@ class ConvBertModelOutput(ModelOutput):
     conv_kernels: tuple[Tensor, ...] | None = None
 
 
-class ConvBertLayer(GradientCheckpointingLayer, Block):
-    """A block that transformers can tell to recompute its inner states in the backward pass."""
+class ConvBertLayer(GradientCheckpointingLayer, EncoderLayer):
+    """A layer that transformers can tell to recompute its inner states in the backward pass."""
 
 
 class ConvBertPreTrainedModel(PreTrainedModel):
@@ -79,23 +78,11 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         with naming_damage(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def train(self, mode: bool = True) -> Self:
-        """As torch's.
-
-        Raises:
-            InputError: its weights are packed, or in int8, which have no gradients.
-        """
-        if mode and is_quantized(self):
-            raise InputError("an int8 model cannot be trained: load it with from_pretrained")
-        if mode and any(isinstance(module, PackedLinear) for module in self.modules()):
-            raise InputError("a model with packed weights cannot be trained: load it with from_pretrained")
-        return super().train(mode)
-
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', but a full disk leaves the folder as it was.
 
         Raises:
-            InputError: the folder cannot be written, or the weights are packed, or in int8.
+            InputError: the folder cannot be written.
         """
         save_model(super().save_pretrained, save_directory, *args, **kwargs)
 
@@ -143,13 +130,24 @@ class ConvBertEncoder(nn.Module):
 
     def __init__(self, config: ConvBertConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(_build_block(config) for _ in range(config.num_hidden_layers))
+        self.layer = nn.ModuleList(_build_layer(config) for _ in range(config.num_hidden_layers))
+        self.freezer = Freezer()
 
     def forward(self, states: Tensor, layout: Layout, record: Record, rows: Tensor | None = None) -> Tensor:
         """Run all layers on (B, T, C), or on (N, C) where the layout has bounds, and fill the record.
 
         With `rows` (n,), the last layer gives the states (n, C) of these tokens alone.
         """
+        wanted = {
+            "wants_hidden": record.hidden_states is not None,
+            "wants_kernels": record.conv_kernels is not None,
+        }
+        if record.attentions is None and (frozen := self.freezer.run(self.layer, states, layout, rows, **wanted)):
+            if record.hidden_states is not None:
+                record.hidden_states += [states, *frozen.hidden, *([frozen.states] if rows is None else [])]
+            if record.conv_kernels is not None:
+                record.conv_kernels += [logits.softmax(-1) for logits in frozen.kernel_logits]
+            return frozen.states
         last = len(self.layer) - 1
         for number, layer in enumerate(self.layer):
             # Zero at padding here, not in a copy that is returned: gradients flow through what the caller sees.
@@ -170,7 +168,7 @@ class ConvBertEncoder(nn.Module):
         return states
 
 
-def _build_block(config: ConvBertConfig) -> ConvBertLayer:
+def _build_layer(config: ConvBertConfig) -> ConvBertLayer:
     return ConvBertLayer(
         width=config.hidden_size,
         num_heads=config.num_kept_heads,

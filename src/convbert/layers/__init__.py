@@ -1,25 +1,17 @@
 """nn.Modules with weights, under the published parameter names. They read numbers, not the config."""
 
-from convbert.layers.block import Block, BlockOutput
 from convbert.layers.embeddings import Embeddings
-from convbert.layers.fused_block import FusedBlock
+from convbert.layers.encoder_layer import EncoderLayer, LayerOutput
 from convbert.layers.layout import Layout
-from convbert.layers.linear import GlorotLinear, GroupedLinear, Linear, is_plain, project_and_gelu
+from convbert.layers.linear import GlorotLinear, GroupedLinear
 from convbert.layers.mixed_attention import MixedAttention
-from convbert.layers.packed_linear import PackedLinear, copy_sharing
 
 __all__ = [
-    "Block",
-    "BlockOutput",
     "Embeddings",
-    "FusedBlock",
+    "EncoderLayer",
     "GlorotLinear",
     "GroupedLinear",
     "Layout",
-    "Linear",
+    "LayerOutput",
     "MixedAttention",
-    "PackedLinear",
-    "copy_sharing",
-    "is_plain",
-    "project_and_gelu",
 ]

@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.layers.linear import (
-    GroupedLinear,
-    Linear,
-    add_and_norm,
-    build_linear,
-    is_plain,
-    project_and_gelu,
-)
-from convbert.layers.packed_linear import PackedLinear
-from convbert.ops import gelu_linear
+from convbert.layers.linear import GroupedLinear, build_linear
+from convbert.ops import add_norm, gelu, gelu_linear
+from convbert.ops._torch_internals import is_listened_to
 
 
 class Intermediate(nn.Module):
@@ -32,36 +25,43 @@ class Intermediate(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., C) to (..., I)."""
-        if self.activation is F.gelu:
-            return project_and_gelu(self.dense, states)
-        return self.activation(self.dense(states))
+        widened = self.dense(states)
+        return gelu(widened) if self.activation is F.gelu else self.activation(widened)
+
+
+class ResidualNorm(nn.LayerNorm):
+    """Drop out, add the residual, normalise: one pass over memory."""
+
+    def __init__(self, width: int, *, eps: float, dropout: float) -> None:
+        super().__init__(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., C) and (..., C) to (..., C)."""
+        if type(self.dropout) is not nn.Dropout:  # somebody's own
+            return super().forward(self.dropout(states) + residual)
+        dropout = self.dropout.p if self.dropout.training else 0.0
+        return add_norm(states, residual, self.weight, self.bias, eps=self.eps, dropout=dropout)
 
 
 class ResidualOutput(nn.Module):
-    """Project back to model width, drop out, add the residual, normalise: the end of both halves of a block."""
+    """Project back to model width, drop out, add the residual, normalise: the end of both halves of a layer."""
 
-    def __init__(self, dense: Linear | GroupedLinear, width: int, *, norm_eps: float, dropout: float) -> None:
+    def __init__(self, dense: nn.Linear | GroupedLinear, width: int, *, norm_eps: float, dropout: float) -> None:
         super().__init__()
         self.dense = dense
-        self.LayerNorm = nn.LayerNorm(width, eps=norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.LayerNorm = ResidualNorm(width, eps=norm_eps, dropout=dropout)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """(..., I) and (..., C) to (..., C)."""
-        # Whoever listens to `dense` may have kept what it gave.
-        is_ours = is_plain(self.dense, Linear) or is_plain(self.dense, PackedLinear)
-        return self.finish(self.dense(states), residual, may_overwrite=is_ours)
-
-    def finish(self, projected: Tensor, residual: Tensor, *, may_overwrite: bool) -> Tensor:
-        """What comes after the projection: (..., C) and (..., C) to (..., C)."""
-        return add_and_norm(self.dropout, self.LayerNorm, projected, residual, may_overwrite=may_overwrite)
+        return self.LayerNorm(self.dense(states), residual)
 
 
 def feed_forward(first: Intermediate, second: ResidualOutput, states: Tensor) -> Tensor:
     """Both halves, (..., C) to (..., C); where gradients are wanted, with one wide activation in memory and not two."""
-    is_plain_pair = is_plain(first, Intermediate) and is_plain(second, ResidualOutput)
     dense = second.dense
-    if torch.is_grad_enabled() and is_plain_pair and first.activation is F.gelu and is_plain(dense, Linear):
-        projected = gelu_linear(first.dense(states), dense.weight, dense.bias)
-        return second.finish(projected, states, may_overwrite=True)
+    is_plain = type(first) is Intermediate and type(second) is ResidualOutput and type(dense) is nn.Linear
+    is_gelu = is_plain and first.activation is F.gelu
+    if is_gelu and torch.is_grad_enabled() and not any(map(is_listened_to, (first, second, dense))):
+        return second.LayerNorm(gelu_linear(first.dense(states), dense.weight, dense.bias), states)
     return second(first(states), states)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbert.layers.layout import Layout
-from convbert.layers.linear import Linear, is_plain
-from convbert.ops import attention, depthwise_conv, linear, span_dynamic_conv
+from convbert.ops import attention, depthwise_conv, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
 
 
@@ -32,11 +31,11 @@ class DepthwiseConv(nn.Conv1d):
 
 
 class PointwiseConv(nn.Conv1d):
-    """A linear layer, through `ops.linear`."""
+    """A linear layer in the shape of a convolution."""
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
         """(..., C) and (A, 1) to (..., A)."""
-        return linear(states, self.weight.squeeze(-1), bias.squeeze(-1))
+        return F.linear(states, self.weight.squeeze(-1), bias.squeeze(-1))
 
 
 class SeparableConv(nn.Module):
@@ -47,13 +46,10 @@ class SeparableConv(nn.Module):
         self.depthwise = DepthwiseConv(in_channels, in_channels, taps, groups=in_channels, bias=False)
         self.pointwise = PointwiseConv(in_channels, out_channels, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels, 1))
-        # For inference alone: the pointwise convolution and the bias, see `convbert.inference`.
-        self.packed: nn.Module | None = None
 
     def forward(self, states: Tensor, layout: Layout) -> Tensor:
         """(..., C) to (..., A)."""
-        convolved = self.depthwise(states, layout)
-        return self.pointwise(convolved, self.bias) if self.packed is None else self.packed(convolved)
+        return self.pointwise(self.depthwise(states, layout), self.bias)
 
 
 class MixedAttention(nn.Module):
@@ -71,14 +67,12 @@ class MixedAttention(nn.Module):
         super().__init__()
         inner = num_heads * head_size
         self.num_heads, self.head_size, self.dropout = num_heads, head_size, dropout
-        self.query = Linear(width, inner)
-        self.key = Linear(width, inner)
-        self.value = Linear(width, inner)
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(width, inner)
+        self.value = nn.Linear(width, inner)
         self.key_conv_attn_layer = SeparableConv(width, inner, taps)
-        self.conv_kernel_layer = Linear(inner, num_heads * taps)
-        self.conv_out_layer = Linear(width, inner)
-        # For inference alone: the four layers that read the states as one product, see `convbert.inference`.
-        self.joined: nn.Module | None = None
+        self.conv_kernel_layer = nn.Linear(inner, num_heads * taps)
+        self.conv_out_layer = nn.Linear(width, inner)
 
     def forward(self, states: Tensor, layout: Layout) -> MixedOutput:
         """Mix tokens.
@@ -86,8 +80,6 @@ class MixedAttention(nn.Module):
         Args:
             states: (B, T, C), zero where the convolution may not read; or (N, C) where the layout has bounds.
         """
-        if self.joined is not None:
-            return self._mix_joined(self.joined, states, layout)
         query, key, value, conv_value = (
             layer(states) for layer in (self.query, self.key, self.value, self.conv_out_layer)
         )
@@ -97,52 +89,17 @@ class MixedAttention(nn.Module):
         context = torch.stack((attended, convolved), dim=-3)
         return MixedOutput(context.flatten(-3), weights, kernel_logits)
 
-    def join(self, build: Callable[[Tensor, Tensor], nn.Module | None]) -> bool:
-        """Replace the four layers that read the states by one, for inference alone; say whether it was done.
-
-        Args:
-            build: from weight (4 H D, C) and bias (4 H D,) the layer, or None to leave everything as it is.
-        """
-        names = ("query", "key", "value", "conv_out_layer")
-        layers = [getattr(self, name) for name in names]
-        if self.joined is not None or not all(is_plain(layer, Linear) for layer in layers):
-            return False
-        weight, bias = (torch.cat([getattr(layer, x) for layer in layers]) for x in ("weight", "bias"))
-        joined = build(weight, bias.detach())
-        if joined is None:
-            return False
-        self.joined = joined
-        for name in names:
-            setattr(self, name, None)
-        return True
-
-    def _mix_joined(self, joined: nn.Module, states: Tensor, layout: Layout) -> MixedOutput:
-        """As `forward`, without gradients: four products as one, and both branches written side by side."""
-        query, key, value, conv_value = joined(states).split(self.num_heads * self.head_size, dim=-1)
-        context = query.new_empty(*states.shape[:-1], 2, self.num_heads, self.head_size)
-        rooms = context.unbind(-3)
-        attended, weights = self._attend(query, key, value, layout, rooms[0])
-        spans = self.key_conv_attn_layer(states, layout).mul_(query)
-        kernel_logits = self._heads(self.conv_kernel_layer(spans))
-        convolved = self._convolve(conv_value, kernel_logits, layout, rooms[1])
-        for room, result in zip(rooms, (attended, convolved), strict=True):
-            if result is not room:
-                room.copy_(result)
-        return MixedOutput(context.flatten(-3), weights, kernel_logits)
-
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_heads, -1))
 
-    def _convolve(
-        self, value: Tensor, kernel_logits: Tensor, layout: Layout, out: Tensor | None = None
-    ) -> Tensor:
+    def _convolve(self, value: Tensor, kernel_logits: Tensor, layout: Layout) -> Tensor:
         # The zero beyond a sequence stands for the projected state, bias included.
         value = self._heads(layout.readable(value))
         bounds, backend = layout.cu_seqlens, layout.conv_backend
-        return span_dynamic_conv(value, kernel_logits, bounds, backend=backend, out=out)
+        return span_dynamic_conv(value, kernel_logits, bounds, backend=backend)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, out: Tensor | None = None
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor | None]:
         heads = self._heads(query), self._heads(key), self._heads(value)
         dropout = self.dropout if self.training else 0.0
@@ -154,6 +111,5 @@ class MixedAttention(nn.Module):
             cu_seqlens=layout.cu_seqlens,
             max_length=layout.max_length,
             dropout=dropout,
-            out=out,
         )
         return mixed, None

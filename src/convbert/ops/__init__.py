@@ -7,8 +7,6 @@ from convbert.ops.depthwise_conv import depthwise_conv
 from convbert.ops.dropout import dropout
 from convbert.ops.gelu import gelu
 from convbert.ops.gelu_linear import gelu_linear
-from convbert.ops.int8 import finish_int8, round_tokens
-from convbert.ops.linear import linear, pack, packed_linear
 from convbert.ops.span_dynamic_conv import span_dynamic_conv
 from convbert.ops.unpad import Packing, pack_mask
 
@@ -19,13 +17,8 @@ __all__ = [
     "attention",
     "depthwise_conv",
     "dropout",
-    "finish_int8",
     "gelu",
     "gelu_linear",
-    "linear",
-    "pack",
     "pack_mask",
-    "packed_linear",
-    "round_tokens",
     "span_dynamic_conv",
 ]

@@ -20,7 +20,6 @@ def add_norm(
     *,
     eps: float,
     dropout: float = 0.0,
-    may_overwrite: bool = False,
 ) -> Tensor:
     """LayerNorm(dropout(x) + residual) over the last axis.
 
@@ -32,7 +31,6 @@ def add_norm(
         weight, bias: (C,), of the norm.
         eps: added to the variance.
         dropout: probability of dropping an element of `x`; 0 where nobody trains.
-        may_overwrite: the caller needs `x` no more, so that the result may take its place.
 
     Returns:
         (..., C).
@@ -43,8 +41,7 @@ def add_norm(
     seed = compiled.draw_seed() if dropout else 0
     inputs = (x.contiguous(), residual.contiguous(), weight, bias)
     if compiled.without_gradient(*inputs):
-        out = inputs[0] if may_overwrite else torch.empty_like(inputs[0])
-        return _forward(*inputs, eps, dropout, seed, out)
+        return _forward(*inputs, eps, dropout, seed, torch.empty_like(inputs[0]))
     return _CompiledAddNorm.apply(*inputs, eps, dropout, seed)
 
 

@@ -12,19 +12,18 @@ from torch.autograd.function import once_differentiable
 from convbert.ops import compiled
 
 
-def gelu(x: Tensor, *, may_overwrite: bool = False) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
     """x * Phi(x), Phi being the standard normal distribution.
 
     Args:
         x: any shape.
-        may_overwrite: the caller needs `x` no more, so that the result may take its place.
     """
     if not compiled.takes(x):
         return F.gelu(x)
     if not compiled.without_gradient(x):
         return _CompiledGelu.apply(x)
     x = x.contiguous()
-    return _forward(x, x if may_overwrite else torch.empty_like(x))
+    return _forward(x, torch.empty_like(x))
 
 
 def gelu_gradient(grad: Tensor, x: Tensor) -> Tensor:

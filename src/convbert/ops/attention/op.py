@@ -21,7 +21,6 @@ def attention(
     cu_seqlens: Tensor | None = None,
     max_length: int | None = None,
     dropout: float = 0.0,
-    out: Tensor | None = None,
 ) -> Tensor:
     """softmax(query key^T / sqrt(D)) value, per head and per sequence.
 
@@ -31,10 +30,9 @@ def attention(
         cu_seqlens: (B + 1,) int32, first entry 0, last entry N.
         max_length: tokens in the longest of these sequences, or more; None has a GPU count them and wait.
         dropout: probability of dropping an attention weight.
-        out: memory of the result's shape, which a compiled kernel may write it to where no gradient is asked for.
 
     Returns:
-        Same shape as `query`; `out` itself where it was used.
+        Same shape as `query`.
 
     Raises:
         ValueError: the operands differ in shape.
@@ -43,7 +41,7 @@ def attention(
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
         raise ValueError(f"query, key and value must have one shape, got {shapes}")
     if mask is None and query.numel() > 0 and 0 <= dropout < 1 and _is_compiled(query, key, value):
-        return compiled_attention(query, key, value, cu_seqlens, dropout, out)
+        return compiled_attention(query, key, value, cu_seqlens, dropout)
     if cu_seqlens is not None:
         return packed_attention(query, key, value, cu_seqlens, max_length, dropout)
     bias = None if mask is None else additive_mask(mask, query.dtype)

@@ -8,6 +8,7 @@ never compete.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from convbert.ops._torch_internals import is_transformed
 
 # Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
 _BUILDS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
@@ -39,7 +42,7 @@ _SIGNATURES = {
         *[_POINTER, _LONG] * 3,
         _DOUBLE,
         _LONG,
-        _POINTER,
+        *[_POINTER] * 2,
         _LONG,
         _POINTER,
     ],
@@ -55,19 +58,18 @@ _SIGNATURES = {
     ],
     "depthwise_conv_forward": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
     "depthwise_conv_filter_gradient": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
-    "packed_linear": [_INT, *[_LONG] * 4, *[_POINTER] * 3, _INT, _POINTER],
     "panel_columns": [],
-    "round_tokens": [_INT, _LONG, _LONG, *[_POINTER] * 4],
-    "finish_int8": [_INT, _LONG, _LONG, *[_POINTER] * 5, _INT],
-    "block_scratch": [_POINTER, _LONG, _LONG],
-    "block_forward": [_INT, _POINTER, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 3],
+    "layer_size": [],
+    "adds_in_16_bits": [],
+    "attention_scratch": [_INT, _LONG, _LONG],
+    "encoder_scratch": [_INT, _POINTER, *[_LONG] * 3],
+    "encoder_forward": [_INT, _POINTER, _LONG, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 4],
+    "sample": [_LONG, *[_POINTER] * 3],
 }
 _RESULTS = {
-    "attention_forward": _INT,
     "attention_backward": _INT,
-    "block_forward": _INT,
-    "panel_columns": _LONG,
-    "block_scratch": _LONG,
+    "adds_in_16_bits": _INT,
+    **dict.fromkeys(("panel_columns", "layer_size", "attention_scratch", "encoder_scratch"), _LONG),
 }
 
 
@@ -114,9 +116,12 @@ def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
         return None, f"the compiled kernels cannot be loaded ({error})"
-    for function, arguments in _SIGNATURES.items():
-        getattr(library, function).argtypes = arguments
-        getattr(library, function).restype = _RESULTS.get(function)
+    try:
+        for function, arguments in _SIGNATURES.items():
+            getattr(library, function).argtypes = arguments
+            getattr(library, function).restype = _RESULTS.get(function)
+    except AttributeError as error:
+        return None, f"the compiled kernels are of another version: install the package anew ({error})"
     return library, None
 
 
@@ -132,11 +137,7 @@ def takes(*tensors: Tensor | None) -> bool:
 def runs_eagerly(*tensors: Tensor | None) -> bool:
     """Nobody traces, fakes or transforms the computation, so that memory may be read and written directly."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and torch.autograd.forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        not is_transformed()
         and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
     )
 
@@ -183,14 +184,6 @@ def evenly_spaced(x: Tensor) -> Tensor:
     return x if _is_evenly_spaced(x) else x.clone(memory_format=torch.contiguous_format)
 
 
-def room_for(result: Tensor, out: Tensor | None) -> Tensor:
-    """`out` if a kernel can write a result like that there, else new memory."""
-    kind = (result.shape, result.dtype, result.device)
-    if out is not None and (out.shape, out.dtype, out.device) == kind and _is_evenly_spaced(out):
-        return out
-    return result.new_empty(result.shape)
-
-
 def _is_evenly_spaced(x: Tensor) -> bool:
     *outer, head, channel = x.stride()
     one_axis = len(outer) == 1 or x.shape[0] == 1 or outer[0] == x.shape[1] * outer[1]
@@ -200,3 +193,22 @@ def _is_evenly_spaced(x: Tensor) -> bool:
 def draw_seed() -> int:
     """A seed for one dropout, from PyTorch's generator: `torch.manual_seed` and checkpointing govern it."""
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+
+
+class Sample:
+    """Some numbers of each of these fp32 tensors, to notice that they have changed behind autograd's back (`.data`)."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._count = len(tensors)
+        self._addresses = (_POINTER * self._count)(*(x.data_ptr() for x in tensors))
+        self._sizes = (_LONG * self._count)(*(x.numel() for x in tensors))
+        self._found = self._take()
+
+    def is_unchanged(self) -> bool:
+        """Whether the numbers are what they were; the tensors must still lie where they lay."""
+        return self._take() == self._found
+
+    def _take(self) -> int:
+        found = ctypes.c_uint64()
+        library().sample(self._count, self._addresses, self._sizes, ctypes.byref(found))
+        return found.value

@@ -102,6 +102,11 @@ typedef struct {
     int64_t seed;
 } Attention;
 
+static Attention attention_of(int64_t heads, int64_t width, int64_t length, const int32_t *cu_seqlens, double p, int64_t seed) {
+    return (Attention){heads, width, length, cu_seqlens, (float)(1.0 / sqrt((double)width)), threshold_of(p),
+                       (float)(1.0 / (1.0 - p)), seed};
+}
+
 static void bounds_of(const Attention *call, int64_t sequence, int64_t *start, int64_t *tokens) {
     *start = call->cu_seqlens ? call->cu_seqlens[sequence] : sequence * call->length;
     *tokens = call->cu_seqlens ? call->cu_seqlens[sequence + 1] - *start : call->length;
@@ -122,53 +127,78 @@ static void drop_row(const Attention *call, int64_t token, int64_t head, int64_t
     for (int64_t j = 0; j < tokens; j++) row[j] *= keep(key, (uint32_t)j, call->threshold, call->keep_scale);
 }
 
-/* `log_sums` (N, H), or NULL: log of the sum of exponentials of each row of scores, for the backward pass.
- * Returns 0, or 1 where memory ran out. */
-EXPORT int attention_forward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
-                             int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
-                             const float *value, int64_t value_row, double p, int64_t seed, float *out, int64_t out_row,
-                             float *log_sums) {
-    Attention call = {heads, width, length, cu_seqlens, (float)(1.0 / sqrt((double)width)),
-                      threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
-    int64_t blocks = (length + QUERIES - 1) / QUERIES, columns = padded(length);
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        float *keys = malloc(sizeof(float) * (size_t)columns * (size_t)(width + QUERIES));
-        float *scores = keys + columns * width;
-        int64_t held = -1;
-        failed = keys == NULL;
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < num_sequences * heads * blocks; task++) {
-            int64_t block = task % blocks, head = task / blocks % heads, start, tokens;
-            bounds_of(&call, task / blocks / heads, &start, &tokens);
-            int64_t first = block * QUERIES, rows = min64(QUERIES, tokens - first);
-            if (failed || rows <= 0) continue;
-            if (held != task / blocks) transpose(key + start * key_row + head * width, key_row, tokens, width, keys);
-            held = task / blocks;
-            const float *q = query + (start + first) * query_row + head * width;
-            scores_of(&call, rows, tokens, q, query_row, keys, scores);
-            for (int64_t i = 0; i < rows; i++) {
-                float *s = scores + i * padded(tokens), top = s[0], total = 0.0f;
-                int64_t token = start + first + i;
+/* `log_sums` (N, H), or NULL: log of the sum of exponentials of each row of scores, for the backward pass. A thread's room holds the
+ * keys of one head of one sequence, transposed, and a block of scores. */
+typedef struct {
+    Attention call;
+    const float *query, *key, *value;
+    int64_t query_row, key_row, value_row, num_sequences;
+    float *out;
+    int64_t out_row;
+    float *log_sums, *rooms;
+    int64_t room;
+} AttentionForward;
+
+static int64_t attention_room(int64_t length, int64_t width) { return padded(length) * (width + QUERIES); }
+
+static int64_t blocks_of(const AttentionForward *step) { return (step->call.length + QUERIES - 1) / QUERIES; }
+
+static void attend_block(const AttentionForward *step, int64_t head, int64_t token, int64_t rows, int64_t start, int64_t tokens,
+                         const float *keys, float *scores) {
+    const Attention *call = &step->call;
+    int64_t columns = padded(tokens), at = head * call->width;
+    scores_of(call, rows, tokens, step->query + token * step->query_row + at, step->query_row, keys, scores);
+    for (int64_t i = 0; i < rows; i++) {
+        float *s = scores + i * columns, top = s[0], total = 0.0f;
 #pragma omp simd reduction(max : top)
-                for (int64_t j = 0; j < tokens; j++) top = s[j] > top ? s[j] : top;
+        for (int64_t j = 0; j < tokens; j++) top = s[j] > top ? s[j] : top;
 #pragma omp simd reduction(+ : total)
-                for (int64_t j = 0; j < tokens; j++) {
-                    s[j] = exp_negative(s[j] - top);
-                    total += s[j];
-                }
-                float inverse = 1.0f / total;
-                for (int64_t j = 0; j < tokens; j++) s[j] *= inverse;
-                if (log_sums) log_sums[token * heads + head] = top + logf(total);
-                drop_row(&call, token, head, tokens, s);
-            }
-            product(rows, width, tokens, (Strided){scores, padded(tokens), 1}, value + start * value_row + head * width,
-                    value_row, out + (start + first) * out_row + head * width, out_row, 0);
+        for (int64_t j = 0; j < tokens; j++) {
+            s[j] = exp_negative(s[j] - top);
+            total += s[j];
         }
-        free(keys);
+        float inverse = 1.0f / total;
+        for (int64_t j = 0; j < tokens; j++) s[j] *= inverse;
+        if (step->log_sums) step->log_sums[(token + i) * call->heads + head] = top + logf(total);
+        drop_row(call, token + i, head, tokens, s);
     }
-    return failed;
+    product(rows, call->width, tokens, (Strided){scores, columns, 1}, step->value + start * step->value_row + at, step->value_row,
+            step->out + token * step->out_row + at, step->out_row, 0);
+}
+
+/* Parts [first, last): sequence by sequence, head by head, block by block. */
+static void attend_step(void *call, int thread, int64_t first, int64_t last) {
+    const AttentionForward *step = call;
+    int64_t blocks = blocks_of(step), width = step->call.width, held = -1;
+    float *keys = step->rooms + thread * step->room, *scores = keys + padded(step->call.length) * width;
+    for (int64_t part = first; part < last; part++) {
+        int64_t block = part % blocks, head = part / blocks % step->call.heads, start, tokens;
+        bounds_of(&step->call, part / blocks / step->call.heads, &start, &tokens);
+        int64_t rows = min64(QUERIES, tokens - block * QUERIES);
+        if (rows <= 0) continue;
+        if (held != part / blocks) transpose(step->key + start * step->key_row + head * width, step->key_row, tokens, width, keys);
+        held = part / blocks;
+        attend_block(step, head, start + block * QUERIES, rows, start, tokens, keys, scores);
+    }
+}
+
+static void attend(Team *team, AttentionForward *step) {
+    int64_t work = min64(step->call.length, QUERIES) * step->call.length * step->call.width * 2;
+    share(team, step->num_sequences * step->call.heads * blocks_of(step), 1 + (1 << 17) / max64(1, work), attend_step, step);
+}
+
+static void lead_attention(Team *team, void *step) { attend(team, step); }
+
+/* Floats of scratch that `attention_forward` needs. */
+EXPORT int64_t attention_scratch(int threads, int64_t length, int64_t width) { return threads * attention_room(length, width); }
+
+EXPORT void attention_forward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
+                              int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
+                              const float *value, int64_t value_row, double p, int64_t seed, float *scratch, float *out,
+                              int64_t out_row, float *log_sums) {
+    AttentionForward step = {attention_of(heads, width, length, cu_seqlens, p, seed), query, key, value, query_row, key_row,
+                             value_row, num_sequences, out, out_row, log_sums, scratch, attention_room(length, width)};
+    with_team(threads, lead_attention, &step);
 }
 
 /* Everything (N, H, D) contiguous but query, key and value. `grad_key` and `grad_value` come zeroed. With P the softmax and
@@ -178,8 +208,7 @@ EXPORT int attention_backward(int threads, int64_t heads, int64_t width, const i
                               int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
                               const float *value, int64_t value_row, double p, int64_t seed, const float *log_sums,
                               const float *grad, float *grad_query, float *grad_key, float *grad_value) {
-    Attention call = {heads, width, length, cu_seqlens, (float)(1.0 / sqrt((double)width)),
-                      threshold_of(p), (float)(1.0 / (1.0 - p)), seed};
+    Attention call = attention_of(heads, width, length, cu_seqlens, p, seed);
     int64_t columns = padded(length), row = heads * width;
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)

@@ -27,7 +27,6 @@ def attention(
     value: Tensor,
     cu_seqlens: Tensor | None,
     dropout: float,
-    out: Tensor | None = None,
 ) -> Tensor:
     """(B, T, H, D), or (N, H, D) with bounds; see `ops.attention`. `compiled.takes` must hold of the inputs."""
     bounds, num_sequences, max_length = compiled.bounds_arguments(query, cu_seqlens)
@@ -35,15 +34,17 @@ def attention(
     settings = Settings(bounds, num_sequences, max_length, dropout, seed)
     query, key, value = (compiled.evenly_spaced(x) for x in (query, key, value))
     if compiled.without_gradient(query, key, value):
-        return _forward(query, key, value, settings, compiled.room_for(query, out), None)
+        return _forward(query, key, value, settings, None)
     return _CompiledAttention.apply(query, key, value, settings)
 
 
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, settings: Settings, out: Tensor, log_sums: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, settings: Settings, log_sums: Tensor | None
 ) -> Tensor:
-    arguments = _arguments(query, key, value, settings)
-    compiled.call("attention_forward", *arguments, out, out.stride(-3), log_sums)
+    threads, *arguments = _arguments(query, key, value, settings)
+    needed = compiled.library().attention_scratch(threads, settings.max_length, query.shape[-1])
+    scratch, out = query.new_empty(needed), query.new_empty(query.shape)
+    compiled.call("attention_forward", threads, *arguments, scratch, out, out.stride(-3), log_sums)
     return out
 
 
@@ -59,7 +60,7 @@ class _CompiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
         log_sums = query.new_empty(query.shape[:-1])
-        out = _forward(query, key, value, settings, query.new_empty(query.shape), log_sums)
+        out = _forward(query, key, value, settings, log_sums)
         ctx.save_for_backward(query, key, value, log_sums)
         ctx.settings = settings
         return out

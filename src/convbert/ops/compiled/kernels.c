@@ -96,7 +96,17 @@ EXPORT void dropout(int threads, int64_t rows, int64_t columns, const float *in,
 
 /* ---- GELU, x * Phi(x) ---- */
 
-static inline float gelu(float x) { return 0.5f * x * (1.0f + erf_fit(x * 0.70710678f)); }
+/* Beyond |x| = 5.54 the fp32 cumulative is 0 or 1, and so are its limits: x * 0 at -infinity would be no number. */
+static inline float normal_cdf(float x) {
+    float inner = 0.5f * (1.0f + erf_fit(x * 0.70710678f));
+    inner = x < -5.54f ? 0.0f : inner;
+    return x > 5.54f ? 1.0f : inner;
+}
+
+static inline float gelu(float x) {
+    float y = x * normal_cdf(x);
+    return x < -5.54f ? -0.0f : y;
+}
 
 EXPORT void gelu_forward(int threads, int64_t n, const float *in, float *out) {
 #pragma omp parallel for simd num_threads(threads) schedule(static)
@@ -107,13 +117,46 @@ EXPORT void gelu_backward(int threads, int64_t n, const float *grad, const float
 #pragma omp parallel for simd num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i++) {
         float x = in[i];
-        float cdf = 0.5f * (1.0f + erf_fit(x * 0.70710678f));
-        float pdf = 0.39894228f * exp_negative(-0.5f * x * x);
-        grad_in[i] = grad[i] * (cdf + x * pdf);
+        float near = x < -14.0f ? -14.0f : x; /* the density is 0 beyond, and infinity times 0 would be no number */
+        near = near > 14.0f ? 14.0f : near;
+        float pdf = 0.39894228f * exp_negative(-0.5f * near * near);
+        grad_in[i] = grad[i] * (normal_cdf(x) + near * pdf);
     }
 }
 
 /* ---- layer norm of dropout(x) + residual ---- */
+
+typedef struct {
+    const float *weight, *bias;
+    double eps;
+} Norm;
+
+/* One row: y = norm(x * keep + residual), with the sum left in `s`, which may be `y`. Returns its moments. */
+static inline void add_norm_row(int64_t columns, const float *x, const float *residual, Norm norm, uint32_t threshold, float scale,
+                                uint32_t key, float *s, float *y, float *mean_out, float *inverse_std_out) {
+    float total = 0.0f, squares = 0.0f;
+    if (threshold) {
+#pragma omp simd reduction(+ : total)
+        for (int64_t c = 0; c < columns; c++) {
+            s[c] = x[c] * keep(key, (uint32_t)c, threshold, scale) + residual[c];
+            total += s[c];
+        }
+    } else {
+#pragma omp simd reduction(+ : total)
+        for (int64_t c = 0; c < columns; c++) {
+            s[c] = x[c] + residual[c];
+            total += s[c];
+        }
+    }
+    float mean = total / (float)columns;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t c = 0; c < columns; c++) squares += (s[c] - mean) * (s[c] - mean);
+    float inverse_std = (float)(1.0 / sqrt((double)squares / (double)columns + norm.eps));
+#pragma omp simd
+    for (int64_t c = 0; c < columns; c++) y[c] = (s[c] - mean) * inverse_std * norm.weight[c] + norm.bias[c];
+    *mean_out = mean;
+    *inverse_std_out = inverse_std;
+}
 
 /* `sums` (rows, columns) receives dropout(x) + residual, and `inverse_std`, `mean` (rows,) its moments, for the backward
  * pass. Any of the three may be NULL where nothing will be differentiated. */
@@ -122,32 +165,12 @@ EXPORT void add_norm_forward(int threads, int64_t rows, int64_t columns, const f
                              float *sums, float *mean_out, float *inverse_std_out) {
     uint32_t threshold = threshold_of(p);
     float scale = (float)(1.0 / (1.0 - p));
+    Norm norm = {weight, bias, eps};
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
-        const float *a = x + row * columns, *b = residual + row * columns;
-        float *y = out + row * columns;
-        float *s = sums ? sums + row * columns : y;
-        float total = 0.0f, squares = 0.0f;
-        if (threshold) {
-            uint32_t key = row_key(seed, row);
-#pragma omp simd reduction(+ : total)
-            for (int64_t c = 0; c < columns; c++) {
-                s[c] = a[c] * keep(key, (uint32_t)c, threshold, scale) + b[c];
-                total += s[c];
-            }
-        } else {
-#pragma omp simd reduction(+ : total)
-            for (int64_t c = 0; c < columns; c++) {
-                s[c] = a[c] + b[c];
-                total += s[c];
-            }
-        }
-        float mean = total / (float)columns;
-#pragma omp simd reduction(+ : squares)
-        for (int64_t c = 0; c < columns; c++) squares += (s[c] - mean) * (s[c] - mean);
-        float inverse_std = (float)(1.0 / sqrt((double)squares / (double)columns + eps));
-#pragma omp simd
-        for (int64_t c = 0; c < columns; c++) y[c] = (s[c] - mean) * inverse_std * weight[c] + bias[c];
+        float *y = out + row * columns, mean, inverse_std;
+        add_norm_row(columns, x + row * columns, residual + row * columns, norm, threshold, scale,
+                     threshold ? row_key(seed, row) : 0, sums ? sums + row * columns : y, y, &mean, &inverse_std);
         if (mean_out) mean_out[row] = mean;
         if (inverse_std_out) inverse_std_out[row] = inverse_std;
     }
@@ -200,12 +223,10 @@ typedef struct {
     int64_t first, last;        /* the token's taps that stay inside its sequence: first <= k < last */
 } Walk;
 
-/* The walk of thread `part` of `parts`, standing before its first token:
- *     for (Walk at = walk(part, threads, ...); next_token(&at);) ... at.token ... */
-static inline Walk walk(int part, int parts, int64_t tokens, int64_t taps, const int32_t *cu_seqlens,
-                        int64_t num_sequences, int64_t length) {
-    int64_t begin = tokens * part / parts;
-    Walk at = {cu_seqlens, length, taps, begin - 1, tokens * (part + 1) / parts, 0, 0, 0, 0, 0};
+/* A walk along tokens [begin, stop), standing before the first of them: while (next_token(&at)) ... at.token ... */
+static inline Walk walk(int64_t begin, int64_t stop, int64_t taps, const int32_t *cu_seqlens, int64_t num_sequences,
+                        int64_t length) {
+    Walk at = {cu_seqlens, length, taps, begin - 1, stop, 0, 0, 0, 0, 0};
     if (!cu_seqlens) {
         at.number = begin / length;
         at.start = at.number * length;
@@ -273,21 +294,33 @@ static inline void softmax(const float *logits, float *weights, int64_t taps) {
 }
 
 /* value, out (N, H, D), their rows so many floats apart; logits (N, H, K). */
+typedef struct {
+    int64_t heads, width, taps;
+    const float *value, *logits;
+    int64_t value_row;
+    float *out;
+    int64_t out_row;
+} SpanConv;
+
+static void span_conv_along(const SpanConv *step, Walk at) {
+    while (next_token(&at)) {
+        int64_t t = at.token;
+        for (int64_t h = 0; h < step->heads; h++) {
+            float weights[MAX_TAPS];
+            softmax(step->logits + (t * step->heads + h) * step->taps, weights, step->taps);
+            mix_rows(weights, 1, step->value + (t - step->taps / 2) * step->value_row + h * step->width, step->value_row, at.first,
+                     at.last, step->out + t * step->out_row + h * step->width, step->width);
+        }
+    }
+}
+
 EXPORT void span_dynamic_conv_forward(int threads, int64_t tokens, int64_t heads, int64_t width, int64_t taps,
                                       const int32_t *cu_seqlens, int64_t num_sequences, int64_t length, const float *value,
                                       int64_t value_row, const float *logits, float *out, int64_t out_row) {
+    SpanConv step = {heads, width, taps, value, logits, value_row, out, out_row};
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++) {
-        for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
-            int64_t t = at.token;
-            for (int64_t h = 0; h < heads; h++) {
-                float weights[MAX_TAPS];
-                softmax(logits + (t * heads + h) * taps, weights, taps);
-                mix_rows(weights, 1, value + (t - taps / 2) * value_row + h * width, value_row, at.first, at.last,
-                         out + t * out_row + h * width, width);
-            }
-        }
-    }
+    for (int part = 0; part < threads; part++)
+        span_conv_along(&step, walk(tokens * part / threads, tokens * (part + 1) / threads, taps, cu_seqlens, num_sequences, length));
 }
 
 /* `weights` (N, H, K) is scratch. First the gradient of the logits, each token for itself, with the softmax left behind in
@@ -301,7 +334,7 @@ EXPORT void span_dynamic_conv_backward(int threads, int64_t tokens, int64_t head
     {
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++) {
-            for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+            for (Walk at = walk(tokens * part / threads, tokens * (part + 1) / threads, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
                 int64_t t = at.token;
                 for (int64_t h = 0; h < heads; h++) {
                     float products[MAX_TAPS] = {0}, along = 0.0f;
@@ -323,7 +356,7 @@ EXPORT void span_dynamic_conv_backward(int threads, int64_t tokens, int64_t head
         }
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++) {
-            for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+            for (Walk at = walk(tokens * part / threads, tokens * (part + 1) / threads, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
                 int64_t t = at.token;
                 /* Token t + j - reach reads token t with its tap K - 1 - j. */
                 for (int64_t h = 0; h < heads; h++) {
@@ -357,17 +390,19 @@ static inline void filter_rows(const float *filter, const float *rows, int64_t c
     }
 }
 
+static void depthwise_along(const float *hidden, const float *filter, int64_t channels, Walk at, float *out) {
+    while (next_token(&at))
+        filter_rows(filter, hidden + (at.token - at.taps / 2) * channels, channels, at.first, at.last, out + at.token * channels);
+}
+
 /* hidden, out (N, C). */
 EXPORT void depthwise_conv_forward(int threads, int64_t tokens, int64_t channels, int64_t taps, const int32_t *cu_seqlens,
                                    int64_t num_sequences, int64_t length, const float *hidden, const float *filter,
                                    float *out) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++) {
-        for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
-            int64_t t = at.token;
-            filter_rows(filter, hidden + (t - taps / 2) * channels, channels, at.first, at.last, out + t * channels);
-        }
-    }
+    for (int part = 0; part < threads; part++)
+        depthwise_along(hidden, filter, channels,
+                        walk(tokens * part / threads, tokens * (part + 1) / threads, taps, cu_seqlens, num_sequences, length), out);
 }
 
 /* The gradient of `hidden` is the same convolution with the filter reversed. This is the filter's: `partial` (threads, K, C),
@@ -378,7 +413,7 @@ EXPORT void depthwise_conv_filter_gradient(int threads, int64_t tokens, int64_t 
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++) {
         float *sums = partial + (int64_t)part * taps * channels;
-        for (Walk at = walk(part, threads, tokens, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
+        for (Walk at = walk(tokens * part / threads, tokens * (part + 1) / threads, taps, cu_seqlens, num_sequences, length); next_token(&at);) {
             int64_t t = at.token;
             const float *g = grad + t * channels;
             for (int64_t k = at.first; k < at.last; k++) {
@@ -391,10 +426,26 @@ EXPORT void depthwise_conv_filter_gradient(int threads, int64_t tokens, int64_t 
     }
 }
 
+#include "team.c"
+
 #include "product.c"
+
+#include "int8.c"
 
 #include "attention.c"
 
-#include "block.c"
+#include "encoder.c"
 
-#include "int8.c"
+/* A hash of SAMPLES numbers of each tensor, spread over it. */
+#define SAMPLES 16
+EXPORT void sample(int64_t count, const float *const *tensors, const int64_t *sizes, uint64_t *out) {
+    uint64_t hash = 14695981039346656037u;
+    for (int64_t i = 0; i < count; i++) {
+        for (int64_t n = 0; n < SAMPLES && n < sizes[i]; n++) {
+            uint32_t bits;
+            memcpy(&bits, tensors[i] + (sizes[i] < SAMPLES ? n : n * (sizes[i] / SAMPLES)), 4);
+            hash = (hash ^ bits) * 1099511628211u;
+        }
+    }
+    *out = hash;
+}

@@ -52,82 +52,150 @@ static void multiply_tile(int64_t rows, int64_t inputs, const float *tokens, con
 #undef CASE
 }
 
-/* A linear layer: `bias` (groups * columns,). */
+/* A linear layer: `bias` (groups * columns,); and either fp32 weights, or whole numbers with their scale and sums, see int8.c. */
 typedef struct {
     int64_t groups, inputs, columns; /* the latter two of one group */
     const float *packed, *bias;
+    const int8_t *whole;
+    const float *scale, *weight_sum; /* (groups * columns,) */
 } Linear;
 
-/* Tokens [0, rows) through one group and its panels [first, last): in (rows, inputs), out (rows, columns). */
-static void multiply_panels(const Linear *layer, int64_t group, int64_t first, int64_t last, int64_t rows, const float *in,
-                            int64_t in_row, int applies_gelu, float *out, int64_t out_row) {
-    static _Thread_local float tokens[BLOCK_ROWS * BLOCK_INPUTS];
-    int64_t inputs = layer->inputs, panels = (layer->columns + COLUMNS - 1) / COLUMNS;
-    const float *weights = layer->packed + group * panels * inputs * COLUMNS;
-    for (int64_t k = 0; k < inputs; k += BLOCK_INPUTS) {
-        int64_t depth = min64(BLOCK_INPUTS, inputs - k);
-        int is_last = k + depth == inputs;
-        float *packing = tokens;
-        for (int64_t i = 0; i < rows; i += ROWS) {
-            for (int64_t x = k; x < k + depth; x++)
-                for (int64_t r = i; r < i + ROWS; r++) *packing++ = r < rows ? in[r * in_row + x] : 0.0f;
+static int64_t panels_of(const Linear *layer) { return (layer->columns + COLUMNS - 1) / COLUMNS; }
+static int64_t outputs_of(const Linear *layer) { return layer->groups * layer->columns; }
+
+/* A layer applied to tokens: in (rows, groups * I) to out (rows, groups * columns), then by GELU, or times (rows, ...) element
+ * by element, where asked.
+ *
+ * A part of the step is one panel of one group for one block of tokens. Tokens lie in tiles of ROWS, input by input: those of a
+ * few rows are brought into that form by a step of its own, into `tiles`; larger blocks by each thread, in its room.
+ */
+typedef struct {
+    const Linear *layer;
+    int64_t rows;
+    const float *in;
+    float *out;
+    int applies_gelu;
+    const float *times;
+    int64_t times_row;
+    float *tiles, *rooms;
+    int64_t room, block; /* floats of a thread's room, and tokens of a block */
+} Product;
+
+/* Tokens [0, rows) of `in`, inputs [0, depth), to (tiles, depth, ROWS), `tile` floats apart, the last filled up with zeros. */
+static void form_tiles(int64_t rows, int64_t depth, const float *in, int64_t in_row, float *out, int64_t tile) {
+    for (int64_t i = 0; i < rows; i += ROWS, out += tile) {
+        const float *from = in + i * in_row;
+        if (rows - i >= ROWS) {
+            for (int64_t k = 0; k < depth; k++)
+                for (int r = 0; r < ROWS; r++) out[k * ROWS + r] = from[r * in_row + k];
+        } else {
+            for (int64_t k = 0; k < depth; k++)
+                for (int r = 0; r < ROWS; r++) out[k * ROWS + r] = r < rows - i ? from[r * in_row + k] : 0.0f;
         }
-        for (int64_t p = first; p < last; p++) {
-            const float *panel = weights + (p * inputs + k) * COLUMNS;
-            int64_t column = p * COLUMNS, columns = min64(COLUMNS, layer->columns - column);
-            float bias[COLUMNS] = {0};
-            memcpy(bias, layer->bias + group * layer->columns + column, sizeof(float) * (size_t)columns);
-            for (int64_t i = 0; i < rows; i += ROWS) {
-                int64_t height = min64(ROWS, rows - i);
-                float *at = out + i * out_row + column;
-                if (columns == COLUMNS) {
-                    multiply_tile(height, depth, tokens + i * depth, panel, k ? at : bias, k ? out_row : 0, at, out_row);
-                } else {
-                    float room[ROWS * COLUMNS] = {0};
-                    for (int64_t r = 0; r < height; r++)
-                        memcpy(room + r * COLUMNS, k ? at + r * out_row : bias, sizeof(float) * (size_t)columns);
-                    multiply_tile(height, depth, tokens + i * depth, panel, room, COLUMNS, room, COLUMNS);
-                    for (int64_t r = 0; r < height; r++)
-                        memcpy(at + r * out_row, room + r * COLUMNS, sizeof(float) * (size_t)columns);
-                }
-                if (applies_gelu && is_last) {
-                    for (int64_t r = 0; r < height; r++) {
-                        float *y = at + r * out_row;
+    }
+}
+
+static void finish_tile(const Product *step, int64_t row, int64_t column, int64_t height, int64_t columns) {
+    int64_t out_row = outputs_of(step->layer);
+    for (int64_t r = row; r < row + height; r++) {
+        float *y = step->out + r * out_row + column;
+        if (step->applies_gelu) {
 #pragma omp simd
-                        for (int64_t j = 0; j < columns; j++) y[j] = gelu(y[j]);
-                    }
-                }
+            for (int64_t j = 0; j < columns; j++) y[j] = gelu(y[j]);
+        }
+        if (step->times) {
+            const float *factor = step->times + r * step->times_row + column;
+#pragma omp simd
+            for (int64_t j = 0; j < columns; j++) y[j] *= factor[j];
+        }
+    }
+}
+
+/* Panels [first, last) of a group for tokens [row, row + rows), of which inputs [k, k + depth) lie in `tiles`. */
+static void multiply_panels(const Product *step, int64_t group, int64_t first, int64_t last, int64_t row, int64_t rows, int64_t k,
+                            int64_t depth, const float *tiles, int64_t tile) {
+    const Linear *layer = step->layer;
+    int64_t out_row = outputs_of(layer);
+    const float *weights = layer->packed + group * panels_of(layer) * layer->inputs * COLUMNS;
+    for (int64_t p = first; p < last; p++) {
+        const float *panel = weights + (p * layer->inputs + k) * COLUMNS;
+        int64_t columns = min64(COLUMNS, layer->columns - p * COLUMNS), column = group * layer->columns + p * COLUMNS;
+        float bias[COLUMNS] = {0};
+        memcpy(bias, layer->bias + column, sizeof(float) * (size_t)columns);
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            int64_t height = min64(ROWS, rows - i);
+            const float *tokens = tiles + i / ROWS * tile;
+            float *at = step->out + (row + i) * out_row + column;
+            if (columns == COLUMNS) {
+                multiply_tile(height, depth, tokens, panel, k ? at : bias, k ? out_row : 0, at, out_row);
+            } else {
+                float room[ROWS * COLUMNS] = {0};
+                for (int64_t r = 0; r < height; r++)
+                    memcpy(room + r * COLUMNS, k ? at + r * out_row : bias, sizeof(float) * (size_t)columns);
+                multiply_tile(height, depth, tokens, panel, room, COLUMNS, room, COLUMNS);
+                for (int64_t r = 0; r < height; r++)
+                    memcpy(at + r * out_row, room + r * COLUMNS, sizeof(float) * (size_t)columns);
+            }
+            if (k + depth == layer->inputs) finish_tile(step, row + i, column, height, columns);
+        }
+    }
+}
+
+/* Tiles [first, last) of all groups. */
+static void form_tiles_step(void *call, int thread, int64_t first, int64_t last) {
+    (void)thread;
+    const Product *step = call;
+    int64_t inputs = step->layer->inputs, in_row = step->layer->groups * inputs, tile = inputs * ROWS;
+    int64_t row = first * ROWS, rows = min64(step->rows, last * ROWS) - row, all = (step->rows + ROWS - 1) / ROWS;
+    for (int64_t group = 0; group < step->layer->groups; group++)
+        form_tiles(rows, inputs, step->in + row * in_row + group * inputs, in_row, step->tiles + (group * all + first) * tile, tile);
+}
+
+/* Parts [first, last): block by block, group by group, panel by panel. */
+static void multiply_step(void *call, int thread, int64_t first, int64_t last) {
+    const Product *step = call;
+    const Linear *layer = step->layer;
+    int64_t panels = panels_of(layer), inputs = layer->inputs, in_row = layer->groups * inputs;
+    int64_t all = (step->rows + ROWS - 1) / ROWS;
+    while (first < last) {
+        int64_t group = first / panels % layer->groups, row = first / panels / layer->groups * step->block;
+        int64_t rows = min64(step->block, step->rows - row), panel = first % panels, stop = min64(panels, panel + last - first);
+        for (int64_t k = 0; k < inputs; k += BLOCK_INPUTS) {
+            int64_t depth = min64(BLOCK_INPUTS, inputs - k);
+            if (step->tiles) {
+                const float *tiles = step->tiles + group * all * inputs * ROWS + k * ROWS;
+                multiply_panels(step, group, panel, stop, row, rows, k, depth, tiles, inputs * ROWS);
+            } else {
+                float *tiles = step->rooms + thread * step->room;
+                form_tiles(rows, depth, step->in + row * in_row + group * inputs + k, in_row, tiles, depth * ROWS);
+                multiply_panels(step, group, panel, stop, row, rows, k, depth, tiles, depth * ROWS);
             }
         }
+        first += stop - panel;
     }
 }
 
-/* Tokens [0, rows) through the layer, by GELU where asked: in (rows, groups * inputs), out (rows, groups * columns). The
- * threads share the tokens, or, where there are few of them, the panels. */
-static void linear(int threads, const Linear *layer, int64_t rows, const float *in, int applies_gelu, float *out) {
-    int64_t panels = (layer->columns + COLUMNS - 1) / COLUMNS, tiles = (rows + ROWS - 1) / ROWS;
-    int64_t in_row = layer->groups * layer->inputs, out_row = layer->groups * layer->columns;
-    int64_t row_parts = max64(1, min64(threads, rows / 48));
-    while (threads % row_parts) row_parts--;
-    int64_t panel_parts = threads / row_parts;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++) {
-        int64_t across = part / row_parts, down = part % row_parts;
-        int64_t first = panels * across / panel_parts, last = panels * (across + 1) / panel_parts;
-        int64_t start = tiles * down / row_parts * ROWS, stop = min64(rows, tiles * (down + 1) / row_parts * ROWS);
-        int64_t blocks = (stop - start + BLOCK_ROWS - 1) / BLOCK_ROWS;
-        for (int64_t b = 0; b < blocks && first < last; b++) {
-            int64_t height = (stop - start + ROWS - 1) / ROWS;
-            int64_t top = start + height * b / blocks * ROWS, bottom = min64(stop, start + height * (b + 1) / blocks * ROWS);
-            for (int64_t group = 0; group < layer->groups; group++)
-                multiply_panels(layer, group, first, last, bottom - top, in + top * in_row + group * layer->inputs, in_row,
-                                applies_gelu, out + top * out_row + group * layer->columns, out_row);
-        }
-    }
+/* Floats that a thread needs for `multiply`, and that all need together. */
+static int64_t product_room(const Linear *layer, int64_t rows) {
+    return layer->whole || rows <= BLOCK_ROWS ? 0 : BLOCK_ROWS * min64(BLOCK_INPUTS, layer->inputs);
+}
+static int64_t product_tiles(const Linear *layer, int64_t rows) {
+    return layer->whole || rows > BLOCK_ROWS ? 0 : (rows + ROWS - 1) / ROWS * ROWS * layer->groups * layer->inputs;
 }
 
-EXPORT void packed_linear(int threads, int64_t rows, int64_t groups, int64_t inputs, int64_t columns, const float *in,
-                          const float *packed, const float *bias, int applies_gelu, float *out) {
-    Linear layer = {groups, inputs, columns, packed, bias};
-    linear(threads, &layer, rows, in, applies_gelu, out);
+static void multiply(Team *team, Product step) {
+    const Linear *layer = step.layer;
+    int64_t blocks = (step.rows + BLOCK_ROWS - 1) / BLOCK_ROWS, tiles = (step.rows + ROWS - 1) / ROWS;
+    if (!blocks) return;
+    step.block = (tiles + blocks - 1) / blocks * ROWS;
+    blocks = (step.rows + step.block - 1) / step.block;
+    if (blocks > 1) {
+        step.tiles = NULL;
+    } else {
+        share(team, tiles, 1 + (1 << 13) / (ROWS * layer->groups * layer->inputs), form_tiles_step, &step);
+    }
+    int64_t work = min64(step.rows, step.block) * layer->inputs * COLUMNS; /* multiplications of a part */
+    /* A thread that has to form its own tiles takes enough panels for them to be worth it. */
+    int64_t least = max64(1 + (1 << 17) / work, blocks > 1 ? 8 : 1);
+    share(team, blocks * layer->groups * panels_of(layer), least, multiply_step, &step);
 }

@@ -1,61 +1,60 @@
-"""Products with packed weights through the compiled kernels: fp32, for inference."""
+"""Weights of linear layers as the compiled products read them: groups of (in, out), as panels of some outputs each."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
 
-BUILDS = {"avx2"}
-"""Where it was measured, and beats the matrix library; elsewhere that is taken."""
-
-_WORK_PER_ELEMENT = 16  # multiplications that take as long as a pass over one element
+_TINY = torch.finfo(torch.float32).tiny
 
 
-def takes(weight: Tensor) -> bool:
-    """Whether `weight` is packed for this product."""
-    return compiled.build() in BUILDS and compiled.takes(weight)
+class WholeWeight(NamedTuple):
+    """A weight in 8-bit numbers: (groups, panels, in / 4, columns of a panel, 4) int8; the unit of each output (out,); and
+    the sum of its weights (out,)."""
+
+    packed: Tensor
+    scale: Tensor
+    sums: Tensor
 
 
-def pack(weight: Tensor) -> Tensor:
-    """(out, in), or (groups, in / groups, out / groups), to (groups, panels, in / groups, columns of a panel).
+def grouped(weight: Tensor) -> Tensor:
+    """(out, in), or (groups, in / groups, out / groups), to the latter."""
+    return weight.detach().t()[None] if weight.dim() == 2 else weight.detach()
 
-    Panels stand side by side; the last one is filled up with zeros.
+
+def prepack(weight: Tensor) -> Tensor:
+    """fp32 (groups, I, O) to (groups, panels, I, columns of a panel); the last panel is filled up with zeros."""
+    return _panels(weight).contiguous()
+
+
+def prepack_int8(weight: Tensor) -> WholeWeight:
+    """fp32 (groups, I, O) in 8-bit numbers, rounded to the nearest, with a unit for each output."""
+    scale = _scale(weight)
+    whole = (weight / scale[:, None]).round()
+    fours = F.pad(whole, (0, 0, 0, -whole.shape[1] % 4)).to(torch.int8)
+    packed = _panels(fours).unflatten(2, (-1, 4)).transpose(3, 4).contiguous()
+    return WholeWeight(packed, scale.flatten(), (whole.sum(1) * scale).flatten())
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """(groups, I, O) to (groups, panels, I, columns)."""
+    columns = compiled.library().panel_columns()
+    return F.pad(weight, (0, -weight.shape[-1] % columns)).unflatten(-1, (-1, columns)).transpose(1, 2)
+
+
+def _scale(weight: Tensor) -> Tensor:
+    """(groups, I, O) to (groups, O): the finest unit in which no sum of the product overflows.
+
+    Without VNNI instructions, the products of two neighbouring inputs are added in 16 bits: 255 * (w + w') fits if
+    |w + w'| is 128 at most, and rounding adds 1 at most to what it is before.
     """
-    grouped = weight.detach().t()[None] if weight.dim() == 2 else weight.detach()
-    columns = panel_columns()
-    filled = F.pad(grouped, (0, -grouped.shape[-1] % columns))
-    return filled.unflatten(-1, (-1, columns)).transpose(1, 2).contiguous()
-
-
-def panel_columns() -> int:
-    """Outputs that the kernel takes at a time."""
-    return compiled.library().panel_columns()
-
-
-def is_packed(weight: Tensor) -> bool:
-    """Whether `weight` is from `pack`, and not from oneDNN."""
-    return not weight.is_mkldnn
-
-
-def packed_linear(states: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
-    """(..., in) to (..., out), on the weight from `pack` and bias (out,).
-
-    Raises:
-        ValueError: states, weight and bias do not belong together.
-    """
-    groups, panels, inputs, columns = packed.shape
-    outputs = bias.shape[0]
-    if states.shape[-1] != groups * inputs or panels != -(-outputs // (groups * columns)):
-        raise ValueError(
-            f"states {tuple(states.shape)}, packed weight {tuple(packed.shape)} and bias {tuple(bias.shape)} "
-            "do not belong together"
-        )
-    states, out = states.contiguous(), states.new_empty(*states.shape[:-1], outputs)
-    rows = states.numel() // (groups * inputs)
-    if rows:
-        threads = compiled.threads_for(rows * inputs * outputs // _WORK_PER_ELEMENT)
-        sizes = rows, groups, inputs, outputs // groups
-        compiled.call("packed_linear", threads, *sizes, states, packed, bias.contiguous(), gelu, out)
-    return out
+    largest = weight.abs().amax(1) / 127
+    if not compiled.library().adds_in_16_bits():
+        return largest.clamp_min(_TINY)
+    pairs = F.pad(weight, (0, 0, 0, weight.shape[1] % 2)).unflatten(1, (-1, 2)).sum(2)
+    return torch.maximum(largest, pairs.abs().amax(1) / 127).clamp_min(_TINY)

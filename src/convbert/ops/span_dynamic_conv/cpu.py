@@ -20,13 +20,11 @@ from convbert.ops import compiled
 BLOCK = 32
 
 
-def forward(
-    value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None, out: Tensor | None = None
-) -> Tensor:
+def forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
     if _is_compiled(value, kernel_logits):
         value, kernel_logits = compiled.evenly_spaced(value), kernel_logits.contiguous()
-        out = compiled.room_for(value, out)
+        out = value.new_empty(value.shape)
         rows = value, value.stride(-3), kernel_logits, out, out.stride(-3)
         compiled.call("span_dynamic_conv_forward", *_sizes(value, kernel_logits, cu_seqlens), *rows)
         return out

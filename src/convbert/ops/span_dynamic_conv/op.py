@@ -17,7 +17,6 @@ def span_dynamic_conv(
     cu_seqlens: Tensor | None = None,
     *,
     backend: Backend = "auto",
-    out: Tensor | None = None,
 ) -> Tensor:
     """Mix each token's neighbours with a kernel predicted for that token (paper, section 3.2).
 
@@ -31,10 +30,9 @@ def span_dynamic_conv(
         kernel_logits: (B, T, H, K), or (N, H, K). K is odd; the softmax runs in fp32.
         cu_seqlens: (B + 1,) int32, first entry 0, last entry N.
         backend: "auto", "fast" or "reference".
-        out: memory of the result's shape, which a compiled kernel may write it to where no gradient is asked for.
 
     Returns:
-        Same shape and dtype as `value`; `out` itself where it was used.
+        Same shape and dtype as `value`.
 
     Raises:
         ValueError: shapes that do not belong together, or an even K.
@@ -44,7 +42,7 @@ def span_dynamic_conv(
     if not use_fast(backend, value.device, (value.dtype, kernel_logits.dtype), kernel_logits.shape[-1]):
         return reference(value, kernel_logits, cu_seqlens)
     if value.device.type == "cpu" and is_direct(value, kernel_logits):
-        return cpu.forward(value, kernel_logits, cu_seqlens, out)
+        return cpu.forward(value, kernel_logits, cu_seqlens)
     return torch.ops.convbert.span_dynamic_conv(value, kernel_logits, cu_seqlens)
 
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from convbert.layers.feed_forward import Intermediate, ResidualOutput, feed_forward
-from convbert.layers.fused_block import FusedBlock
 from convbert.layers.layout import Layout
-from convbert.layers.linear import Linear, build_linear
+from convbert.layers.linear import build_linear
 from convbert.layers.mixed_attention import MixedAttention
 
 
-class BlockOutput(NamedTuple):
+class LayerOutput(NamedTuple):
     """States of the same shape as the input's; what `MixedOutput` says of the other two."""
 
     states: Tensor
@@ -24,7 +23,7 @@ class BlockOutput(NamedTuple):
 
 
 class Attention(nn.Module):
-    """The first half of a block. `self` and `output` are the published names."""
+    """The first half of a layer. `self` and `output` are the published names."""
 
     def __init__(self, mixed: MixedAttention, output: ResidualOutput) -> None:
         super().__init__()
@@ -32,7 +31,7 @@ class Attention(nn.Module):
         self.output = output
 
 
-class Block(nn.Module):
+class EncoderLayer(nn.Module):
     """One encoder layer.
 
     Args:
@@ -62,7 +61,7 @@ class Block(nn.Module):
         mixed = MixedAttention(
             width=width, num_heads=num_heads, head_size=head_size, taps=taps, dropout=attention_dropout
         )
-        projection = Linear(2 * num_heads * head_size, width)
+        projection = nn.Linear(2 * num_heads * head_size, width)
         self.attention = Attention(
             mixed, ResidualOutput(projection, width, norm_eps=norm_eps, dropout=dropout)
         )
@@ -71,10 +70,8 @@ class Block(nn.Module):
             build_linear(inner_width, width, groups), width, norm_eps=norm_eps, dropout=dropout
         )
         self.feed_forward_chunk = feed_forward_chunk
-        # For inference alone: the layer as one call, see `convbert.inference`.
-        self.fused: FusedBlock | None = None
 
-    def forward(self, states: Tensor, layout: Layout, rows: Tensor | None = None) -> BlockOutput:
+    def forward(self, states: Tensor, layout: Layout, rows: Tensor | None = None) -> LayerOutput:
         """Run the layer.
 
         Args:
@@ -85,9 +82,6 @@ class Block(nn.Module):
         Returns:
             states of the shape given, or (n, C).
         """
-        if self.fused is not None and (done := self.fused(self, states, layout, rows)) is not None:
-            states, kernel_logits = done
-            return BlockOutput(states, None, kernel_logits)
         mixed = self.attention.self(states, layout)
         context = mixed.context
         if rows is not None:
@@ -99,4 +93,4 @@ class Block(nn.Module):
             states = torch.cat(mapped, dim=-2)
         else:
             states = feed_forward(self.intermediate, self.output, states)
-        return BlockOutput(states, mixed.attention_weights, mixed.kernel_logits)
+        return LayerOutput(states, mixed.attention_weights, mixed.kernel_logits)

@@ -1,0 +1,58 @@
+"""Names of torch's that are not public, each with what happens where a release has it no more.
+
+`tests/ops/test_torch_internals.py` fails by name when one is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+
+
+def hooks_of(module: nn.Module) -> list[Mapping[Any, Any]] | None:
+    """The dictionaries that hold who listens to a module; they stay the same while listeners come and go.
+
+    None where they are not to be found: nobody can then know that nobody listens.
+    """
+    found = [getattr(module, name, None) for name in _HOOKS]
+    return None if None in found else found  # type: ignore[return-value]
+
+
+def is_listened_to(module: nn.Module) -> bool:
+    """Whether somebody sees or changes what goes into a module or comes out, or has replaced its `forward`."""
+    hooks = hooks_of(module)
+    return hooks is None or any(hooks) or "forward" in module.__dict__
+
+
+def hooks_of_all_modules() -> list[Mapping[Any, Any]] | None:
+    """As `hooks_of`, of those who listen to every module there is."""
+    found = [getattr(nn.modules.module, name, None) for name in _GLOBAL_HOOKS]
+    return None if None in found else found  # type: ignore[return-value]
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """A number that grows with every change in place; None where changes are not counted (made in inference mode)."""
+    return None if tensor.is_inference() else getattr(tensor, "_version", None)
+
+
+def is_transformed() -> bool:
+    """Whether somebody traces, fakes or transforms the computation, so that memory must not be read or written directly.
+
+    Where the names are gone, only what the public functions know of is seen.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    try:
+        return (
+            torch.autograd.forward_ad._current_level >= 0
+            or torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._functorch.peek_interpreter_stack() is not None
+        )
+    except AttributeError:
+        return False

@@ -1,0 +1,221 @@
+"""All layers of the encoder in one call of the compiled kernels, in fp32 or with linear layers in 8-bit numbers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convbert.ops import compiled
+from convbert.ops.compiled.product import grouped, prepack, prepack_int8
+
+
+class LinearWeights(NamedTuple):
+    """(out, in), or (groups, in / groups, out / groups); and (out,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Inputs and outputs, of all groups."""
+        groups, inputs, outputs = grouped(self.weight).shape
+        return groups * inputs, groups * outputs
+
+
+class NormWeights(NamedTuple):
+    """(C,), (C,), and what is added to the variance."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class LayerWeights(NamedTuple):
+    """Of a layer of width C, with H heads of D channels in either branch and a kernel of K taps.
+
+    Attributes:
+        joined: query, key, value and the convolution's value, (4 H D, C).
+        taps: the depthwise filter, (C, 1, K).
+        pointwise, kernels: (H D, C), (H K, H D).
+        output, norm: of the mixed heads, (C, 2 H D).
+        widening, narrowing, final_norm: of the feed-forward layer.
+    """
+
+    num_heads: int
+    joined: LinearWeights
+    taps: Tensor
+    pointwise: LinearWeights
+    kernels: LinearWeights
+    output: LinearWeights
+    norm: NormWeights
+    widening: LinearWeights
+    narrowing: LinearWeights
+    final_norm: NormWeights
+
+
+class _Linear(ctypes.Structure):
+    """As in product.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("groups", "inputs", "columns")),
+        *((name, ctypes.c_void_p) for name in ("packed", "bias", "whole", "scale", "weight_sum")),
+    ]
+
+
+class _Norm(ctypes.Structure):
+    """As in kernels.c."""
+
+    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_double)]
+
+
+class _Layer(ctypes.Structure):
+    """As in encoder.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("heads", "head_size", "taps")),
+        ("joined", _Linear),
+        ("filter", ctypes.c_void_p),
+        *((name, _Linear) for name in ("pointwise", "kernels", "output", "widening", "narrowing")),
+        *((name, _Norm) for name in ("norm", "final_norm")),
+    ]
+
+
+class EncoderOutput(NamedTuple):
+    """The last states, of the shape of the input's or (n, C); and of every layer, where asked, the states before it
+    but for the first, and its kernel logits (..., H, K)."""
+
+    states: Tensor
+    hidden: tuple[Tensor, ...]
+    kernel_logits: tuple[Tensor, ...]
+
+
+class CompiledEncoder:
+    """Layers of equal sizes, ready to be called: copies of their weights, laid out as the kernels read them.
+
+    Args:
+        layers: their weights.
+        is_int8: which linear layers compute in 8-bit numbers; none by default.
+
+    Attributes:
+        num_int8: how many do.
+
+    Raises:
+        ValueError: the weights do not belong together.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerWeights], is_int8: Callable[[LinearWeights], bool] = lambda layer: False
+    ) -> None:
+        self._is_int8, self.num_int8 = is_int8, 0
+        self._kept: list[Tensor] = []  # what the addresses below point at
+        self._layers = (_Layer * len(layers))(*map(self._layer, layers))
+        self.width = layers[0].joined.sizes[0]
+        if compiled.library().layer_size() != ctypes.sizeof(_Layer):
+            raise ValueError("the compiled kernels are of another version: install the package anew")
+
+    def num_bytes(self) -> int:
+        """Memory that the copies of the weights take."""
+        return sum(x.numel() * x.element_size() for x in self._kept)
+
+    def __call__(
+        self,
+        states: Tensor,
+        cu_seqlens: Tensor | None,
+        rows: Tensor | None = None,
+        *,
+        wants_hidden: bool = False,
+        wants_kernels: bool = False,
+    ) -> EncoderOutput:
+        """Run all layers. `compiled.takes` must hold of the states, and there must be some.
+
+        Args:
+            states: (B, T, C), or (N, C) with bounds.
+            cu_seqlens: (B + 1,) int32.
+            rows: (n,) numbers of the tokens whose last states are wanted, counted over all sequences; None: all.
+        """
+        states = states.contiguous()
+        if states.shape[-1] != self.width:
+            raise ValueError(f"states must be {self.width} wide, got {tuple(states.shape)}")
+        bounds = compiled.bounds_arguments(states, cu_seqlens)
+        count, tokens, first = len(self._layers), states.numel() // self.width, self._layers[0]
+        wanted = tokens if rows is None else len(rows)
+        rows = None if rows is None else _checked_rows(rows, tokens)
+        out = torch.empty_like(states) if rows is None else states.new_empty(wanted, self.width)
+        hidden = states.new_empty(count - 1, *states.shape) if wants_hidden else None
+        kernels = (
+            states.new_empty(count, *states.shape[:-1], first.heads, first.taps) if wants_kernels else None
+        )
+        threads = torch.get_num_threads()
+        layers = ctypes.byref(self._layers)
+        needed = compiled.library().encoder_scratch(threads, layers, tokens, bounds[2], wanted)
+        scratch = states.new_empty(needed)
+        results = scratch, kernels, hidden, out
+        compiled.call("encoder_forward", threads, layers, count, tokens, *bounds, states, rows, wanted, *results)
+        return EncoderOutput(out, _unbind(hidden), _unbind(kernels))
+
+    def _layer(self, weights: LayerWeights) -> _Layer:
+        _check(weights)
+        heads = weights.num_heads
+        sizes = heads, weights.joined.sizes[1] // (4 * heads), weights.taps.shape[-1]
+        linear = [self._linear(x) for x in (weights.pointwise, weights.kernels, weights.output)]
+        linear += [self._linear(x) for x in (weights.widening, weights.narrowing)]
+        norms = [self._norm(x) for x in (weights.norm, weights.final_norm)]
+        taps = self._keep(weights.taps.permute(2, 1, 0))  # a row for each tap
+        return _Layer(*sizes, self._linear(weights.joined), taps, *linear, *norms)
+
+    def _linear(self, layer: LinearWeights) -> _Linear:
+        weight, bias = grouped(layer.weight), self._keep(layer.bias)
+        if not self._is_int8(layer):
+            return _Linear(*weight.shape, self._keep(prepack(weight)), bias)
+        self.num_int8 += 1
+        whole = (self._keep(x) for x in prepack_int8(weight))
+        return _Linear(*weight.shape, None, bias, *whole)
+
+    def _norm(self, norm: NormWeights) -> _Norm:
+        return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
+
+    def _keep(self, tensor: Tensor) -> int:
+        """The address of a copy of our own."""
+        self._kept.append(torch.empty_like(tensor, memory_format=torch.contiguous_format).copy_(tensor.detach()))
+        return self._kept[-1].data_ptr()
+
+
+def _unbind(stacked: Tensor | None) -> tuple[Tensor, ...]:
+    return () if stacked is None else stacked.unbind()
+
+
+def _check(weights: LayerWeights) -> None:
+    """Refuse what the kernel would read beyond.
+
+    Raises:
+        ValueError: the weights do not belong together.
+    """
+    heads, (width, joined) = weights.num_heads, weights.joined.sizes
+    inner, taps, wide = joined // 4, weights.taps.shape[-1], weights.widening.sizes[1]
+    linear = (weights.joined, weights.pointwise, weights.kernels, weights.output, weights.widening, weights.narrowing)
+    tensors = [x for layer in linear for x in layer] + [weights.taps, *weights.norm[:2], *weights.final_norm[:2]]
+    fits = (
+        inner % heads == 0
+        and joined == 4 * inner
+        and weights.taps.shape == (width, 1, taps)
+        and taps <= compiled.MAX_TAPS
+        and weights.pointwise.sizes == (width, inner)
+        and weights.kernels.sizes == (inner, heads * taps)
+        and weights.output.sizes == (2 * inner, width)
+        and weights.widening.sizes == (width, wide)
+        and weights.narrowing.sizes == (wide, width)
+        and all(x.shape == (width,) for x in (*weights.norm[:2], *weights.final_norm[:2]))
+        and all(layer.bias.shape == (layer.sizes[1],) for layer in linear)
+    )
+    if not fits or not compiled.takes(*tensors):
+        raise ValueError("the weights of a layer do not belong together")
+
+
+def _checked_rows(rows: Tensor, tokens: int) -> Tensor:
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= tokens):
+        raise IndexError(f"numbers of tokens must lie between 0 and {tokens - 1}")
+    return rows.to("cpu", torch.int64).contiguous()
