@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbert.finetuning import metrics
-from convbert.finetuning.tagging import as_bio
+from convbert.heads.tags import as_bio, entity_spans
 
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 
@@ -79,7 +79,7 @@ def test_entity_f1_equals_seqeval(seed):
     rows[1] = [
         answer[: len(gold)] + ["O"] * (len(gold) - len(answer)) for gold, answer in zip(*rows, strict=True)
     ]
-    spans = ([metrics.entity_spans(row) for row in part] for part in rows)
+    spans = ([entity_spans(row) for row in part] for part in rows)
     assert metrics.micro_f1(*spans) == pytest.approx(seqeval.metrics.f1_score(*rows))
 
 
@@ -93,7 +93,7 @@ def test_entity_f1_equals_seqeval(seed):
     ],
 )
 def test_spans_by_hand(tags, spans):
-    assert metrics.entity_spans(tags) == spans
+    assert entity_spans(tags) == spans
 
 
 @pytest.mark.parametrize(
