@@ -40,7 +40,7 @@ def test_questions_are_as_long_as_the_model_allows_and_no_longer():
 def test_none_is_a_value():
     """`--set dropout=null`: what the configuration says."""
     assert recipe(TASKS["sst2"], ConvBertConfig.small(), dropout=None).dropout is None
-    with pytest.raises(InputError, match="epochs.*None"):
+    with pytest.raises(InputError, match=r"epochs.*None"):
         recipe(TASKS["sst2"], ConvBertConfig.small(), epochs=None)
 
 

@@ -368,7 +368,7 @@ def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: 
         name = check(_Question, question, place).id
     except InputError as error:
         return error
-    cells = {key: question[key] for key in ("question", "answers") if key in question}
+    cells: dict[str, Any] = {key: question[key] for key in ("question", "answers") if key in question}
     if "context" in paragraph:
         cells["context"] = paragraph["context"]
     if question.get("is_impossible") is True and not any(map(_has_text, _listed(cells.get("answers")))):

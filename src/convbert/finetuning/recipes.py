@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _BASE_WIDTH = 768
 _PAPER_LAYERS = 12
+_Batching = Literal["tokens", "examples"]
+_Head = Literal["two-layer", "linear"]
+_Switch = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +71,21 @@ class FinetuningPlan:
     max_grad_norm: float = 1.0
     epochs: float = 3
     batch_size: int = 32
-    batching: str = "tokens"
+    batching: _Batching = "tokens"
     max_length: int = 128
     stride: int = 128
     max_question_length: int = 64
     max_answer_length: int = 30
     no_answer_threshold: float = 0.0
     both_orders: bool = False
-    head: str = "two-layer"
+    head: _Head = "two-layer"
     dropout: float | None = 0.1
     evaluations_per_epoch: int = 1
     patience: int | None = None
     lora_rank: int = 0
     lora_alpha: int = 16
     max_steps: int | None = None
-    bf16: bool | str = "auto"
+    bf16: _Switch = "auto"
     log_every: int = 20
     seed: int = 0
 
@@ -135,21 +138,21 @@ class _Fields(Schema):
     max_grad_norm: _Positive = FinetuningPlan.max_grad_norm
     epochs: _Positive = FinetuningPlan.epochs
     batch_size: _FromOne = FinetuningPlan.batch_size
-    batching: Literal["tokens", "examples"] = FinetuningPlan.batching
+    batching: _Batching = FinetuningPlan.batching
     max_length: Annotated[int, Field(ge=4, lt=2**31)] = FinetuningPlan.max_length
     stride: _FromOne = FinetuningPlan.stride
     max_question_length: _FromOne = FinetuningPlan.max_question_length
     max_answer_length: _FromOne = FinetuningPlan.max_answer_length
     no_answer_threshold: float = FinetuningPlan.no_answer_threshold
     both_orders: bool = FinetuningPlan.both_orders
-    head: Literal["two-layer", "linear"] = FinetuningPlan.head
+    head: _Head = FinetuningPlan.head
     dropout: _Share | None = FinetuningPlan.dropout
     evaluations_per_epoch: _FromOne = FinetuningPlan.evaluations_per_epoch
     patience: _FromOne | None = FinetuningPlan.patience
     lora_rank: _FromZero = FinetuningPlan.lora_rank
     lora_alpha: _Positive = FinetuningPlan.lora_alpha
     max_steps: _FromOne | None = FinetuningPlan.max_steps
-    bf16: bool | Literal["auto"] = FinetuningPlan.bf16
+    bf16: _Switch = FinetuningPlan.bf16
     log_every: _FromOne = FinetuningPlan.log_every
     seed: _FromZero = FinetuningPlan.seed
 

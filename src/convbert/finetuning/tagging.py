@@ -170,7 +170,7 @@ class Tagging(Kind):
         words = [[tag for row in rows for tag in row] for rows in (gold, answers)]
         accuracy = metrics.accuracy(*words)
         if not self.has_entities:
-            each = {tag: metrics.positive_f1(*words, tag) for tag in self.labels[:_SHOWN]}
+            each = {tag: metrics.positive_f1(words[0], words[1], tag) for tag in self.labels[:_SHOWN]}
             return {"accuracy": accuracy, "macro_f1": metrics.macro_f1(*words), **_named("f1", each)}
         spans = [[entity_spans(row) for row in rows] for rows in (gold, answers)]
         each = {
