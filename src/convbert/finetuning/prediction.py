@@ -26,7 +26,8 @@ class Predictor:
     """Reads a line, or a row of a table, by the roles of the model's task.
 
     Plain text is the `text`. A JSON object or a row has the columns of the task, or the names of their roles: `text`
-    and `text_pair`; `tokens`, or `text` to be split into words; `question` and `context`; `text`, `prefix` and `choices`.
+    and `text_pair`; `tokens`, or `text` to be split into words; `question` and `context`; `text`, `prefix` and
+    `choices`.
 
     Args:
         columns: role to column, where the data has other names than the task.
