@@ -24,8 +24,6 @@ FLOORS = [
         "signals",
         "embedded",
         "page",
-        "schema",
-        "unknown",
     },
     {"ops"},
     {"layers"},
