@@ -88,7 +88,7 @@ def _name(letters: set[str]) -> str:
     if letters & {"M", "W"}:
         return "BMES"
     if letters & {"E", "S"}:
-        return "IOBES" if "B" in letters else "IOE"
+        return "IOBES" if letters & {"B", "S"} else "IOE"
     return "BIO" if "B" in letters or not letters else "IO"
 
 
