@@ -24,8 +24,6 @@ FLOORS = [
         "signals",
         "embedded",
         "page",
-        "schema",
-        "unknown",
     },
     {"ops"},
     {"layers"},
@@ -114,7 +112,7 @@ def test_ops_run_without_triton():
         "convbert.ops.depthwise_conv(torch.ones(1, 4, 2), torch.ones(2, 1, 3), backend='fast')\n"
         "convbert.ops.attention(value, value, value)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -142,7 +140,7 @@ def test_bare_import_is_light_and_has_no_side_effect():
         "heavy = {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_every_module_imports_without_the_extras():
@@ -157,5 +155,5 @@ def test_every_module_imports_without_the_extras():
         f"for name in {EXTRA_MODULES}: sys.modules[name] = None\n"
         f"for name in {modules}: importlib.import_module(name)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -30,7 +30,7 @@ def run(program, *arguments):
     """What the program prints, in a fresh process that finds the package where this one did."""
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(convbert.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import transformers
 
 import convbert
 from convbert import InputError, embedded
+from convbert.errors import DataWarning
 from convbert.heads.spans import Window, best_seen, best_spans, plan_windows
 from convbert.pipelines.packed import SORTED_BATCHES, plan_batches
 from convbert.quantization import is_quantized
@@ -594,3 +596,126 @@ def test_cut_texts_are_counted(folders):
         pipe = convbert.pipeline(task, folders["fill-mask" if task.startswith("feature") else task])
         pipe(["the cat sat .", LONG, LONG], truncation=True)
         assert pipe.cut == 2
+
+
+# ------------------------------------------------------------------------------- names of arguments
+
+ITEMS = {
+    **dict.fromkeys(CLASSES, "the [MASK] sat ."),
+    "question-answering": {"question": "who?", "context": "a cat"},
+}
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_an_argument_that_a_pipeline_does_not_have_is_named(folders, task):
+    pipe = convbert.pipeline(task, folders[task])
+    for wrong in ({"max_lenght": 1}, {"no_such_thing": True}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            pipe(ITEMS[task], **wrong)
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            pipe.stream([ITEMS[task]], **wrong)
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            convbert.pipeline(task, folders[task], **wrong)
+    with pytest.raises(InputError, match="'a dog'"):
+        pipe(ITEMS[task], "a dog")
+    for value in (0, True, "3", 1.5):
+        with pytest.raises(InputError, match="batch_size"):
+            pipe(ITEMS[task], batch_size=value)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_arguments_without_effect_are_taken(folders, task):
+    plain = convbert.pipeline(task, folders[task])(ITEMS[task])
+    pipe = convbert.pipeline(task, folders[task], framework="pt", num_workers=2, padding=True)
+    assert_same(pipe(ITEMS[task], num_workers=3, batch_size=2), plain)
+    with pytest.raises(InputError, match="framework"):
+        convbert.pipeline(task, folders[task], framework="tf")
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "text-classification", "feature-extraction"])
+def test_arguments_of_the_tokenizer_are_the_same_everywhere(folders, task):
+    pipe, text = convbert.pipeline(task, folders[task]), "the [MASK] sat on a mat"
+    cut = pipe("the [MASK] sat")
+    for given in (
+        {"max_length": 5, "truncation": True},
+        {"tokenizer_kwargs": {"max_length": 5, "truncation": True}},
+    ):
+        assert_same(pipe(text, **given), cut)
+    assert pipe.cut == 2
+    for wrong in ({"max_lenght": 5}, {"return_tensors": "np"}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            pipe(text, tokenizer_kwargs=wrong)
+    for name, value in (("max_length", 2), ("max_length", 41), ("max_length", "5"), ("truncation", "some")):
+        with pytest.raises(InputError, match=name):
+            pipe(text, **{name: value})
+
+
+def test_old_names_do_what_they_did(folders):
+    classify = convbert.pipeline("text-classification", folders["text-classification"])
+    every = classify("a cat", return_all_scores=True)[0]
+    assert [found["label"] for found in every] == list(classify.model.config.id2label.values())
+    assert sorted(every, key=lambda found: -found["score"]) == classify("a cat", top_k=None)
+    assert classify(["a cat"], return_all_scores=False) == classify(["a cat"])
+    fill = convbert.pipeline("fill-mask", folders["fill-mask"])
+    assert fill("a [MASK]", topk=2) == fill("a [MASK]", top_k=2)
+    tag = convbert.pipeline("ner", folders["token-classification"])
+    for old, new in (
+        ({"grouped_entities": True}, "simple"),
+        ({"grouped_entities": True, "ignore_subwords": True}, "first"),
+        ({"grouped_entities": False}, "none"),
+    ):
+        assert_same(tag(TEXTS[4], **old), tag(TEXTS[4], aggregation_strategy=new))
+    ask = convbert.pipeline("question-answering", folders["question-answering"])
+    question = {"question": "who ran?", "context": "a dog ran and a cat sat"}
+    assert ask(question, topk=2) == ask(question, top_k=2)
+
+
+# ------------------------------------------------------------------- what is unknown, what is broken
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_unknown_words_are_said_once(folders, task):
+    pipe = convbert.pipeline(task, folders[task])
+    strange = (
+        {"question": "who?", "context": "хороший фильм"} if task == "question-answering" else "хороший [MASK]"
+    )
+    with pytest.warns(DataWarning, match="UNK.*хороший"):
+        pipe([strange, strange])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe(strange)
+        convbert.pipeline(task, folders[task])([ITEMS[task]] * 3)
+    assert (pipe.unknown.unknown, pipe.unknown.tokens) == (
+        (6, 12) if task == "question-answering" else (3, 3)
+    )
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_an_answer_that_is_not_a_number_is_an_error(tmp_path, task):
+    pipe = convbert.pipeline(task, save_twin(tmp_path, task))
+    item = ITEMS[task]
+    with torch.no_grad():  # in the place of a token that only a longer text has
+        pipe.model.base_model.embeddings.position_embeddings.weight[12] = float("nan")
+    long = "[MASK] a dog" + " ran" * 20
+    broken = {"question": "who?", "context": long} if task == "question-answering" else long
+    good = pipe(item)
+    with pytest.raises(InputError, match="NaN"):
+        pipe(broken)
+    with pytest.raises(InputError, match=r"text 2: .*NaN"):
+        pipe([item, broken, item])
+    first, second, third = pipe.stream([item, broken, item], on_error="return")
+    assert isinstance(second, InputError)
+    assert_same([first, third], [pipe([item])[0]] * 2)
+    assert_same(pipe(item), good)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_a_stream_may_go_on_after_a_bad_text(folders, task):
+    pipe = convbert.pipeline(task, folders[task], max_tokens=20)
+    item = ITEMS[task]
+    given = [3, item, None, *[item] * 40, {}, item]
+    found = list(pipe.stream(given, on_error="return"))
+    assert [isinstance(answer, InputError) for answer in found] == [thing is not item for thing in given]
+    assert_same([answer for answer in found if not isinstance(answer, InputError)], pipe([item] * 42))
+    with pytest.raises(InputError, match="on_error"):
+        pipe.stream(given, on_error="skip")

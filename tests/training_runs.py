@@ -20,6 +20,7 @@ from convbert.errors import InputError
 from convbert.training import checkpoints
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, StopOnSignal
+from convbert.training.checkpointing import usable_checkpoint
 from convbert.training.checkpoints import last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import ObjectiveTrainer
@@ -140,21 +141,20 @@ def build(
     return trainer, stop
 
 
-def run(
-    folder: Path, *, slow_disk: float = 0.0, slow_steps: float = 0.0, full_disk_after: int = 0, **options: Any
-):
+def run(folder: Path, *, slow_disk: float = 0.0, pause_at: int = 0, full_disk_after: int = 0, **options: Any):
     """Train to the end, or from where an earlier call was stopped. For a process of its own.
 
     Args:
         slow_disk: seconds that every file of a checkpoint takes to reach the disk.
-        slow_steps: seconds that every step takes.
+        pause_at: the step after which the run waits for the file `go`.
         full_disk_after: the step from which on files cannot grow.
     """
     if slow_disk:
         checkpoints._to_disk = lambda path: time.sleep(slow_disk)
 
     def on_step(step: int) -> None:
-        time.sleep(slow_steps)
+        while step == pause_at and not (folder / "go").exists():
+            time.sleep(0.01)
         if step == full_disk_after:
             allow_no_growth()
 
@@ -162,7 +162,7 @@ def run(
     trainer, stop = build(folder, on_step=on_step, **options)
     try:
         with stop.listening():
-            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+            trainer.train(resume_from_checkpoint=usable_checkpoint(folder, print))
     except InputError as error:
         (folder / "error.txt").write_text(str(error))
         raise SystemExit(REFUSED) from None
@@ -203,7 +203,7 @@ def finish(folder: Path, processes: int = 1, **options: Any) -> list[int]:
     """Run to the end of all processes; their exit codes."""
     started = start(folder, processes, **options)
     for process in started:
-        process.join(60)
+        process.join()
     return [process.exitcode for process in started]
 
 

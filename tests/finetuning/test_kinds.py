@@ -15,10 +15,11 @@ from convbert import (
     ConvBertTokenizerFast,
     InputError,
 )
-from convbert.finetuning.data import Example, cut_note
+from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.notes import cut_note
 from convbert.finetuning.prediction import Predictor
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import seqeval.metrics
+import seqeval.scheme
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbert.finetuning import metrics
-from convbert.finetuning.tagging import as_bio
+from convbert.heads.tags import as_bio, entity_spans, read_scheme
 
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 
@@ -79,7 +80,7 @@ def test_entity_f1_equals_seqeval(seed):
     rows[1] = [
         answer[: len(gold)] + ["O"] * (len(gold) - len(answer)) for gold, answer in zip(*rows, strict=True)
     ]
-    spans = ([metrics.entity_spans(row) for row in part] for part in rows)
+    spans = ([entity_spans(row) for row in part] for part in rows)
     assert metrics.micro_f1(*spans) == pytest.approx(seqeval.metrics.f1_score(*rows))
 
 
@@ -93,16 +94,84 @@ def test_entity_f1_equals_seqeval(seed):
     ],
 )
 def test_spans_by_hand(tags, spans):
-    assert metrics.entity_spans(tags) == spans
+    assert entity_spans(tags) == spans
+
+
+WRITTEN = {  # scheme: inside of a span, its first, its last, alone
+    "IOB2": ("I-{}", "B-{}", "I-{}", "B-{}"),
+    "IOBES": ("I-{}", "B-{}", "E-{}", "S-{}"),
+    "BILOU": ("I-{}", "B-{}", "L-{}", "U-{}"),
+    "IOE2": ("I-{}", "I-{}", "E-{}", "E-{}"),
+    "BMES": ("M-{}", "B-{}", "E-{}", "S-{}"),
+    "underscore": ("I_{}", "B_{}", "I_{}", "B_{}"),
+    "suffix": ("{}-I", "{}-B", "{}-I", "{}-B"),
+    "lower case": ("i-{}", "b-{}", "i-{}", "b-{}"),
+}
+
+
+def random_spans(dice, length):
+    """Spans with a gap or a neighbour between them."""
+    spans, place = set(), 0
+    while place < length:
+        end = min(length, place + dice.randint(1, 3))
+        if dice.random() < 0.5:
+            spans.add((dice.choice(["PER", "LOC-X"]), place, end - 1))
+        place = end
+    return spans
+
+
+def written(spans, length, forms):
+    inside, first, last, alone = forms
+    tags = ["o" if first == "b-{}" else "O"] * length
+    for name, start, end in spans:
+        for place in range(start, end + 1):
+            form = alone if start == end else first if place == start else last if place == end else inside
+            tags[place] = form.format(name)
+    return tags
+
+
+@pytest.mark.parametrize("scheme", WRITTEN)
+def test_every_scheme_means_the_same_spans(scheme):
+    dice = random.Random(0)
+    spans = [random_spans(dice, 12) for _ in range(50)]
+    rows = [written(each, 12, WRITTEN[scheme]) for each in spans]
+    found = read_scheme(tag for row in rows for tag in row)
+    assert found.unknown == ()
+    assert [entity_spans(row, found.parts) for row in rows] == spans
+    assert [entity_spans(as_bio(row, found.parts)) for row in rows] == spans
+    assert bool(found.note) == (scheme != "IOB2")
+
+
+@pytest.mark.parametrize("scheme", ["IOB2", "IOBES", "BILOU", "IOE2"])
+def test_entity_f1_equals_seqeval_in_its_schemes(scheme):
+    dice = random.Random(1)
+    parts = [[written(random_spans(dice, 12), 12, WRITTEN[scheme]) for _ in range(40)] for _ in range(2)]
+    spans = ([entity_spans(row, read_scheme(row).parts) for row in rows] for rows in parts)
+    expected = seqeval.metrics.f1_score(*parts, mode="strict", scheme=getattr(seqeval.scheme, scheme))
+    assert metrics.micro_f1(*spans) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "expected", "name"),
     [
-        ("I-X I-X O I-Y B-Y", "B-X I-X O B-Y B-Y"),  # IOB1: B only between neighbours of one type
-        ("B-X I-X O B-Y", "B-X I-X O B-Y"),
-        ("S-X B-Y I-Y E-Y", "B-X B-Y I-Y I-Y"),  # IOBES
+        ("I-X I-X O I-Y B-Y", "B-X I-X O B-Y B-Y", "BIO"),  # IOB1: B only between neighbours of one type
+        ("B-X I-X O B-Y", "B-X I-X O B-Y", "BIO"),
+        ("S-X B-Y I-Y E-Y", "B-X B-Y I-Y I-Y", "IOBES"),
+        ("S-X I-X O", "B-X B-X O", "IOBES"),  # an S ends
+        ("O B I O B", "O B-ENTITY I-ENTITY O B-ENTITY", "BIO"),
+        ("B L U O", "B-ENTITY I-ENTITY B-ENTITY O", "BILOU"),
+        ("I-X I-X O I-Y", "B-X I-X O B-Y", "IO"),
+        ("O PER PER LOC", "O B-PER I-PER B-LOC", "IO"),
+        ("O B-X X X O X", "O B-X I-X I-X O O", "BIO"),  # X: more pieces of a word
+        ("B-PER-PART I-PER-PART", "B-PER-PART I-PER-PART", "BIO"),
     ],
 )
-def test_every_scheme_becomes_bio(given, expected):
-    assert " ".join(as_bio(given.split())) == expected
+def test_every_scheme_becomes_bio(given, expected, name):
+    scheme = read_scheme(given.split())
+    assert " ".join(as_bio(given.split(), scheme.parts)) == expected
+    assert scheme.name == name
+
+
+@pytest.mark.parametrize("tags", ["NOUN VERB", "B-X O PER", "DET O-X"])
+def test_tags_of_no_scheme_are_named(tags):
+    assert read_scheme(tags.split(), may_be_bare=False).unknown

@@ -69,9 +69,7 @@ def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path
     paths = [str(Path(convbert.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     two = words(corpus, heldout_text, tmp_path / "two", batch_size=4)
-    done = subprocess.run(
-        [*command, "-m", "convbert", *two], env=environment, capture_output=True, text=True, timeout=240
-    )
+    done = subprocess.run([*command, "-m", "convbert", *two], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert_same_run(tmp_path / "two", one_process)
 
@@ -180,7 +178,7 @@ def test_the_same_command_goes_on_after_any_kill(corpus, heldout_text, tmp_path)
 
 
 def finish(process: multiprocessing.Process) -> int | None:
-    process.join(120)
+    process.join()
     return process.exitcode
 
 
@@ -204,12 +202,10 @@ def test_a_signal_before_the_first_step_or_after_the_last_ends_the_command_in_or
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_scheduler_gets_the_exit_code_it_asked_for(corpus, heldout_text, tmp_path, number, code):
     process = start(words(corpus, heldout_text, tmp_path / "run", max_steps=100_000))
-    end = time.monotonic() + 60
     while not (tmp_path / "run/checkpoint-4").exists():
         assert process.is_alive()
-        assert time.monotonic() < end
         time.sleep(0.01)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join()
     assert process.exitcode == code
     assert not (tmp_path / "run/model").exists()

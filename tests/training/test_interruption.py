@@ -69,20 +69,16 @@ def test_a_run_killed_at_any_moment_is_the_unbroken_run(whole, tmp_path):
 
 def test_a_run_stopped_by_a_signal_is_the_unbroken_run(whole, tmp_path):
     """Saved at a step that is neither one of logging nor of evaluation: what was counted so far is kept."""
-    (process,) = start(tmp_path / "run", slow_steps=0.1)
-    wait_for(lambda: last_checkpoint(tmp_path / "run") is not None)
+    (process,) = start(tmp_path / "run", pause_at=3)
+    while last_checkpoint(tmp_path / "run") is None:  # of step 2
+        assert process.is_alive()
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
+    (tmp_path / "run/go").touch()
     process.join()
     assert process.exitcode == STOPPED
     assert finish(tmp_path / "run") == [0]
     assert_same_run(tmp_path / "run", whole)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_going_on_reads_nothing_twice(tmp_path):

@@ -42,20 +42,20 @@ def test_dropout_belongs_to_the_batch_and_not_to_the_process(tmp_path):
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
 
 
-def wait_for_checkpoint(folder):
-    end = time.monotonic() + 60
+def wait_for_checkpoint(folder, processes):
     while last_checkpoint(folder) is None:
-        assert time.monotonic() < end
+        assert all(process.is_alive() for process in processes)
         time.sleep(0.01)
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     assert finish(tmp_path / "whole", 2) == [0, 0]
-    processes = start(tmp_path / "parts", 2, slow_steps=0.05)
-    wait_for_checkpoint(tmp_path / "parts")
+    processes = start(tmp_path / "parts", 2, pause_at=3)
+    wait_for_checkpoint(tmp_path / "parts", processes)
     os.kill(processes[1].pid, signal.SIGTERM)
+    (tmp_path / "parts/go").touch()
     for process in processes:
-        process.join(60)
+        process.join()
     assert [process.exitcode for process in processes] == [STOPPED, STOPPED]
     assert finish(tmp_path / "parts", 2) == [0, 0]
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
@@ -63,11 +63,12 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
 
 def test_when_one_process_dies_the_others_end_and_the_next_start_goes_on(tmp_path):
     assert finish(tmp_path / "whole", 2) == [0, 0]
-    processes = start(tmp_path / "parts", 2, slow_steps=0.05)
-    wait_for_checkpoint(tmp_path / "parts")
+    processes = start(tmp_path / "parts", 2, pause_at=3)
+    wait_for_checkpoint(tmp_path / "parts", processes)
     processes[1].kill()
+    (tmp_path / "parts/go").touch()
     for process in processes:
-        process.join(60)
+        process.join()
     assert processes[0].exitcode == REFUSED
     assert "another process of this run has died" in (tmp_path / "parts/error.txt").read_text()
     assert finish(tmp_path / "parts", 2) == [0, 0]

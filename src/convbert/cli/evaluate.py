@@ -15,10 +15,14 @@ from convbert.cli.finetune import (
     ContextColumn,
     IdColumn,
     LabelColumn,
+    OnBadRow,
     PairColumn,
     QuestionColumn,
     TextColumn,
     TokensColumn,
+    check_file,
+    check_model_path,
+    check_on_bad_row,
     task_of,
 )
 from convbert.errors import InputError
@@ -48,6 +52,7 @@ def run(
     context_column: ContextColumn = None,
     answers_column: AnswersColumn = None,
     id_column: IdColumn = None,
+    on_bad_row: OnBadRow = "fail",
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Answer data that has no labels, without a score.")
     ] = False,
@@ -73,8 +78,12 @@ def run(
         raise InputError("give either --data, a folder, or --file")
     if explain and output is None:
         raise InputError("--explain writes a page: give --output, too")
-    from convbert.finetuning.evaluation import FinetunedModel, evaluate
-
+    if file is not None:
+        check_file(file)
+    elif data is not None and not data.is_dir():
+        raise InputError(f"{data}: there is no such folder")
+    check_on_bad_row(on_bad_row)
+    check_model_path(model)
     columns = {
         "text": text_column,
         "text_pair": text_pair_column,
@@ -89,12 +98,23 @@ def run(
     if task is None and any(columns.values()):
         raise InputError("columns belong to a task: give --task, too")
     chosen = None if task is None else task_of(task, **columns)
+    from convbert.finetuning.evaluation import FinetunedModel, evaluate
+
     finetuned = FinetunedModel.load(model, chosen, device)
     files = [file] if file is not None else finetuned.kind.task.find_files(data or Path(), split)
     name = split if file is None else file.stem
-    metrics = evaluate(finetuned, files, name, output, unlabelled=unlabelled, explain=explain, report=say)
+    metrics = evaluate(
+        finetuned,
+        files,
+        name,
+        output,
+        unlabelled=unlabelled,
+        explain=explain,
+        on_bad_row=on_bad_row,
+        report=say,
+    )
     if as_json:
-        print(json.dumps(metrics))
+        print(json.dumps(metrics, allow_nan=False))
     else:
         _print_table(metrics)
 

@@ -14,7 +14,7 @@ from convbert.errors import InputError
 from convbert.optional import require
 
 if TYPE_CHECKING:
-    from convbert.finetuning.run import Files
+    from convbert.finetuning.folder import Files
     from convbert.finetuning.tasks import Task
 
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text (or of the premise of choices).")]
@@ -26,7 +26,11 @@ ContextColumn = Annotated[str | None, typer.Option(help="Questions: column of th
 AnswersColumn = Annotated[
     str | None, typer.Option(help='Questions: column of {"text": [...], "answer_start": [...]}.')
 ]
-IdColumn = Annotated[str | None, typer.Option(help="Questions: column of the question's name.")]
+IdColumn = Annotated[str | None, typer.Option(help="Column of a name for each example, as questions have.")]
+OnBadRow = Annotated[
+    str,
+    typer.Option(help='"skip" leaves out and counts rows that cannot be used; "fail" refuses the file.'),
+]
 ChoiceColumns = Annotated[
     str | None, typer.Option(help="Choices: their columns, with commas between them, or one column of lists.")
 ]
@@ -41,7 +45,10 @@ def run(
         typer.Option(help="Folder with train.* and dev.* (or valid.*, val.*), in the formats of the task."),
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Training file, in place of --data.")] = None,
-    dev: Annotated[Path | None, typer.Option(help="Dev file, in place of --data.")] = None,
+    dev: Annotated[
+        Path | None,
+        typer.Option(help="Dev file; without one, a tenth of the training data is split off."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
@@ -59,6 +66,7 @@ def run(
     context_column: ContextColumn = None,
     answers_column: AnswersColumn = None,
     id_column: IdColumn = None,
+    on_bad_row: OnBadRow = "fail",
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds; the best model is kept.")] = 1,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train low-rank adapters in place of the encoder (rank 8).")
@@ -74,7 +82,10 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any field of the recipe; may be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --output, as the same command does anyway."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
     ] = False,
@@ -82,21 +93,19 @@ def run(
     """Train a model for a task on labelled data, and score it.
 
     The recipe is the original's; it is printed, and any field can be changed with --set. Progress goes to stderr.
-    Ctrl-C and SIGTERM save a checkpoint, from which --resume goes on. The folder ends up with model/,
-    metrics.json, predictions and report.html.
+    Ctrl-C and SIGTERM save a checkpoint; killed or not, the same command goes on from the last one. The folder
+    ends up with model/, metrics.json, predictions and report.html.
 
     \b
     Examples:
       convbert finetune --task sst2 --data glue/SST-2 --output runs/sst2
       convbert finetune --task rte --data glue/RTE --model YituTech/conv-bert-base --seeds 5
-      convbert finetune --task text-classification --train a.csv --dev b.csv --text-column review --label-column stars
+      convbert finetune --task text-classification --train a.csv --text-column review --label-column stars
       convbert finetune --task entities --train train.conll --dev dev.conll --set epochs=10 --set patience=2
       convbert finetune --task multiple-choice --train a.jsonl --dev b.jsonl --choice-columns one,two,three
     """
+    # What can be refused without torch, whose import takes seconds.
     require("train", "convbert finetune")
-    from convbert.finetuning.recipes import FinetuningPlan
-    from convbert.finetuning.run import finetune
-
     chosen = task_of(
         task,
         text=text_column,
@@ -109,15 +118,17 @@ def run(
         answers=answers_column,
         id=id_column,
     )
-    overrides = parse_settings(settings or (), FinetuningPlan().to_dict())
-    if lora:
-        require("lora", "--lora")
-        overrides = {"lora_rank": 8, "learning_rate": 1e-3, "layer_decay": 1.0, **overrides}
+    files = files_of(chosen, data, train, dev)
+    overrides = plan_changes(settings or (), lora=lora)
+    check_on_bad_row(on_bad_row)
     if device not in (None, "cpu"):
         raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    check_model_path(model)
+    from convbert.finetuning.run import finetune
+
     result = finetune(
         chosen,
-        files_of(chosen, data, train, dev),
+        files,
         output or Path("runs", task),
         model=model,
         seeds=seeds,
@@ -126,12 +137,13 @@ def run(
         device=device,
         overrides=overrides,
         explain=explain,
+        on_bad_row=on_bad_row,
         report=say,
     )
     if not result.finished:
         return INTERRUPTED
     if is_first_process():
-        print(json.dumps(result.metrics) if as_json else result.model_dir)
+        print(json.dumps(result.metrics, allow_nan=False) if as_json else result.model_dir)
     return 0
 
 
@@ -148,17 +160,65 @@ def files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None
     """The files to train and score on.
 
     Raises:
-        InputError: neither a folder nor two files, or a folder without the files.
+        InputError: neither a folder nor a training file, or one that is not there.
     """
-    from convbert.finetuning.run import Files
+    from convbert.finetuning.folder import Files
 
     if data is not None:
         if train is not None or dev is not None:
             raise InputError("give either --data, a folder, or --train and --dev, two files")
         return Files(task.find_files(data, "train")[0], tuple(task.find_files(data, "dev")))
-    if train is None or dev is None:
-        raise InputError("give --data, a folder, or both --train and --dev")
-    return Files(train, (dev,))
+    if train is None:
+        raise InputError("give --data, a folder, or --train, a file (and --dev, another)")
+    for path in (train, *([] if dev is None else [dev])):
+        check_file(path)
+    return Files(train, () if dev is None else (dev,))
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
+
+
+def check_model_path(model: str | None) -> None:
+    """Refuse what can only be a folder and is not there; the rest is for `find_model`, which imports torch.
+
+    Raises:
+        InputError: naming it.
+    """
+    if model is not None and model.startswith((".", "/", "~")) and not Path(model).exists():
+        raise InputError(f"{model}: there is no such folder")
+
+
+def check_on_bad_row(given: str) -> None:
+    """Refuse what is neither of the two.
+
+    Raises:
+        InputError: naming them.
+    """
+    if given not in ("skip", "fail"):
+        raise InputError(f'--on-bad-row must be "skip" or "fail", got {given!r}')
+
+
+def plan_changes(settings: Iterable[str], *, lora: bool) -> dict[str, Any]:
+    """Fields of the plan that the command changes, checked.
+
+    Raises:
+        InputError: an unknown field, or a value out of range; `lora` without what it needs.
+    """
+    from convbert.finetuning.recipes import FinetuningPlan
+
+    changes = parse_settings(settings, FinetuningPlan().to_dict())
+    if lora:
+        require("lora", "--lora")
+        changes = {"lora_rank": 8, "learning_rate": 1e-3, "layer_decay": 1.0, **changes}
+    FinetuningPlan(**changes)
+    return changes
 
 
 def parse_settings(settings: Iterable[str], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor
 
 from convbert.errors import InputError
+from convbert.finetuning.cells import text_in
 from convbert.finetuning.metrics import Scores
-from convbert.finetuning.readers import Row, read_table
+from convbert.finetuning.readers import Read, Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.model import ConvBertPreTrainedModel
-from convbert.schema import parse_json
 from convbert.tokenization import ConvBertTokenizerFast
 
 Prediction = dict[str, Any]
@@ -97,35 +96,77 @@ class Kind(ABC):
         self.labels = tuple(labels)
 
     def read(
-        self, path: Path, labelled: bool | None = True, report: Report = lambda message: None
+        self,
+        path: Path,
+        labelled: bool | None = True,
+        report: Report = lambda message: None,
+        on_bad_row: str = "fail",
+        training: bool = False,
     ) -> list[Example]:
         """The examples of a file.
 
         Args:
             labelled: whether it must have the column of right answers, and they are read; None reads them where it has.
-            report: told how many rows were left out.
+            report: told what was recognised, and how many rows were left out.
+            on_bad_row: "fail", or "skip": leave out rows that cannot be used, and count them.
+            training: right answers must be of use for training, too, see `check_trainable`.
 
         Raises:
-            InputError: a missing column, or a row that cannot be used; the message names it.
+            InputError: a missing column, a row that cannot be used, or no row that can; the message names it.
         """
         target = self.task.columns[self.target_role]
         wanted = [*self.input_columns(), *([target] if labelled else ())]
-        table = read_table(path, self.task.headerless, wanted, skip_broken=self.task.skips_broken_rows)
+        table = read_table(path, self.task.headerless, wanted, report)
         if labelled is None:
             labelled = target in table.columns
         table.check_columns(wanted)
-        if table.skipped:
-            report(f"{path}: {table.skipped:,} broken rows are left out")
-        examples = []
-        for number, row in enumerate(table.rows):
-            inputs = self.read_inputs(row)
-            answer = self.read_target(row, target, inputs) if labelled else None
-            examples.append(Example(row.place, self._key(row, number), inputs, answer))
-        self.check_read(examples, path)
+        read = [
+            self._example(row, number, target if labelled else None, training)
+            for number, row in enumerate(table.rows)
+        ]
+        settled = self.settle([each for each in read if isinstance(each, Example)], path, report)
+        bad = [each for each in (*read, *settled) if isinstance(each, InputError)]
+        examples = [each for each in settled if isinstance(each, Example)]
+        if on_bad_row == "skip" and labelled and self.labels:
+            known = [example for example in examples if not self.unknown_labels(example)]
+            bad += [self._unknown(example) for example in examples if self.unknown_labels(example)]
+            examples = known
+        self._say_bad(path, bad, len(table.rows), on_bad_row, report)
         return examples
 
-    def check_read(self, examples: Sequence[Example], path: Path) -> None:
-        """Refuse a file whose examples do not go together; by default they do."""
+    def _example(self, row: Read, number: int, target: str | None, training: bool) -> Example | InputError:
+        if isinstance(row, InputError):
+            return row
+        try:
+            inputs = self.read_inputs(row)
+            answer = None if target is None else self.read_target(row, target, inputs)
+            example = Example(row.place, self._key(row, number), inputs, answer)
+            if training:
+                self.check_trainable(example)
+        except InputError as error:
+            return error
+        return example
+
+    def _say_bad(
+        self, path: Path, bad: Sequence[InputError], rows: int, on_bad_row: str, report: Report
+    ) -> None:
+        if not bad:
+            return
+        if on_bad_row not in ("fail", "skip"):
+            raise InputError(f'on_bad_row must be "fail" or "skip", got {on_bad_row!r}')
+        if on_bad_row == "fail" and not self.task.skips_broken_rows:
+            others = f" (and {len(bad) - 1:,} more rows cannot be used)" if len(bad) > 1 else ""
+            raise InputError(f"{bad[0]}{others}; --on-bad-row skip leaves such rows out")
+        if len(bad) == rows:
+            raise InputError(f"{path}: no row can be used; the first: {bad[0]}")
+        report(f"{path}: {len(bad):,} of {rows:,} rows are left out; the first: {bad[0]}")
+
+    def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
+        """What all examples of a file decide together; an error in place of one that does not fit the others."""
+        return examples
+
+    def check_trainable(self, example: Example) -> None:
+        """Refuse a right answer that can be scored, and cannot be trained on; by default there is none."""
         return
 
     def input_columns(self) -> list[str]:
@@ -163,9 +204,37 @@ class Kind(ABC):
             InputError: there is nothing to learn.
         """
 
+    def labels_of(self, example: Example) -> Sequence[str]:
+        """The labels in a right answer: those that are counted, and must be known to the model."""
+        return ()
+
+    @property
+    def known_labels(self) -> Collection[str]:
+        """All that `labels_of` may give."""
+        return self.labels
+
+    def unknown_labels(self, example: Example) -> list[str]:
+        """Labels of an example that the model has no output for."""
+        return [label for label in self.labels_of(example) if label not in self.known_labels]
+
     def check(self, examples: Sequence[Example]) -> None:
-        """Refuse examples that this kind, with its labels, cannot be scored on; by default there are none."""
-        return
+        """Refuse examples that this kind, with its labels, cannot be scored on.
+
+        Raises:
+            InputError: labels that are unknown; the message names them all.
+        """
+        wrong = [example for example in examples if self.unknown_labels(example)]
+        if wrong:
+            counts = Counter(label for example in wrong for label in self.unknown_labels(example))
+            others = f" (in all, {counted(counts)})" if len(wrong) > 1 else ""
+            raise InputError(f"{self._unknown(wrong[0])}{others}")
+
+    def _unknown(self, example: Example) -> InputError:
+        known = list(self.known_labels)
+        shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+        return InputError(
+            f"{example.place}: the label {self.unknown_labels(example)[0]!r} is unknown; there are {shown}"
+        )
 
     def config_changes(self) -> dict[str, Any]:
         """What the model's configuration has to say."""
@@ -230,6 +299,10 @@ class Kind(ABC):
         """Set each `answer` by what `tune` has found."""
         return
 
+    def group(self, example: Example) -> Any:
+        """What examples have in common that must not stand on both sides of a split; by default their texts."""
+        return repr(example.inputs)
+
     def is_constant(self, answers: Sequence[Any]) -> bool:
         """Whether all answers are the same."""
         return len(set(map(str, answers))) == 1
@@ -265,61 +338,10 @@ def softmax(logits: Array) -> Array:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def text_of(cell: Any, place: str, role: str) -> str:
-    """A cell that must hold text.
-
-    Raises:
-        InputError: it is empty, or no text.
-    """
-    if not isinstance(cell, str):
-        raise InputError(f"{place}: {role} must be text, got {type(cell).__name__}: {cell!r:.60}")
-    if not cell.strip():
-        raise InputError(f"{place}: {role} is empty")
-    return cell
-
-
-def text_in(row: Row, column: str) -> str:
-    """The text in a cell; see `text_of`."""
-    if column not in row.cells:
-        raise InputError(f"{row.place}: there is no {column}; there are {', '.join(row.cells)}")
-    return text_of(row.cells[column], row.place, column)
-
-
-def label_in(cell: Any) -> str:
-    """The label in a cell, "" where there is none.
-
-    A column of whole numbers with gaps becomes one of floats with NaN in pandas: 1.0 is the label 1, and NaN is none.
-    """
-    if isinstance(cell, float):
-        cell = None if isnan(cell) else int(cell) if cell.is_integer() else cell
-    return "" if cell is None else str(cell).strip()
-
-
-def list_in(row: Row, column: str) -> Any:
-    """The list or object in a cell; where cells are text, in CSV and TSV, it is written as JSON."""
-    cell = row.cells.get(column)
-    if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
-        try:
-            return parse_json(cell)
-        except InputError:
-            return cell
-    return cell
-
-
-def cut_note(
-    name: str, kind: Kind, examples: Sequence[Example], features: Sequence[Feature], plan: FinetuningPlan
-) -> list[str]:
-    """A sentence on how many examples were cut, or none."""
-    cut = len({feature.example for feature in features if feature.is_cut})
-    limit = f"{kind.cut_at} ({getattr(plan, kind.cut_at)} tokens)"
-    return [f"{name}: {cut:,} of {len(examples):,} texts are longer than {limit} and are cut"] if cut else []
-
-
-def check_known(label: str, labels: Sequence[str], place: str) -> None:
-    """Refuse a label that the model has no output for."""
-    if label not in labels:
-        shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
-        raise InputError(f"{place}: the label {label!r} is unknown; there are {shown}")
+def counted(counts: Counter[str], most: int = 20) -> str:
+    """Names with their counts, the most frequent first."""
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(most))
+    return shown + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
 def order_labels(names: set[str]) -> tuple[str, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Feature, Kind, Prediction, Report, cut_note
+from convbert.finetuning.data import Example, Feature, Kind, Prediction, Report
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs, write_json
-from convbert.finetuning.inference import Split
+from convbert.finetuning.inference import Split, check_finite
+from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
 from convbert.finetuning.start import (
@@ -75,28 +77,37 @@ class FinetunedModel:
         plan = noted[1] if noted else recipe(chosen, config, max_length=config.max_position_embeddings)
         place = find_device(device)
         model = load_filled(kind.model_class, name)
+        check_finite(model, name)
         if precision is not None:
             set_precision(model, cast(Precision, precision), place)
         return cls(name, model.to(place).eval(), read_tokenizer(name), kind, plan)
 
     def split(
-        self, name: str, path: Path, unlabelled: bool = False, report: Report = lambda message: None
+        self,
+        name: str,
+        path: Path,
+        unlabelled: bool = False,
+        on_bad_row: str = "fail",
+        report: Report = lambda message: None,
     ) -> Split:
         """The examples of a file.
 
         Args:
             unlabelled: leave labels out. Otherwise only a test file of GLUE may lack them.
-            report: told how many rows were left out.
+            on_bad_row: "skip" leaves out rows that cannot be used; "fail" refuses the file.
+            report: told how many rows were left out, and what a reader should know of the texts.
 
         Raises:
             InputError: unusable data, or a label that the model does not know.
         """
         may_lack_labels = self.kind.task.submission_of(path) is not None
         labelled = False if unlabelled else None if may_lack_labels else True
-        examples = self.kind.read(path, labelled, report)
+        examples = self.kind.read(path, labelled, report, on_bad_row)
         if examples[0].target is not None:
             self.kind.check(examples)
         features = self.kind.features(examples, self.tokenizer, self.plan)
+        for note in feature_notes(name, self.kind, examples, features, self.tokenizer, self.plan):
+            report(note)
         return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
 
 
@@ -108,6 +119,7 @@ def evaluate(
     *,
     unlabelled: bool = False,
     explain: bool = False,
+    on_bad_row: str = "fail",
     report: Report = print,
 ) -> dict[str, Any]:
     """Score a model on files, or only answer those without labels.
@@ -117,6 +129,8 @@ def evaluate(
         output_dir: for predictions, `metrics.json`, `report.html`, and for GLUE's test data its submission files.
         unlabelled: answer without a score, whether or not there are labels.
         explain: write `explain.html`, too.
+        on_bad_row: see `FinetunedModel.split`.
+        report: told at the end what a reader should know of the data.
 
     Returns:
         `scores`: name of each split to its metrics; and how many examples each has.
@@ -126,13 +140,13 @@ def evaluate(
     """
     if output_dir is not None:
         refuse_runs(output_dir)
+    notes: list[str] = []
     splits = [
-        finetuned.split(split_name if len(files) == 1 else path.stem, path, unlabelled, report)
+        finetuned.split(
+            split_name if len(files) == 1 else path.stem, path, unlabelled, on_bad_row, notes.append
+        )
         for path in files
     ]
-    for split in splits:
-        for note in cut_note(split.name, split.kind, split.examples, split.features, split.plan):
-            report(note)
     answers = [split.predict(finetuned.model) for split in splits]
     labelled = {
         split.name: split.score(found)
@@ -142,12 +156,16 @@ def evaluate(
     metrics = {
         "model": finetuned.source,
         "task": finetuned.kind.task.name,
+        "files": {split.name: str(path) for split, path in zip(splits, files, strict=True)},
         "examples": {split.name: len(split.examples) for split in splits},
         "scores": labelled,
+        "date": time.strftime("%Y-%m-%d"),
     }
     if output_dir is not None:
         _write(finetuned, files, splits, answers, metrics, output_dir, explain)
         report(f"written to {output_dir}")
+    for note in notes:
+        report(note)
     return metrics
 
 
@@ -182,12 +200,13 @@ def write_pages(
     *,
     explain: bool = False,
     histories: dict[str, list[dict[str, Any]]] | None = None,
+    train: Sequence[Example] = (),
 ) -> None:
     """Write `report.html` (for labelled data), and `explain.html` where it was asked for."""
     require("train", "report.html")
     if split.examples[0].target is not None:
         title = f"{split.kind.task.name}: {split.name}"
-        text = report_html(title, metrics, split, predictions, model, tokenizer, histories)
+        text = report_html(title, metrics, split, predictions, model, tokenizer, histories, train)
         (folder / "report.html").write_text(text, encoding="utf-8")
     if explain:
         firsts: dict[int, Feature] = {}
@@ -195,7 +214,13 @@ def write_pages(
             firsts.setdefault(feature.example, feature)
         chosen = list(firsts.values())[:EXPLAINED]
         captions = [_caption(split.examples[feature.example].inputs) for feature in chosen]
-        text = explain_html(model, tokenizer, chosen, captions)
+        text = explain_html(
+            model,
+            tokenizer,
+            chosen,
+            captions,
+            about={"model": metrics.get("model"), "task": split.kind.task.name, "data": split.name},
+        )
         (folder / "explain.html").write_text(text, encoding="utf-8")
 
 

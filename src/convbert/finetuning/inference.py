@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from convbert.errors import InputError
 from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan
@@ -42,6 +44,24 @@ class Split:
         """The task's metrics."""
         return self.kind.score(self.examples, predictions)
 
+    def loss(self, predictions: Sequence[Prediction]) -> float | None:
+        """The mean loss, as in training; None where predictions lack the probabilities that it takes."""
+        losses = [_loss(self.kind, *pair) for pair in zip(self.examples, predictions, strict=True)]
+        return None if None in losses else float(np.mean(np.array(losses, dtype=float)))
+
+
+def _loss(kind: Kind, example: Example, prediction: Prediction) -> float | None:
+    target, shares = example.target, prediction.get("probabilities")
+    if isinstance(target, float):
+        return float(((prediction["answer"] - target) / getattr(kind, "deviation", 1.0)) ** 2)
+    if shares is None:
+        return None
+    if isinstance(target, tuple):  # of several labels, each is a question of its own
+        right = [share if name in target else 1 - share for name, share in shares.items()]
+    else:
+        right = [shares[target]]
+    return float(-np.log(np.maximum(right, 1e-12)).mean())
+
 
 @torch.no_grad()
 def run_features(
@@ -52,7 +72,11 @@ def run_features(
     autocast: AbstractContextManager[object] | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> list[Array]:
-    """What the model says of every feature, in their order; it is left in the mode it was in."""
+    """What the model says of every feature, in their order; it is left in the mode it was in.
+
+    Raises:
+        InputError: it says NaN or infinity.
+    """
     was_training = model.training
     model.eval()
     outputs: dict[int, Array] = {}
@@ -62,6 +86,23 @@ def run_features(
             batch = kind.collate(chosen, pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             found = kind.outputs(model(**batch), [len(feature.input_ids) for feature in chosen])
+            if not all(np.isfinite(output).all() for output in found):
+                raise InputError(
+                    "the model's answer is NaN or infinite: its weights or its configuration are damaged"
+                )
             outputs.update(zip(numbers, found, strict=True))
     model.train(was_training)
     return [outputs[number] for number in range(len(features))]
+
+
+def check_finite(model: ConvBertPreTrainedModel, source: str) -> None:
+    """Refuse weights that are no numbers, from which every answer would be one that means nothing.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise InputError(
+                f"{source}: {name} holds NaN or infinity: the model is damaged, or its training failed"
+            )

@@ -78,22 +78,3 @@ METRICS: dict[str, Callable[..., float]] = {
     "mean_squared_error": mean_squared_error,
 }
 """Metrics of (gold, predicted) alone. `positive_f1` and `micro_f1` need more, and are called by name."""
-
-
-def entity_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(type, first token, last token) of every entity in a row of BIO tags.
-
-    As CoNLL's own evaluation reads them: a span ends where the type changes, at O and at B; an I that continues
-    nothing begins one.
-    """
-    spans = set()
-    start, kind = 0, ""
-    for index, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        continues = prefix == "I" and name == kind
-        if kind and not continues:
-            spans.add((kind, start, index - 1))
-            kind = ""
-        if prefix in ("B", "I") and not continues:
-            start, kind = index, name
-    return spans

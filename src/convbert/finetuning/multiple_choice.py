@@ -11,18 +11,8 @@ import torch
 from torch import Tensor
 
 from convbert.errors import InputError
-from convbert.finetuning.data import (
-    Array,
-    Example,
-    Feature,
-    Kind,
-    Prediction,
-    label_in,
-    list_in,
-    softmax,
-    text_in,
-    text_of,
-)
+from convbert.finetuning.cells import label_in, list_in, text_in, text_of
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, softmax
 from convbert.finetuning.metrics import Scores, accuracy
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -37,13 +27,15 @@ class MultipleChoice(Kind):
     model_class = ConvBertForMultipleChoice
     pipeline = "multiple-choice"
 
-    def check_read(self, examples: Sequence[Example], path: Path) -> None:
-        count = len(examples[0].inputs["choices"])
-        for example in examples:
-            if len(example.inputs["choices"]) != count:
-                raise InputError(
-                    f"{example.place}: {len(example.inputs['choices'])} choices, where the first row has {count}"
-                )
+    def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
+        """A batch is a rectangle of choices: every example has as many as the first."""
+        counts = [len(example.inputs["choices"]) for example in examples]
+        return [
+            example
+            if count == counts[0]
+            else InputError(f"{example.place}: {count} choices, where the first row has {counts[0]}")
+            for example, count in zip(examples, counts, strict=True)
+        ]
 
     def input_columns(self) -> list[str]:
         columns = self.task.columns
@@ -136,8 +128,8 @@ def _choices(row: Row, columns: str) -> list[str]:
 def _target(row: Row, column: str, choices: int) -> int:
     cell = row.cells.get(column)
     try:
-        number = int(label_in(cell))
-    except ValueError:
+        number = int(label_in(cell, row.place, column))
+    except ValueError:  # InputError among them
         number = -1
     if not 0 <= number < choices:
         raise InputError(

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning import squad
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, list_in
+from convbert.finetuning.cells import list_in
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.heads.question_answering import ConvBertForQuestionAnswering
 from convbert.heads.spans import Window, best_seen, best_spans, log_scale, plan_windows
+from convbert.schema import Schema, check
 from convbert.tokenization import ConvBertTokenizerFast
 
 _N_BEST = 20
@@ -45,23 +47,51 @@ class QuestionAnswering(Kind):
     pipeline = "question-answering"
     cut_at = "max_question_length"
 
-    def check_read(self, examples: Sequence[Example], path: Path) -> None:
-        _check_names(examples)
-        _check_answers(examples, path)
+    def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
+        """By SQuAD's rules answers belong to names: of two questions with one name, one would not count."""
+        seen: set[str] = set()
+        settled: list[Example | InputError] = []
+        for example in examples:
+            is_new = example.key not in seen
+            settled.append(
+                example if is_new else InputError(f"{example.place}: the id {example.key!r} occurs twice")
+            )
+            seen.add(example.key)
+        return settled
 
-    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[tuple[str, int], ...]:
-        return _read_answers(row, column)
+    def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[Answer, ...]:
+        answers = _read_answers(row, column)
+        self._check_answered(answers, row.place)
+        return answers
 
-    def learn(self, train: Sequence[Example]) -> None:
-        unanswered = [example for example in train if not example.target]
-        if unanswered and not self.task.answers_may_be_missing:
+    def _check_answered(self, answers: Sequence[Answer], place: str) -> None:
+        if not answers and not self.task.answers_may_be_missing:
             raise InputError(
-                f"{unanswered[0].place}: has no answer, and {self.task.name} has one for every question "
+                f"{place}: has no answer, and {self.task.name} has one for every question "
                 "(for those that may have none, use the task squad2)"
             )
 
-    def check(self, examples: Sequence[Example]) -> None:
-        self.learn(examples)
+    def check_trainable(self, example: Example) -> None:
+        """The first answer, which is trained on, must stand at its offset; to be scored, texts are enough."""
+        self._check_answered(example.target, example.place)
+        for text, start in example.target[:1]:
+            context = example.inputs["context"]
+            if start is None:
+                raise InputError(f"{example.place}: the answer {text!r:.60} has no answer_start")
+            if start < 0 or not text or context[start : start + len(text)] != text:
+                there = context[start : start + len(text)] if start >= 0 else ""
+                raise InputError(
+                    f"{example.place}: the answer {text!r:.60} is said to be at {start}, where the context has "
+                    f"{there!r:.60}"
+                )
+
+    def learn(self, train: Sequence[Example]) -> None:
+        """There are no labels; but an answer that is trained on must stand where it is said to."""
+        for example in train:
+            self.check_trainable(example)
+
+    def group(self, example: Example) -> Any:
+        return example.inputs["context"]
 
     def config_changes(self) -> dict[str, Any]:
         return {"num_labels": 2}
@@ -184,44 +214,49 @@ def _for_the_threshold(
     )
 
 
-def _read_answers(row: Row, column: str) -> tuple[tuple[str, int], ...]:
-    """SQuAD's pairs or objects, or {"text": [...], "answer_start": [...]} as the Hub has them."""
+Answer = tuple[str, int | None]
+"""Its text, and its first character in the context, which data that is only scored need not say."""
+
+
+class _Answer(Schema):
+    text: str | int
+    answer_start: int | float | str | None = None
+
+
+class _Answers(Schema):
+    text: list[str | int]
+    answer_start: list[int | float | str | None] | None = None
+
+
+def _read_answers(row: Row, column: str) -> tuple[Answer, ...]:
+    """SQuAD's objects, one or a list, or {"text": [...], "answer_start": [...]} as the Hub has them."""
     cell = list_in(row, column)
-    try:
-        if isinstance(cell, dict):
-            cell = zip(cell["text"], cell["answer_start"], strict=True)
-        elif cell and isinstance(cell[0], dict):
-            cell = [(answer["text"], answer["answer_start"]) for answer in cell]
-        return tuple((str(text), int(start)) for text, start in cell)
-    except (TypeError, ValueError, KeyError) as error:
+    place = f"{row.place}: {column}"
+    if isinstance(cell, dict) and isinstance(cell.get("text"), list):
+        columns = check(_Answers, cell, place)
+        starts = columns.answer_start if columns.answer_start is not None else [None] * len(columns.text)
+        if len(starts) != len(columns.text):
+            raise InputError(f"{place}: {len(columns.text)} texts and {len(starts)} values of answer_start")
+        pairs = list(zip(columns.text, starts, strict=True))
+    elif isinstance(cell, list | dict):
+        each = [cell] if isinstance(cell, dict) else cell
+        answers = [check(_Answer, answer, f"{place}.{number}") for number, answer in enumerate(each)]
+        pairs = [(answer.text, answer.answer_start) for answer in answers]
+    else:
         raise InputError(
-            f'{row.place}: {column} must be {{"text": [...], "answer_start": [...]}}, got {cell!r:.60}'
-        ) from error
-
-
-def _check_names(examples: Sequence[Example]) -> None:
-    """By SQuAD's rules answers belong to names: of two questions with one name, one would not count."""
-    seen: set[str] = set()
-    for example in examples:
-        if example.key in seen:
-            raise InputError(f"{example.place}: the id {example.key!r} occurs twice")
-        seen.add(example.key)
-
-
-def _check_answers(examples: Sequence[Example], path: Path) -> None:
-    wrong = [
-        (example, text, start)
-        for example in examples
-        for text, start in example.target or ()
-        if not text or start < 0 or example.inputs["context"][start : start + len(text)] != text
-    ]
-    if wrong:
-        example, text, start = wrong[0]
-        there = example.inputs["context"][start : start + len(text)] if start >= 0 else ""
-        raise InputError(
-            f"{path}: {len(wrong)} answers are not at their offset; the first is that of question {example.key}: "
-            f"{text!r:.60} is said to be at {start}, where the context has {there!r:.60}"
+            f'{place} must be {{"text": [...], "answer_start": [...]}}, got {type(cell).__name__}: {cell!r:.60}'
         )
+    return tuple((str(text), _offset(start, place)) for text, start in pairs)
+
+
+def _offset(start: int | float | str | None, place: str) -> int | None:
+    try:
+        number = None if start is None else float(start)
+    except ValueError:
+        number = inf
+    if number is not None and not number.is_integer():
+        raise InputError(f"{place}: answer_start must be a whole number, got {start!r:.40}")
+    return None if number is None else int(number)
 
 
 def _tokens(context: str, tokenizer: ConvBertTokenizerFast) -> Any:
@@ -259,21 +294,28 @@ def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed:
     """Start and end of the first answer. A window without it says "no answer" ([CLS], position 0) where that is a
     possible answer, and is left out where it is not, as in the original."""
     found = []
+    tokens = _tokens_of(windows[0].detail.offsets, *example.target[0]) if example.target else None
     for window in windows:
-        span = _locate(window.detail, *example.target[0]) if example.target else None
+        span = _locate(window.detail, tokens)
         if span is not None or missing_allowed:
             found.append(replace(window, target=span or (0, 0)))
     return found
 
 
-def _locate(place: Place, text: str, start: int) -> tuple[int, int] | None:
+def _tokens_of(offsets: Sequence[tuple[int, int]], text: str, start: int | None) -> tuple[int, int] | None:
+    """The answer's first and last token in the context; None where it has none."""
+    begin = start or 0
+    end = begin + len(text)
+    inside = [n for n, (first, last) in enumerate(offsets) if first < end and last > begin]
+    return (inside[0], inside[-1]) if inside else None
+
+
+def _locate(place: Place, tokens: tuple[int, int] | None) -> tuple[int, int] | None:
     """Positions of the answer's first and last token in the window; None where not all of it is there."""
-    end = start + len(text)
-    inside = [n for n, (first, last) in enumerate(place.offsets) if first < end and last > start]
-    if not inside or inside[0] < place.first or inside[-1] >= place.last:
+    if tokens is None or tokens[0] < place.first or tokens[1] >= place.last:
         return None
     shift = place.before - place.first
-    return inside[0] + shift, inside[-1] + shift
+    return tokens[0] + shift, tokens[1] + shift
 
 
 def _read_window(place: Place, output: Array) -> Window:

@@ -1,17 +1,24 @@
-"""Files of labelled data to tables: TSV, CSV, JSON Lines, Parquet, CoNLL columns, CoNLL-U and SQuAD JSON."""
+"""Files of labelled data to rows: TSV, CSV, JSON, JSON Lines, Parquet, CoNLL columns, CoNLL-U and SQuAD."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
-from collections.abc import Iterator, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from convbert.errors import InputError
+from convbert.finetuning.conll import Sentence, read_sentences
 from convbert.optional import require
-from convbert.schema import parse_json
+from convbert.schema import Schema, check, parse_json
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -22,14 +29,17 @@ class Row:
     cells: dict[str, Any]
 
 
+Read = Row | InputError
+"""A row, or why it cannot be used; the message names it."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """What a file holds; `columns` are in the order of the file, and `skipped` counts rows that were left out."""
+    """What a file holds; `columns` are in the order of the file."""
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[Row]
-    skipped: int = 0
+    rows: list[Read]
 
     def check_columns(self, wanted: Sequence[str]) -> None:
         """Refuse a file that lacks a column, or has it twice; the message names those it has."""
@@ -43,225 +53,398 @@ class Table:
 
 
 def read_table(
-    path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = (), *, skip_broken: bool = False
+    path: Path,
+    headerless: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+    report: Report = lambda message: None,
 ) -> Table:
-    """Read a file by the ending of its name.
-
-    `.tsv` has no quoting, `.csv` has. Both have a header, unless their first line names none of the columns `wanted`
-    and has as many cells as `headerless`. `.jsonl` has an object a line, `.json` is SQuAD's. `.conll` (`.iob`,
-    `.bio`, `.txt` with one token a line) has the token first and its tag last, `.conllu` is Universal Dependencies'.
-
-    Args:
-        skip_broken: leave out rows of TSV and CSV with another number of cells, or with nothing in a column `wanted`.
+    """Read a file by the ending of its name; see `iter_rows`.
 
     Raises:
-        InputError: no such file, an ending that is not known, not UTF-8, empty, or a damaged line, which is named.
+        InputError: no such file, an ending that is not known, empty, or damaged as a whole.
     """
-    reader = _READERS.get(path.suffix)
-    if reader is None:
+    columns, rows = _open(path, headerless, wanted, report, None)
+    found = list(rows)
+    if not found:
+        raise InputError(f"{path}: has no rows")
+    if columns is None:  # those that any row has; a row without one of them is refused where it is read
+        columns = tuple(dict.fromkeys(name for row in found if isinstance(row, Row) for name in row.cells))
+    return Table(path, columns, found)
+
+
+def iter_rows(
+    path: Path,
+    headerless: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+    report: Report = lambda message: None,
+    ending: str | None = None,
+) -> Iterator[Read]:
+    """The rows of a file as they come; memory does not grow with a TSV, CSV, JSON Lines or Parquet file.
+
+    `.tsv` has no quoting, `.csv` has, and is separated by commas, semicolons or tabs. Both have a header, unless their
+    first line names none of the columns `wanted` and has as many cells as `headerless`. `.jsonl` has an object a line;
+    `.json` is SQuAD's, a list of objects, or JSON Lines. `.conll` and its like have a token a line, see `conll`.
+    The text formats may be compressed: `.gz`, `.zst`.
+
+    Args:
+        report: told what was recognised: another separator, columns.
+        ending: read the file as if its name ended so.
+
+    Raises:
+        InputError: as `read_table`; what is wrong with one row alone takes the row's place instead.
+    """
+    yield from _open(path, headerless, wanted, report, ending)[1]
+
+
+def ending_of(path: Path) -> str:
+    """The ending in lower case, without that of compression: ".csv" of "A.CSV.gz"."""
+    return _split_name(path)[0]
+
+
+def _split_name(path: Path) -> tuple[str, str]:
+    *_, before, last = ("", "", *map(str.lower, path.suffixes))
+    return (before, last) if last in _COMPRESSIONS else (last, "")
+
+
+_COMPRESSIONS = (".gz", ".zst")
+_Opened = tuple[tuple[str, ...] | None, Iterator[Read]]
+"""The columns, where they are known beforehand, and the rows."""
+
+
+def _open(
+    path: Path, headerless: Sequence[str], wanted: Sequence[str], report: Report, ending: str | None
+) -> _Opened:
+    own, compression = _split_name(path)
+    kind = ending or own
+    if kind not in ENDINGS or (kind == ".parquet" and compression):
         raise InputError(
-            f"{path}: what is in a {path.suffix or 'nameless'} file? {', '.join(_READERS)} are read"
+            f"{path}: what is in a {own + compression or 'nameless'} file? {', '.join(ENDINGS)} are read"
         )
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    if path.suffix in (".tsv", ".csv"):
-        table = _read_delimited(path, headerless, wanted, skip_broken)
-    else:
-        table = reader(path)
-    if not table.rows:
-        raise InputError(f"{path}: has no rows")
-    return table
+    if kind == ".parquet":
+        return _read_parquet(path)
+    lines = _lines(path, compression)
+    if kind in (".tsv", ".csv"):
+        return _read_delimited(path, lines, kind, headerless, wanted, report)
+    if kind == ".json":
+        return None, _read_json(path, lines)
+    if kind in (".jsonl", ".ndjson"):
+        return None, _read_json_lines(path, lines)
+    columns, found = read_sentences(path, _without_ends(lines), wanted, report)
+    return columns, iter([_row_of(path, each) for each in found])
 
 
-def read_text(path: Path) -> str:
-    """The whole file.
+def _row_of(path: Path, found: Sentence | InputError) -> Read:
+    return found if isinstance(found, InputError) else Row(f"{path}: line {found.line}", dict(found.cells))
+
+
+# ------------------------------------------------------------------------------------------------- lines
+
+
+@contextmanager
+def _stream(path: Path, compression: str) -> Iterator[IO[bytes]]:
+    try:
+        if compression == ".zst":
+            require("train", f"reading {path}")
+            import pyarrow as pa
+
+            with pa.input_stream(str(path), compression="zstd") as arrow, io.BufferedReader(arrow) as stream:
+                yield stream
+        else:
+            with gzip.open(path) if compression else path.open("rb") as stream:
+                yield stream  # type: ignore[misc]  # a GzipFile reads as any file does
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: damaged gzip file ({error})") from error
+    except OSError as error:  # Arrow's have no number
+        what = "cannot be read" if error.errno else f"damaged {compression} file"
+        raise InputError(f"{path}: {what} ({error.strerror or error})") from error
+
+
+def _lines(path: Path, compression: str) -> Iterator[tuple[int, str]]:
+    """Lines with their ends and numbers.
 
     Raises:
-        InputError: it is empty, or not UTF-8; the message names the line.
+        InputError: nothing but space, or not UTF-8 text; the message names the line.
     """
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: line {line}: not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
-    if not text.strip():
+    number, is_empty = 0, True
+    with _stream(path, compression) as stream:
+        for raw in stream:
+            try:
+                text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                what = f"not UTF-8 text (byte 0x{raw[error.start]:02x}): save it as UTF-8"
+                if number == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    what = "UTF-16 text: save it as UTF-8"
+                raise InputError(f"{path}: line {number + 1}: {what}") from error
+            if "\0" in text:
+                raise InputError(f"{path}: line {number + 1}: a NUL character: this is no text file")
+            number += 1
+            is_empty = is_empty and not text.strip()
+            yield number, text
+    if is_empty:
         raise InputError(f"{path}: is empty")
-    return text
+
+
+def _without_ends(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    return ((number, line.rstrip("\r\n")) for number, line in lines)
+
+
+# -------------------------------------------------------------------------------------------- TSV and CSV
 
 
 def _read_delimited(
-    path: Path, headerless: Sequence[str] = (), wanted: Sequence[str] = (), skip_broken: bool = False
-) -> Table:
-    lines = list(_csv_lines(path) if path.suffix == ".csv" else _tsv_lines(path))
-    first = lines[0][1]
-    has_header = not headerless or bool(set(wanted) & set(first)) or len(first) != len(headerless)
-    columns = tuple(first if has_header else headerless)
-    rows, skipped = [], 0
-    for number, cells in lines[has_header:]:
-        by_column = dict(zip(columns, cells, strict=False))
-        if len(cells) == len(columns) and not (skip_broken and _lacks_a_cell(by_column, wanted)):
-            rows.append(Row(f"{path}: line {number}", by_column))
-        elif skip_broken:
-            skipped += 1
-        else:
-            raise InputError(f"{path}: line {number}: {len(cells)} cells for the {len(columns)} columns")
-    return Table(path, columns, rows, skipped)
+    path: Path,
+    lines: Iterator[tuple[int, str]],
+    kind: str,
+    headerless: Sequence[str],
+    wanted: Sequence[str],
+    report: Report,
+) -> _Opened:
+    split = _csv_cells(path, lines, wanted, report) if kind == ".csv" else _tsv_cells(lines)
+    first = next(split, None)
+    if first is None or isinstance(first, InputError):
+        raise first or InputError(f"{path}: has no rows")
+    has_header = not headerless or bool(set(wanted) & set(first[1])) or len(first[1]) != len(headerless)
+    columns = tuple(first[1] if has_header else headerless)
+
+    def rows() -> Iterator[Read]:
+        if not has_header:
+            yield Row(f"{path}: line {first[0]}", dict(zip(columns, first[1], strict=True)))
+        for each in split:
+            if isinstance(each, InputError):
+                yield each
+            elif len(each[1]) != len(columns):
+                yield InputError(
+                    f"{path}: line {each[0]}: {len(each[1])} cells for the {len(columns)} columns"
+                )
+            else:
+                yield Row(f"{path}: line {each[0]}", dict(zip(columns, each[1], strict=True)))
+
+    return columns, rows()
 
 
-def _lacks_a_cell(cells: dict[str, str], wanted: Sequence[str]) -> bool:
-    return any(column in cells and not cells[column].strip() for column in wanted)
+_Cells = tuple[int, list[str]] | InputError
 
 
-def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+def _tsv_cells(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
+    for number, line in _without_ends(lines):
         if line.strip():
-            yield number, line.removesuffix("\r").split("\t")
+            yield number, line.split("\t")
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    first_line = 1
-    usual_limit = csv.field_size_limit(max(len(text), 1 << 17))
+def _csv_cells(
+    path: Path, lines: Iterator[tuple[int, str]], wanted: Sequence[str], report: Report
+) -> Iterator[_Cells]:
+    lines = ((number, part) for number, line in lines for part in _AFTER_RETURN.split(line))
+    number, header = next(((number, line) for number, line in lines if line.strip()), (1, ""))
+    said = re.fullmatch(r"sep=(.)\s*", header)  # Excel's own first line
+    separator = said[1] if said else _separator(header, wanted)
+    if separator != ",":
+        report(f"{path}: cells are separated by {separator!r}")
+    texts = (line for _, line in lines)
+    reader = csv.reader(texts if said else _before(header, texts), strict=True, delimiter=separator)
+    skipped = number - (0 if said else 1)
+    usual_limit = csv.field_size_limit(_LONGEST_CELL)
     try:
-        for cells in reader:
+        while True:
+            first_line = skipped + reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield InputError(f"{path}: line {first_line}: not CSV ({error})")
+                continue
             if cells:
                 yield first_line, cells
-            first_line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}: line {first_line}: not CSV ({error})") from error
     finally:
         csv.field_size_limit(usual_limit)
 
 
-def _read_json_lines(path: Path) -> Table:
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+_LONGEST_CELL = 1 << 27
+_AFTER_RETURN = re.compile(r"(?<=\r)(?!\n|$)")
+
+
+def _before(first: str, others: Iterable[str]) -> Iterator[str]:
+    yield first
+    yield from others
+
+
+def _separator(header: str, wanted: Sequence[str]) -> str:
+    """A comma, unless another one finds columns that are wanted, or alone finds more than one."""
+    found = {}
+    for separator in ",;\t|":
         try:
-            cells = parse_json(line)
+            found[separator] = next(csv.reader([header], delimiter=separator), [])
+        except csv.Error:
+            found[separator] = []
+    by_name = max(found, key=lambda each: len(set(wanted) & set(found[each])))  # the first of equals
+    if set(wanted) & set(found[by_name]):
+        return by_name
+    return "," if len(found[","]) > 1 else max(found, key=lambda each: len(found[each]))
+
+
+# ------------------------------------------------------------------------------------------ JSON and SQuAD
+
+
+def _read_json_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Read]:
+    for number, line in lines:
+        if line.strip():
+            try:
+                cells = parse_json(line)
+            except InputError as error:
+                yield InputError(f"{path}: line {number}: {error}")
+                continue
+            yield _row_or_error(f"{path}: line {number}", cells)
+
+
+def _row_or_error(place: str, cells: Any) -> Read:
+    if not isinstance(cells, dict):
+        return InputError(f"{place}: an object is wanted, got {type(cells).__name__}")
+    return Row(place, cells)
+
+
+def _read_json(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Read]:
+    """SQuAD's articles, with or without "data" around them, a list of objects, or an object a line.
+
+    A question has `id`, `question`, `context` and `answers`, a list; in test data it has none.
+    """
+    kept = list(lines)
+    try:
+        content = parse_json("".join(line for _, line in kept))
+    except InputError as error:
+        objects = [line for _, line in kept if line.strip()]
+        if len(objects) > 1 and all(line.lstrip().startswith("{") for line in objects[:2]):
+            yield from _read_json_lines(path, kept)
+            return
+        raise InputError(f"{path}: {error}") from error
+    if isinstance(content, dict) and content.keys() & {"paragraphs", "qas"}:
+        content = [content]
+    elif isinstance(content, dict):
+        content = content.get("data")
+    if not isinstance(content, list):
+        raise InputError(
+            f'{path}: neither SQuAD JSON (no list "data"), nor a list of objects, nor JSON Lines'
+        )
+    for number, item in enumerate(content, start=1):
+        if isinstance(item, dict) and item.keys() & {"paragraphs", "qas"}:
+            yield from _read_article(path, f"{path}: item {number}", item)
+        else:
+            yield _row_or_error(f"{path}: item {number}", item)
+
+
+class _Article(Schema):
+    paragraphs: list[dict[str, Any]]
+
+
+class _Paragraph(Schema):
+    qas: list[dict[str, Any]]
+
+
+class _Question(Schema):
+    id: str | int | None = None
+
+
+def _read_article(path: Path, place: str, article: dict[str, Any]) -> Iterator[Read]:
+    try:
+        paragraphs = [article] if "qas" in article else check(_Article, article, place).paragraphs
+    except InputError as error:
+        yield error
+        return
+    for number, paragraph in enumerate(paragraphs, start=1):
+        place_of_it = place if "qas" in article else f"{place}: paragraph {number}"
+        try:
+            questions = check(_Paragraph, paragraph, place_of_it).qas
         except InputError as error:
-            raise InputError(f"{path}: line {number}: {error}") from error
-        if not isinstance(cells, dict):
-            raise InputError(f"{path}: line {number}: an object is wanted, got {type(cells).__name__}")
-        rows.append(Row(f"{path}: line {number}", cells))
-    return _with_columns(path, rows)
+            yield error
+            continue
+        for count, question in enumerate(questions, start=1):
+            yield _read_question(path, f"{place_of_it}: question {count}", paragraph, question)
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: dict[str, Any]) -> Read:
+    try:
+        name = check(_Question, question, place).id
+    except InputError as error:
+        return error
+    cells: dict[str, Any] = {key: question[key] for key in ("question", "answers") if key in question}
+    if "context" in paragraph:
+        cells["context"] = paragraph["context"]
+    if question.get("is_impossible") is True and not any(map(_has_text, _listed(cells.get("answers")))):
+        cells["answers"] = []
+    if name is None:
+        return Row(place, cells)
+    return Row(f"{path}: question {str(name)!r}", {"id": str(name), **cells})
+
+
+def _listed(cell: Any) -> list[Any]:
+    return cell if isinstance(cell, list) else [] if cell is None else [cell]
+
+
+def _has_text(answer: Any) -> bool:
+    return not isinstance(answer, dict) or answer.get("text") not in ("", None)
+
+
+# ---------------------------------------------------------------------------------------------- Parquet
+
+
+def _read_parquet(path: Path) -> _Opened:
     require("train", f"reading {path}")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    damage = (pa.ArrowException, OSError, ValueError, OverflowError)  # UnicodeDecodeError is a ValueError
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
-    rows = [Row(f"{path}: row {number}", cells) for number, cells in enumerate(table.to_pylist(), start=1)]
-    return Table(path, tuple(table.column_names), rows)
+        file = pq.ParquetFile(path)
+        columns = tuple(file.schema_arrow.names)
+    except damage as error:
+        raise InputError(f"{path}: not a Parquet file ({_first_line(error)})") from error
+    names = _class_names(file.schema_arrow.metadata)
+
+    def rows() -> Iterator[Read]:
+        number = 0
+        try:
+            with file:
+                for batch in file.iter_batches(batch_size=1024):
+                    # By position: of two columns with one name, one is refused where it is wanted.
+                    for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                        number += 1
+                        found = dict(zip(columns, cells, strict=True))
+                        yield Row(f"{path}: row {number}", _with_names(found, names))
+        except damage as error:
+            raise InputError(f"{path}: damaged after row {number} ({_first_line(error)})") from error
+
+    return columns, rows()
 
 
-def _with_columns(path: Path, rows: list[Row]) -> Table:
-    """Columns are those that any row has; a row without one of them is refused where it is read."""
-    return Table(path, tuple(dict.fromkeys(column for row in rows for column in row.cells)), rows)
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _read_conll(path: Path) -> Table:
-    """Token first, tag last, separated by tabs or else by spaces; an empty line ends a sentence."""
-    sentences = _read_sentences(path, is_conllu=False)
-    return Table(path, ("tokens", "tags"), list(sentences))
-
-
-def _read_conllu(path: Path) -> Table:
-    """The words of CoNLL-U with their universal part of speech (`tags`, UPOS) and the language's own (`xpos`)."""
-    sentences = _read_sentences(path, is_conllu=True)
-    return Table(path, ("tokens", "tags", "xpos"), list(sentences))
-
-
-def _read_sentences(path: Path, is_conllu: bool) -> Iterator[Row]:
-    names = ("tokens", "tags", "xpos") if is_conllu else ("tokens", "tags")
-    columns: list[tuple[str, ...]] = []
-    start = 1
-    for number, line in enumerate([*read_text(path).split("\n"), ""], start=1):
-        line = line.removesuffix("\r")
-        if not line.strip():
-            if columns:
-                cells = {
-                    name: list(column) for name, column in zip(names, zip(*columns, strict=True), strict=True)
-                }
-                yield Row(f"{path}: line {start}", cells)
-            columns = []
-        elif not (is_conllu and line.startswith("#")) and not line.startswith("-DOCSTART-"):
-            if not columns:
-                start = number
-            word = _conllu_word(path, number, line) if is_conllu else _conll_word(path, number, line)
-            if word is not None:
-                columns.append(word)
-
-
-def _conll_word(path: Path, number: int, line: str) -> tuple[str, str]:
-    # A no-break space is part of a token, as in "10\u00a0000".
-    cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
-    if len(cells) < 2 or not cells[-1].strip():
-        raise InputError(f"{path}: line {number}: a token and its tag are wanted, got {line!r}")
-    return cells[0], cells[-1].strip()
-
-
-def _conllu_word(path: Path, number: int, line: str) -> tuple[str, str, str] | None:
-    cells = line.split("\t")
-    if len(cells) != 10:
-        raise InputError(f"{path}: line {number}: CoNLL-U has 10 columns, got {len(cells)}")
-    # A range such as 1-2 stands for the words after it, and 1.1 for a word that is not in the text.
-    return (cells[1], cells[3], cells[4]) if cells[0].isdigit() else None
-
-
-def _read_squad(path: Path) -> Table:
-    """A row for each question: `id`, `question`, `context` and `answers`, a list of (text, character offset).
-
-    In test data no question has `answers`, and there is no such column.
-    """
-    text = read_text(path)
+def _class_names(metadata: Any) -> dict[str, list[str]]:
+    """The names that the datasets library notes for numbers in lists (`ner_tags`), by column."""
     try:
-        rows = [
-            _squad_row(path, paragraph, question)
-            for article in parse_json(text)["data"]
-            for paragraph in article["paragraphs"]
-            for question in paragraph["qas"]
-        ]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not SQuAD JSON ({type(error).__name__}: {error})") from error
-    columns = ("id", "question", "context")
-    return Table(
-        path, (*columns, "answers") if any("answers" in row.cells for row in rows) else columns, rows
-    )
+        features = parse_json((metadata or {})[b"huggingface"].decode())["info"]["features"]
+        inner = {
+            name: feature.get("feature") for name, feature in features.items() if isinstance(feature, dict)
+        }
+        return {name: each["names"] for name, each in inner.items() if each and each["_type"] == "ClassLabel"}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
 
 
-def _squad_row(path: Path, paragraph: dict[str, Any], question: dict[str, Any]) -> Row:
-    cells = {
-        "id": str(question["id"]),
-        "question": question["question"],
-        "context": paragraph["context"],
-    }
-    if "answers" in question:
-        cells["answers"] = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
-    return Row(f"{path}: question {question.get('id', '')!r}", cells)
+def _with_names(cells: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
+    for column, known in names.items():
+        numbers = cells.get(column)
+        if isinstance(numbers, list) and all(isinstance(n, int) and 0 <= n < len(known) for n in numbers):
+            cells[column] = [known[number] for number in numbers]
+    return cells
 
 
-_READERS = {
-    ".tsv": _read_delimited,
-    ".csv": _read_delimited,
-    ".jsonl": _read_json_lines,
-    ".parquet": _read_parquet,
-    ".json": _read_squad,
-    ".conll": _read_conll,
-    ".iob": _read_conll,
-    ".bio": _read_conll,
-    ".txt": _read_conll,
-    ".conllu": _read_conllu,
-}
-ENDINGS = tuple(_READERS)
+_CONLL = (
+    *(".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes", ".txt"),
+    *(".train", ".testa", ".testb", ".dev", ".test"),  # CoNLL-2003's eng.train, CoNLL-2002's ned.testa
+)
+ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".json", *_CONLL)
 """Of the files that `read_table` reads."""

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from convbert.configuration import ConvBertConfig
+from pydantic import Field
+
 from convbert.errors import InputError
 from convbert.finetuning.tasks import Task
+from convbert.schema import Schema, check
+
+if TYPE_CHECKING:
+    from convbert.configuration import ConvBertConfig
 
 _BASE_WIDTH = 768
 _PAPER_LAYERS = 12
+_Batching = Literal["tokens", "examples"]
+_Head = Literal["two-layer", "linear"]
+_Switch = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,53 +71,38 @@ class FinetuningPlan:
     max_grad_norm: float = 1.0
     epochs: float = 3
     batch_size: int = 32
-    batching: str = "tokens"
+    batching: _Batching = "tokens"
     max_length: int = 128
     stride: int = 128
     max_question_length: int = 64
     max_answer_length: int = 30
     no_answer_threshold: float = 0.0
     both_orders: bool = False
-    head: str = "two-layer"
+    head: _Head = "two-layer"
     dropout: float | None = 0.1
     evaluations_per_epoch: int = 1
     patience: int | None = None
     lora_rank: int = 0
     lora_alpha: int = 16
     max_steps: int | None = None
-    bf16: bool | str = "auto"
+    bf16: _Switch = "auto"
     log_every: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm", "epochs", "adam_epsilon", "lora_alpha"):
-            self._check(name, lambda value: 0 < value < inf, "above 0 and finite")
-        for name in (
-            *("batch_size", "stride", "max_question_length", "max_answer_length"),
-            *("evaluations_per_epoch", "log_every"),
-        ):
-            self._check_whole(name, 1)
-        for name in ("seed", "lora_rank"):
-            self._check_whole(name, 0)
-        self._check_whole("max_length", 4)  # [CLS], [SEP] and [SEP] of a pair, and a token
-        self._check("weight_decay", lambda value: 0 <= value < inf, "at least 0 and finite")
-        for name in ("warmup_fraction", "adam_beta1", "adam_beta2"):
-            self._check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        self._check("no_answer_threshold", lambda value: True, "a number")
-        self._check("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1")
-        if self.dropout is not None:
-            self._check("dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
-        for name in ("patience", "max_steps"):
-            if getattr(self, name) is not None:
-                self._check_whole(name, 1)
-        if self.batching not in ("tokens", "examples"):
-            raise InputError(f"batching must be 'tokens' or 'examples', got {self.batching!r}")
-        if self.head not in ("two-layer", "linear"):
-            raise InputError(f"head must be 'two-layer' or 'linear', got {self.head!r}")
-        if not isinstance(self.both_orders, bool):
-            raise InputError(f"both_orders must be true or false, got {self.both_orders!r}")
-        if self.bf16 not in (True, False, "auto"):
-            raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
+        check(_Fields, self.to_dict(), "recipe")
+
+    @classmethod
+    def from_dict(cls, fields: Any, source: object = "recipe") -> FinetuningPlan:
+        """The plan that `to_dict` wrote to JSON, in the file `source`.
+
+        Raises:
+            InputError: there is no such field, or a value of another type or out of range; the message names it.
+        """
+        found = check(_Fields, fields, source)
+        if unknown := sorted(found.model_extra or ()):
+            raise InputError(f"{source}: {unknown[0]}: a recipe has no such field")
+        return cls(**found.model_dump())
 
     def override(self, **changes: Any) -> FinetuningPlan:
         """A copy with some fields changed.
@@ -126,17 +118,43 @@ class FinetuningPlan:
         """The plan as plain data."""
         return dataclasses.asdict(self)
 
-    def _check_whole(self, name: str, lowest: int) -> None:
-        self._check(
-            name,
-            lambda value: isinstance(value, int) and value >= lowest,
-            f"a whole number from {lowest}",
-        )
 
-    def _check(self, name: str, holds: Any, wanted: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-            raise InputError(f"{name} must be {wanted}, got {value!r}")
+_FromZero = Annotated[int, Field(ge=0, lt=2**31)]
+_FromOne = Annotated[int, Field(ge=1, lt=2**31)]
+_Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Fields(Schema):
+    """Types and ranges of the fields of a plan; its defaults are written there."""
+
+    learning_rate: _Positive = FinetuningPlan.learning_rate
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = FinetuningPlan.layer_decay
+    warmup_fraction: _Share = FinetuningPlan.warmup_fraction
+    weight_decay: Annotated[float, Field(ge=0)] = FinetuningPlan.weight_decay
+    adam_beta1: _Share = FinetuningPlan.adam_beta1
+    adam_beta2: _Share = FinetuningPlan.adam_beta2
+    adam_epsilon: _Positive = FinetuningPlan.adam_epsilon
+    max_grad_norm: _Positive = FinetuningPlan.max_grad_norm
+    epochs: _Positive = FinetuningPlan.epochs
+    batch_size: _FromOne = FinetuningPlan.batch_size
+    batching: _Batching = FinetuningPlan.batching
+    max_length: Annotated[int, Field(ge=4, lt=2**31)] = FinetuningPlan.max_length
+    stride: _FromOne = FinetuningPlan.stride
+    max_question_length: _FromOne = FinetuningPlan.max_question_length
+    max_answer_length: _FromOne = FinetuningPlan.max_answer_length
+    no_answer_threshold: float = FinetuningPlan.no_answer_threshold
+    both_orders: bool = FinetuningPlan.both_orders
+    head: _Head = FinetuningPlan.head
+    dropout: _Share | None = FinetuningPlan.dropout
+    evaluations_per_epoch: _FromOne = FinetuningPlan.evaluations_per_epoch
+    patience: _FromOne | None = FinetuningPlan.patience
+    lora_rank: _FromZero = FinetuningPlan.lora_rank
+    lora_alpha: _Positive = FinetuningPlan.lora_alpha
+    max_steps: _FromOne | None = FinetuningPlan.max_steps
+    bf16: _Switch = FinetuningPlan.bf16
+    log_every: _FromOne = FinetuningPlan.log_every
+    seed: _FromZero = FinetuningPlan.seed
 
 
 def recipe(task: Task, config: ConvBertConfig, **overrides: Any) -> FinetuningPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import shutil
 import statistics
@@ -19,12 +18,13 @@ import torch
 import transformers
 
 from convbert.errors import InputError
-from convbert.finetuning.data import Example, Feature, Kind, Report, cut_note
+from convbert.finetuning.data import Example, Feature, Kind, Report
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
-from convbert.finetuning.folder import RunFolder, write_whole
+from convbert.finetuning.folder import Files, RunFolder, write_whole
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
+from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.seed import SeedTrainer
 from convbert.finetuning.start import check_head, read_config, read_task, read_tokenizer
@@ -32,17 +32,9 @@ from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
 from convbert.loading import find_model
 from convbert.optional import require
-from convbert.saving import own_folder, read_json, whole_folder
+from convbert.saving import own_folder, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.processes import launched_processes, main_first, report_of
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where the labelled data lies; several dev files are scored separately, and the first chooses the model."""
-
-    train: Path
-    dev: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class FinetuningResult:
     """What a run gave.
 
     Args:
-        finished: False when a signal ended it early; the same call with `resume=True` goes on from there.
+        finished: False when a signal ended it early; the same call goes on from there.
         model_dir: the best seed's model, or None.
         metrics: what `metrics.json` holds.
     """
@@ -72,28 +64,30 @@ def finetune(
     device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     explain: bool = False,
+    on_bad_row: str = "fail",
     report: Report = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> FinetuningResult:
     """Train a model for a task and score it.
 
     Writes to `output_dir`: `run.json`, a folder for each seed with checkpoints and log, and at the end `model/`
     (weights, configuration, tokenizer, model card), `dev_predictions.jsonl` (of the dev data), `report.html` and
-    `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order.
+    `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order. However a run ended, the
+    same call goes on with it.
 
     Args:
         model: a folder or a name on the Hub; None is the embedded English model.
         seeds: runs, with the seeds `plan.seed`, `plan.seed` + 1, ...; the best one's model is kept. A finished run can
             be resumed with more of them.
         new_head: start the head anew, whatever the checkpoint was fine-tuned for.
-        resume: go on with the run in `output_dir`.
+        resume: go on with the run in `output_dir`, as the same call does anyway.
         device: "cpu" leaves a GPU unused.
         overrides: fields of the plan.
         explain: write `explain.html`, too: attention maps and dynamic kernels of a few dev examples.
+        on_bad_row: "skip" leaves out rows that cannot be used, and counts them; "fail" refuses the file.
         report: told what is being done, for a reader.
 
     Raises:
-        InputError: unusable data, model or plan; `output_dir` is in use and `resume` was not given, or another process
-            is training in it.
+        InputError: unusable data, model or plan; `output_dir` holds something else, or another process trains in it.
     """
     require("train", "fine-tuning")
     if seeds < 1:
@@ -105,20 +99,17 @@ def finetune(
     config = read_config(source)
     plan = recipe(task, config, **(overrides or {}))
     kind = kind_of(task)
-    train, dev = _read(kind, files, report)
+    notes: list[str] = []
+
+    def note(message: str) -> None:
+        notes.append(message)
+        report(message)
+
+    train, dev = _read(kind, files, on_bad_row, note)
     keep_head = check_head(config, source, kind, new_head)
     if keep_head and plan.head == "linear":
         raise InputError(f"head=linear is for a new head, and {source} has one to go on with: say --new-head")
-    tokenizer = read_tokenizer(source)
     folder = RunFolder(output_dir)
-    record = {
-        "task": task.to_dict(),
-        "model": source,
-        "train": str(files.train),
-        "dev": [str(path) for path in files.dev],
-        "seeds": seeds,
-        "plan": plan.to_dict(),
-    }
     run = Run(
         task=task,
         plan=plan,
@@ -126,7 +117,7 @@ def finetune(
         base=model or "embedded",
         source=source,
         keep_head=keep_head,
-        tokenizer=tokenizer,
+        tokenizer=read_tokenizer(source),
         files=files,
         train=train,
         dev=dev,
@@ -134,11 +125,12 @@ def finetune(
         device=device,
         explain=explain,
         report=report,
+        notes=notes,
     )
     with own_folder(folder.root, "training") if is_main else nullcontext():
-        main_first(processes, lambda: folder.check(record, resume) if is_main else None)
-        metrics = read_json(folder.metrics)
-        if metrics is not None and len(metrics["seeds"]) >= seeds:
+        record = run.record(seeds, on_bad_row)
+        main_first(processes, lambda: folder.check(record) if is_main else None)
+        if (metrics := folder.finished(seeds)) is not None:
             report(f"{folder.root}: this run has finished; nothing to resume")
             return FinetuningResult(True, folder.model, metrics)
         if is_main:
@@ -147,22 +139,34 @@ def finetune(
         return run.execute(seeds)
 
 
-def _read(kind: Kind, files: Files, report: Report) -> tuple[list[Example], dict[str, list[Example]]]:
+def _read(
+    kind: Kind, files: Files, on_bad_row: str, note: Report
+) -> tuple[list[Example], dict[str, list[Example]]]:
     """Training and dev examples, checked against each other."""
-    train = kind.read(files.train, report=report)
+    train = kind.read(files.train, report=note, on_bad_row=on_bad_row, training=True)
+    dev = {}
+    if not files.dev:
+        train, dev["dev"] = split_off_dev(kind, train)
+        note(
+            f"{files.train}: no dev data is given: {len(dev['dev']):,} of "
+            f"{len(train) + len(dev['dev']):,} examples are split off as such, and not trained on"
+        )
     kind.learn(train)
     kind.check(train)
-    dev = {}
     for path in files.dev:
         name = "dev" if len(files.dev) == 1 else path.stem
-        dev[name] = kind.read(path, report=report)
-        kind.check(dev[name])
+        dev[name] = kind.read(path, report=note, on_bad_row=on_bad_row)
+    for examples in dev.values():
+        kind.check(examples)
     return train, dev
 
 
 @dataclass
 class Run:
-    """One run with everything at hand; see `finetune`. `base` is the model as it was named, `source` where it lies."""
+    """One run with everything at hand; see `finetune`.
+
+    `base` is the model as it was named, `source` where it lies; `notes` are what a reader should know of the data.
+    """
 
     task: Task
     plan: FinetuningPlan
@@ -178,14 +182,40 @@ class Run:
     device: str | None
     explain: bool
     report: Report
+    notes: list[str]
+
+    def record(self, seeds: int, on_bad_row: str) -> dict[str, Any]:
+        """What makes a run the same run: what it trains on, by content, and how."""
+        return {
+            "task": self.task.to_dict(),
+            "model": self.source,
+            "train": str(self.files.train),
+            "dev": [str(path) for path in self.files.dev],
+            "contents": self.files.contents(),
+            "labels": list(self.kind.labels),
+            "examples": {"train": len(self.train)} | {name: len(found) for name, found in self.dev.items()},
+            "on_bad_row": on_bad_row,
+            "seeds": seeds,
+            "plan": self.plan.to_dict(),
+        }
 
     def execute(self, seeds: int) -> FinetuningResult:
         """Train every seed, keep the best, and write what there is to see."""
-        features = self.kind.features(self.train, self.tokenizer, self.plan, training=True)
-        self._say_cuts("train", self.train, features)
-        splits = [self._split(name, examples) for name, examples in self.dev.items()]
-        if not features:
-            raise InputError("no training example has its answer within a window: raise max_length")
+        for name, examples in {"train": self.train, **self.dev}.items():
+            for line in label_notes(name, self.kind, examples):
+                self.report(line)
+        features = self._features("train", self.train, training=True)
+        splits = [
+            Split(
+                name,
+                self.kind,
+                examples,
+                self._features(name, examples),
+                self.plan,
+                self.tokenizer.pad_token_id,
+            )
+            for name, examples in self.dev.items()
+        ]
         trainer = SeedTrainer(
             self.plan,
             self.kind,
@@ -200,7 +230,7 @@ class Run:
         )
         results: dict[int, dict[str, Any]] = {}
         for seed in range(self.plan.seed, self.plan.seed + seeds):
-            done = read_json(self.folder.of_seed(seed) / "metrics.json")
+            done = self.folder.figures_of_seed(seed)
             if done is None:
                 done = trainer.train(seed)
             if done is None:
@@ -208,14 +238,14 @@ class Run:
             results[seed] = done
         return self._finish(results, splits)
 
-    def _split(self, name: str, examples: list[Example]) -> Split:
-        features = self.kind.features(examples, self.tokenizer, self.plan)
-        self._say_cuts(name, examples, features)
-        return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
-
-    def _say_cuts(self, name: str, examples: list[Example], features: list[Feature]) -> None:
-        for note in cut_note(name, self.kind, examples, features, self.plan):
-            self.report(note)
+    def _features(self, name: str, examples: list[Example], training: bool = False) -> list[Feature]:
+        features = self.kind.features(examples, self.tokenizer, self.plan, training=training)
+        for line in feature_notes(
+            name, self.kind, examples, features, self.tokenizer, self.plan, training=training
+        ):
+            self.notes.append(line)
+            self.report(line)
+        return features
 
     def _finish(self, results: dict[int, dict[str, Any]], splits: list[Split]) -> FinetuningResult:
         first, metric = splits[0].name, next(iter(next(iter(results.values()))["scores"][splits[0].name]))
@@ -244,8 +274,8 @@ class Run:
             "python": platform.python_version(),
             "date": time.strftime("%Y-%m-%d"),
         }
-        for seed in collapsed:
-            self.report(f"seed {seed} has collapsed: it says the same of every dev example")
+        for line in (*self.notes, *_outcome_notes(results)):
+            self.report(line)
         if launched_processes(self.device).is_main_process:
             self._write_run(best, metrics, splits)
         self.report(f"model written to {self.folder.model}")
@@ -272,13 +302,24 @@ class Run:
                 found.model,
                 self.tokenizer,
                 explain=self.explain,
-                histories={f"seed {seed}": self._history(seed) for seed in metrics["seeds"]},
+                histories={f"seed {seed}": self.folder.history(seed) for seed in metrics["seeds"]},
+                train=self.train,
             )
         write_whole(self.folder.metrics, metrics)  # the last: where it is, the run is done
 
-    def _history(self, seed: int) -> list[dict[str, Any]]:
-        lines = (self.folder.of_seed(seed) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+
+def _outcome_notes(results: dict[int, dict[str, Any]]) -> list[str]:
+    """What a reader should know of how training went."""
+    notes = [
+        f"seed {seed} has collapsed: it says the same of every dev example"
+        for seed, result in results.items()
+        if result["collapsed"]
+    ]
+    return notes + [
+        f"seed {seed}: {skipped:,} of {result['steps']:,} steps were skipped: loss or gradient was not finite"
+        for seed, result in results.items()
+        if (skipped := result.get("skipped_steps", 0))
+    ]
 
 
 def _medians(scores: Sequence[Scores]) -> Scores:

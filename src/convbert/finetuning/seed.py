@@ -13,7 +13,7 @@ from transformers import set_seed
 from convbert.configuration import ConvBertConfig
 from convbert.finetuning.data import Feature, Kind, Prediction, Report
 from convbert.finetuning.folder import RunFolder, write_whole
-from convbert.finetuning.inference import Split
+from convbert.finetuning.inference import Split, check_finite
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.recipes import FinetuningPlan
@@ -69,6 +69,7 @@ class SeedTrainer:
         set_seed(seed)
         root, splits = self.folder.of_seed(seed), self.splits
         model = build_model(self.source, read_config(self.source), self.kind, self.plan, self.keep_head)
+        check_finite(model, self.source)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
         trainer, clock, stop = self._build_trainer(seed, net, model.config)
         checkpoint = usable_checkpoint(root, self.report)
@@ -94,6 +95,7 @@ class SeedTrainer:
             },
             "collapsed": _says_one_thing(splits[0], predictions[0]),
             "steps": step,
+            "skipped_steps": trainer.skipped_steps,
             "best_step": trainer.state.best_global_step or step,
             "minutes": round(clock.seconds / 60, 2),
             "device": str(trainer.args.device),

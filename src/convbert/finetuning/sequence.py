@@ -11,18 +11,8 @@ from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning import metrics
-from convbert.finetuning.data import (
-    Array,
-    Example,
-    Feature,
-    Kind,
-    Prediction,
-    check_known,
-    label_in,
-    list_in,
-    order_labels,
-    softmax,
-)
+from convbert.finetuning.cells import label_in, list_in, same_label
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, order_labels, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -81,9 +71,8 @@ class Classification(SequenceKind):
     def learn(self, train: Sequence[Example]) -> None:
         self.labels = learn_labels(self, {example.target for example in train}, train[0].place)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            check_known(example.target, self.labels, example.place)
+    def labels_of(self, example: Example) -> Sequence[str]:
+        return (example.target,)
 
     def encode_target(self, target: str) -> int:
         return self.labels.index(target)
@@ -124,19 +113,27 @@ class MultiLabel(SequenceKind):
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
         cell = list_in(row, column)
-        names = cell.split(",") if isinstance(cell, str) else cell
+        names = [name for name in cell.split(",") if name.strip()] if isinstance(cell, str) else cell
         if not isinstance(names, list | tuple):
             raise InputError(f"{row.place}: {column} must be a list of labels, got {cell!r:.60}")
-        return tuple(sorted({label_in(name) for name in names} - {""}))
+        labels = [same_label(label_in(name, row.place, column), self.labels) for name in names]
+        if isinstance(cell, str) and any(mark in cell for mark in ";|"):
+            raise InputError(
+                f"{row.place}: {column} is {cell!r:.60}: write commas between labels, or a JSON list"
+            )
+        if len(set(labels)) < len(labels) and set(labels) <= {"0", "1", "True", "False"}:
+            raise InputError(
+                f"{row.place}: {column} must be a list of labels, and {cell!r:.60} says for each whether it holds: "
+                "write their names"
+            )
+        return tuple(sorted(set(labels)))
 
     def learn(self, train: Sequence[Example]) -> None:
         names = {name for example in train for name in example.target}
         self.labels = learn_labels(self, names, train[0].place)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            for name in example.target:
-                check_known(name, self.labels, example.place)
+    def labels_of(self, example: Example) -> Sequence[str]:
+        return tuple(example.target)
 
     def encode_target(self, target: tuple[str, ...]) -> list[float]:
         return [float(name in target) for name in self.labels]
@@ -187,10 +184,10 @@ class Regression(SequenceKind):
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> float:
         cell = row.cells.get(column)
         try:
-            number = float(cell)  # type: ignore[arg-type]  # None is a TypeError
-        except (TypeError, ValueError):
+            number = float(cell) if isinstance(cell, str | int | float) else float("nan")
+        except (ValueError, OverflowError):
             number = float("nan")
-        if not np.isfinite(number):
+        if not np.isfinite(number) or isinstance(cell, bool):
             raise InputError(f"{row.place}: {column} must be a number, got {cell!r:.60}")
         return number
 
@@ -257,12 +254,11 @@ def read_label(kind: Kind, row: Row, column: str) -> str:
     Raises:
         InputError: the cell is empty, or not among those that the task knows.
     """
-    label = label_in(row.cells.get(column))
-    if not label:
-        raise InputError(f"{row.place}: {column} is empty")
+    label = label_in(row.cells.get(column), row.place, column)
     known = kind.task.values.get("label")
     if known is None:
-        return label
+        return same_label(label, kind.labels)
+    label = same_label(label, known)
     if label not in known and label not in known.values():
         raise InputError(
             f"{row.place}: the label {label!r} is unknown; {kind.task.name} has {', '.join(known)}"

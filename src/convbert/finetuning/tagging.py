@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from convbert.errors import InputError
 from convbert.finetuning import metrics
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, check_known, list_in, pad
+from convbert.finetuning.cells import label_in, list_in
+from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.sequence import learn_labels
-from convbert.heads.spans import plan_windows
+from convbert.heads.spans import most_context, plan_windows
+from convbert.heads.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
 from convbert.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 
 _IGNORED = -100
+_SHOWN = 20
+"""Labels with a score of their own."""
 _OVERLAP = 4
 """Neighbouring windows on a long sentence share one `_OVERLAP`th of their pieces."""
 
@@ -52,16 +56,28 @@ class Tagging(Kind):
         return {"tokens": _strings(row, self.task.columns["tokens"])}
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
-        tags = _strings(row, column)
+        tags = [label_in(tag, row.place, column) for tag in _list(row, column)]
         if len(tags) != len(inputs["tokens"]):
             raise InputError(f"{row.place}: {len(inputs['tokens'])} tokens and {len(tags)} tags")
-        if not self.has_entities:
-            return tuple(tags)
-        for tag in tags:
-            if tag != "O" and tag[:2] not in ("B-", "I-", "E-", "S-"):
-                raise InputError(f"{row.place}: {tag!r} is no tag of an entity: O, B-..., I-... are (for other tags, "
-                                 "use the task tagging)")  # fmt: skip
-        return as_bio(tags)
+        return tuple(tags)
+
+    def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
+        """Entities in BIO, whatever scheme the file has."""
+        if not self.has_entities or not examples or examples[0].target is None:
+            return examples
+        scheme = read_scheme(tag for example in examples for tag in example.target)
+        if scheme.note:
+            report(f"{path}: {scheme.note}")
+        return [self._in_bio(example, scheme) for example in examples]
+
+    def _in_bio(self, example: Example, scheme: Scheme) -> Example | InputError:
+        for tag in example.target:
+            if tag not in scheme.parts:
+                return InputError(
+                    f"{example.place}: {tag!r} is no tag of an entity: O, B-..., I-... are (for other tags, use the "
+                    "task tagging)"
+                )
+        return replace(example, target=as_bio(example.target, scheme.parts))
 
     def learn(self, train: Sequence[Example]) -> None:
         names = {tag for example in train for tag in example.target}
@@ -70,10 +86,20 @@ class Tagging(Kind):
             names |= {f"{prefix}-{name}" for prefix in "BI" for name in types}
         self.labels = learn_labels(self, names, train[0].place)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            for tag in example.target:
-                check_known(tag, self.labels, example.place)
+    def labels_of(self, example: Example) -> Sequence[str]:
+        """Tags; of entities, their types."""
+        if self.has_entities:
+            return [name for name, *_ in sorted(entity_spans(example.target), key=lambda span: span[1])]
+        return tuple(example.target)
+
+    @property
+    def known_labels(self) -> Collection[str]:
+        return self._scheme.types if self.has_entities else self.labels
+
+    @property
+    def _scheme(self) -> Scheme:
+        """Of the model's labels: a model of ours has BIO, others may have another."""
+        return scheme_of(frozenset(self.labels), self.has_entities)
 
     def features(
         self,
@@ -138,24 +164,36 @@ class Tagging(Kind):
         return len({tag for tags in answers for tag in tags}) == 1
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        """Of entities micro F1 and each type's, by exact spans; of other tags accuracy, macro F1 and each tag's."""
         gold = [example.target for example in examples]
-        answers = [prediction["answer"] for prediction in predictions]
-        words = ([tag for row in rows for tag in row] for rows in (gold, answers))
-        found = {"accuracy": metrics.accuracy(*words)}
-        if self.has_entities:
-            spans = ([metrics.entity_spans(row) for row in rows] for rows in (gold, answers))
-            return {"entity_f1": metrics.micro_f1(*spans), **found}
-        return found
+        answers = [self._read_answer(prediction["answer"]) for prediction in predictions]
+        words = [[tag for row in rows for tag in row] for rows in (gold, answers)]
+        accuracy = metrics.accuracy(*words)
+        if not self.has_entities:
+            each = {tag: metrics.positive_f1(words[0], words[1], tag) for tag in self.labels[:_SHOWN]}
+            return {"accuracy": accuracy, "macro_f1": metrics.macro_f1(*words), **_named("f1", each)}
+        spans = [[entity_spans(row) for row in rows] for rows in (gold, answers)]
+        each = {
+            name: metrics.micro_f1(
+                *([{span for span in row if span[0] == name} for row in rows] for rows in spans)
+            )
+            for name in sorted(self.known_labels)[:_SHOWN]
+        }
+        return {"entity_f1": metrics.micro_f1(*spans), "accuracy": accuracy, **_named("entity_f1", each)}
+
+    def _read_answer(self, answer: Sequence[str]) -> Sequence[str]:
+        return as_bio(answer, self._scheme.parts) if self.has_entities else answer
 
     def mistake(self, example: Example, prediction: Prediction) -> float:
-        wrong = sum(map(str.__ne__, prediction["answer"], example.target))
+        wrong = sum(map(str.__ne__, self._read_answer(prediction["answer"]), example.target))
         return wrong / len(example.target) ** 0.5
 
     def record(self, example: Example, prediction: Prediction) -> Prediction:
         """With the words, and with the entities where tags are those of entities."""
         record = {**prediction, "tokens": example.inputs["tokens"]}
-        if any(tag[:2] in ("B-", "I-") for tag in self.labels):
-            spans = sorted(metrics.entity_spans(prediction["answer"]), key=lambda span: span[1])
+        scheme = self._scheme
+        if scheme.types and (not scheme.unknown or any(tag[:2] in ("B-", "I-") for tag in self.labels)):
+            spans = sorted(entity_spans(prediction["answer"], scheme.parts), key=lambda span: span[1])
             record["entities"] = [_entity(example.inputs, *span) for span in spans]
         return record
 
@@ -171,19 +209,6 @@ class Tagging(Kind):
             {"answer": [usual.get(word, overall) for word in example.inputs["tokens"]]}
             for example in examples
         ]
-
-
-def as_bio(tags: Sequence[str]) -> tuple[str, ...]:
-    """IOB1, IOBES and BIO to BIO: B begins every span."""
-    found: list[str] = []
-    for tag in tags:
-        prefix, _, name = tag.partition("-")
-        if prefix == "S" or (prefix in "IE" and (not found or found[-1][2:] != name)):
-            tag = f"B-{name}"
-        elif prefix == "E":
-            tag = f"I-{name}"
-        found.append(tag)
-    return tuple(found)
 
 
 def _entity(inputs: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
@@ -225,16 +250,27 @@ def split_words(words: Sequence[str], tokenizer: ConvBertTokenizerFast) -> tuple
 def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[Words]:
     """Give every word to the window that sees its first piece with most context around it."""
     shares = [Words([], []) for _ in windows]
+    seen_by = most_context(windows)
     for word, position in enumerate(firsts):
-        context = [min(position - first, last - 1 - position) for first, last in windows]
-        best = int(np.argmax(context))
+        best = int(seen_by[position])
         shares[best].numbers.append(word)
         shares[best].positions.append(position - windows[best][0] + 1)  # after [CLS]
     return shares
 
 
 def _strings(row: Row, column: str) -> list[str]:
-    cell = list_in(row, column)
-    if not isinstance(cell, list) or not cell or not all(isinstance(item, str) for item in cell):
+    cell = _list(row, column)
+    if not all(isinstance(item, str) for item in cell):
         raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
     return cell
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    cell = list_in(row, column)
+    if not isinstance(cell, list) or not cell:
+        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
+    return cell
+
+
+def _named(metric: str, each: dict[str, float]) -> Scores:
+    return {f"{metric}_{name}": value for name, value in each.items()}

@@ -9,15 +9,27 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from convbert.errors import InputError
-from convbert.finetuning.readers import ENDINGS
+from convbert.finetuning.readers import ENDINGS, ending_of
+from convbert.schema import Schema, check
 
 KINDS = (
     *("classification", "multi-label", "regression"),
     *("tagging", "question-answering", "multiple-choice"),
 )
+_METRICS = {
+    "classification": ("accuracy", "macro_f1", "positive_f1", "matthews"),
+    "multi-label": ("micro_f1", "macro_f1"),
+    "regression": ("pearson", "spearman", "mean_squared_error"),
+    "tagging": ("entity_f1", "accuracy", "macro_f1"),
+    "question-answering": ("f1", "exact"),
+    "multiple-choice": ("accuracy",),
+}
+"""What each kind can be scored by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +81,11 @@ class Task:
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder")
         names = self._names(split)
-        found = [path for name in names for path in sorted(folder.glob(name)) if path.suffix in ENDINGS]
+        found = [
+            path
+            for path in dict.fromkeys(each for name in names for each in sorted(folder.glob(name)))
+            if ending_of(path) in ENDINGS
+        ]
         if not found:
             raise InputError(
                 f"{folder}: no file for the split {split} of {self.name}: {' or '.join(names)} wanted"
@@ -89,21 +105,56 @@ class Task:
         return None
 
     def _names(self, split: str) -> tuple[str, ...]:
-        return self.files.get(split) or tuple(f"{stem}.*" for stem in STEMS.get(split, (split,)))
+        stems = tuple(f"{stem}.*" for stem in STEMS.get(split, (split,)))
+        return self.files.get(split) or (*stems, *_SPLIT_ENDINGS.get(split, ()))
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain data, which `from_dict` reads."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Task:
-        """The task that `to_dict` wrote to JSON."""
+    def from_dict(cls, row: Any, source: object = "task") -> Task:
+        """The task that `to_dict` wrote to JSON, in the file `source`.
+
+        Raises:
+            InputError: a field is missing, unknown, or not what it should be; the message names it.
+        """
+        found = check(_Row, row, source)
+        if unknown := sorted(found.model_extra or ()):
+            raise InputError(f"{source}: {unknown[0]}: a task has no such field")
+        roles = _ROLES.get(found.kind)
+        if roles is None:
+            raise InputError(f"{source}: kind: must be one of {', '.join(KINDS)}, got {found.kind!r:.40}")
+        for role in (*found.columns, *roles):
+            if role not in roles or not found.columns.get(role, role in _OPTIONAL_ROLES):
+                raise InputError(
+                    f"{source}: columns: {found.kind} has the roles {', '.join(roles)}; {role!r:.40}"
+                )
+        for name in found.metrics:
+            if name not in _METRICS[found.kind]:
+                raise InputError(f"{source}: metrics: {found.kind} has no metric {name!r:.40}")
         tuples = {
-            "metrics": tuple(row["metrics"]),
-            "headerless": tuple(row["headerless"]),
-            "files": {split: tuple(names) for split, names in row["files"].items()},
+            "metrics": tuple(found.metrics),
+            "headerless": tuple(found.headerless),
+            "files": {split: tuple(names) for split, names in found.files.items()},
         }
-        return cls(**{**row, **tuples})
+        return cls(**{**found.model_dump(), **tuples})
+
+
+class _Row(Schema):
+    """The fields of a `Task` in JSON."""
+
+    name: Annotated[str, Field(min_length=1)]
+    kind: str
+    columns: dict[str, str]
+    metrics: Annotated[list[str], Field(min_length=1)]
+    headerless: list[str]
+    values: dict[str, dict[str, str]]
+    files: dict[str, list[str]]
+    recipe: dict[str, Any]
+    submission: str = ""
+    skips_broken_rows: bool = False
+    answers_may_be_missing: bool = False
 
 
 STEMS = {
@@ -112,6 +163,8 @@ STEMS = {
     "test": ("test", "test-*", "*-ud-test"),
 }
 """How the files of a split are named, without their ending: SQuAD has train-v1.1, treebanks have en_gum-ud-train."""
+_SPLIT_ENDINGS = {"train": ("*.train",), "dev": ("*.testa", "*.dev"), "test": ("*.testb", "*.test")}
+"""CoNLL's shared tasks name the split at the end: eng.train."""
 
 _TEXT = {"text": "sentence", "label": "label"}
 _PAIR = {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
@@ -123,8 +176,8 @@ _SQUAD_RECIPE = {"epochs": 2, "max_length": 512}
 _PARAPHRASE = {"0": "not_equivalent", "1": "equivalent"}
 
 
-def _tagging(name: str, metric: str) -> Task:
-    return Task(name=name, kind="tagging", columns=_TAGS, metrics=(metric,))
+def _tagging(name: str, *metrics: str) -> Task:
+    return Task(name=name, kind="tagging", columns=_TAGS, metrics=metrics)
 
 
 def _answering(name: str, **more: Any) -> Task:
@@ -279,8 +332,8 @@ _ROWS = (
         metrics=("accuracy",),
     ),
     # -- tagging
-    *(_tagging(name, "entity_f1") for name in ("conll2003", "wnut17", "btc", "wikigold")),
-    *(_tagging(name, "accuracy") for name in ("upos", "gum_upos")),
+    *(_tagging(name, "entity_f1", "accuracy") for name in ("conll2003", "wnut17", "btc", "wikigold")),
+    *(_tagging(name, "accuracy", "macro_f1") for name in ("upos", "gum_upos")),
     # -- extractive question answering
     *(_answering(name) for name in ("squad1", "xquad_en", "qamr", "covid_qa")),
     _answering("squad2", answers_may_be_missing=True),
@@ -303,8 +356,8 @@ _ROWS = (
         columns={"text": "text", "label": "label"},
         metrics=("pearson", "spearman", "mean_squared_error"),
     ),
-    _tagging("entities", "entity_f1"),
-    _tagging("tagging", "accuracy"),
+    _tagging("entities", "entity_f1", "accuracy"),
+    _tagging("tagging", "accuracy", "macro_f1"),
     _answering("question-answering"),
     Task(
         name="multiple-choice",

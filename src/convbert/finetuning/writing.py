@@ -21,12 +21,12 @@ def write_predictions(folder: Path, split: Split, predictions: Sequence[Predicti
             record = {"id": example.key, **example.inputs, **shown}
             if example.target is not None:
                 record["gold"] = example.target
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            lines.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     if split.kind.task.kind == "question-answering":
         official = {"predictions": "answer", "nbest_predictions": "n_best", "null_odds": "null_odds"}
         for name, field in official.items():
             content = {example.key: prediction[field] for example, prediction in examples}
-            text = json.dumps(content, ensure_ascii=False, indent=1)
+            text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
             (folder / f"{split.name}_{name}.json").write_text(text, encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ this window sees with most context around it, is not too long, and scores the su
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -59,25 +60,44 @@ def best_seen(windows: Sequence[Window]) -> NDArray[np.int64]:
 
     What counts is the shorter of the two sides, and the longer window where these are equal.
     """
-    length = max(window.last for window in windows)
-    context = np.full((len(windows), length), -1.0)
-    for number, window in enumerate(windows):
-        before = np.arange(window.last - window.first)
-        shorter_side = np.minimum(before, before[::-1])
-        context[number, window.first : window.last] = shorter_side + 0.01 * len(before)
-    return context.argmax(0)
+    return most_context([(window.first, window.last) for window in windows], longer_wins=True)
+
+
+def most_context(windows: Sequence[tuple[int, int]], *, longer_wins: bool = False) -> NDArray[np.int64]:
+    """As `best_seen`, of windows by first and last (exclusive) token; the first of equals."""
+    length = max(last for _, last in windows)
+    most, seen_by = np.full(length, -1.0), np.zeros(length, np.int64)
+    for number, (first, last) in enumerate(windows):
+        before = np.arange(last - first)
+        context = np.minimum(before, before[::-1]) + (0.01 * len(before) if longer_wins else 0.0)
+        better = context > most[first:last]
+        most[first:last][better] = context[better]
+        seen_by[first:last][better] = number
+    return seen_by
 
 
 def best_spans(windows: Sequence[Window], longest: int) -> Iterator[tuple[float, int, int]]:
     """Spans of at most `longest` tokens, best first: logit, first token, last token (inclusive)."""
     seen_by = best_seen(windows)
     found = [
-        _spans(window, seen_by[window.first : window.last] == number, longest)
+        _best_of(window, seen_by[window.first : window.last] == number, longest)
         for number, window in enumerate(windows)
     ]
-    logits, firsts, lasts = (np.concatenate(column) for column in zip(*found, strict=True))
-    for index in np.argsort(-logits, kind="stable"):
-        yield float(logits[index]), int(firsts[index]), int(lasts[index])
+    yield from heapq.merge(*found, key=lambda span: -span[0])
+
+
+def _best_of(window: Window, may_start: NDArray[np.bool_], longest: int) -> Iterator[tuple[float, int, int]]:
+    """As `best_spans`, of one window. Few are ever asked for, so few are kept; more are computed again."""
+    given, wanted = 0, 32
+    while True:
+        spans = _spans(window, may_start, longest)
+        order = np.argsort(-spans[0], kind="stable")[given:wanted]
+        best = [column[order].tolist() for column in spans]
+        del spans
+        if not best[0]:
+            return
+        yield from zip(*best, strict=True)
+        given, wanted = wanted, 8 * wanted
 
 
 def _spans(

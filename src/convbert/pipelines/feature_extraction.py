@@ -22,22 +22,22 @@ class FeatureExtraction(PackedTexts, FeatureExtractionPipeline):
         pooling: None gives the states of all tokens, (1, T, C), as transformers does; "mean", "first" or
             "max" one vector (C,) for the text. [CLS] and [SEP] count as its tokens.
         return_tensors: tensors in place of nested lists.
-        truncation: True cuts a text that is too long.
-        tokenize_kwargs: more for the tokenizer.
+        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        tokenize_kwargs, tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
     def _sanitize_parameters(
         self,
         pooling: str | None = AS_BEFORE,
-        truncation: bool | str | None = None,
         tokenize_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
         return_tensors: bool | None = None,
+        **tokenizer: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if pooling not in (None, AS_BEFORE, *POOLINGS):
             raise InputError(f"pooling must be None, {', '.join(POOLINGS)}; got {pooling!r}")
-        cut = {} if truncation is None else {"truncation": truncation}
         return (
-            {**(tokenize_kwargs or {}), **cut},
+            self._for_tokenizer({**(tokenize_kwargs or {}), **(tokenizer_kwargs or {})}, tokenizer),
             {} if pooling == AS_BEFORE else {"pooling": pooling},
             {} if return_tensors is None else {"return_tensors": return_tensors},
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import FillMaskPipeline
 
 from convbert.errors import InputError
-from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt
+from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, check_whole, excerpt
 
 
 class FillMask(PackedTexts, FillMaskPipeline):
@@ -19,10 +19,10 @@ class FillMask(PackedTexts, FillMaskPipeline):
     list of such lists.
 
     Keyword arguments, on creation or per call:
-        top_k: words to give per mask; 5 by default.
+        top_k (in old programs `topk`): words to give per mask; 5 by default.
         targets: words to choose from.
-        truncation: True cuts a text that is too long.
-        tokenizer_kwargs: more for the tokenizer.
+        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
     def _sanitize_parameters(
@@ -30,28 +30,31 @@ class FillMask(PackedTexts, FillMaskPipeline):
         top_k: int | None = None,
         targets: str | list[str] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
-        truncation: bool | str | None = None,
+        topk: int | None = None,
+        **tokenizer: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if self.tokenizer.mask_token_id is None:
             raise InputError("the tokenizer has no mask token")
-        preprocess: dict[str, Any] = {}
-        if tokenizer_kwargs is not None or truncation is not None:
-            cut = {} if truncation is None else {"truncation": truncation}
-            preprocess["tokenizer_kwargs"] = {**(tokenizer_kwargs or {}), **cut}
         forward: dict[str, Any] = {}
+        top_k = topk if top_k is None else top_k
         if top_k is not None:
-            if not 1 <= top_k <= self.model.config.vocab_size:
-                raise InputError(
-                    f"top_k must be 1 to {self.model.config.vocab_size} (vocab_size), got {top_k}"
-                )
+            check_whole("top_k", top_k, most=self.model.config.vocab_size)
             forward["top_k"] = top_k
         if targets is not None:
-            if not targets:
-                raise InputError("targets is empty: name at least one word to choose from")
-            forward["target_ids"] = torch.from_numpy(self.get_target_ids(targets))
-        return preprocess, forward, {}
+            forward["target_ids"] = self._numbers_of([targets] if isinstance(targets, str) else targets)
+        return self._for_tokenizer(tokenizer_kwargs, tokenizer), forward, {}
 
-    def preprocess(self, inputs: str, tokenizer_kwargs: dict[str, Any] | None = None, **_: Any) -> Part:
+    def _numbers_of(self, targets: list[str]) -> Tensor:
+        if not targets:
+            raise InputError("targets is empty: name at least one word to choose from")
+        for target in targets:
+            check_is_text(target)
+        try:
+            return torch.from_numpy(self.get_target_ids(targets))
+        except ValueError as error:
+            raise InputError(f"targets names no word: {excerpt(repr(targets))}") from error
+
+    def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> Part:
         """A text to tokens.
 
         Raises:
@@ -61,7 +64,7 @@ class FillMask(PackedTexts, FillMaskPipeline):
         mask = self.tokenizer.mask_token
         if not inputs.strip():
             raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
-        part = self.encode(inputs, **(tokenizer_kwargs or {}))
+        part = self.encode(inputs, **tokenizer_kwargs)
         if not (part["input_ids"] == self.tokenizer.mask_token_id).any():
             problem = f"{mask} is behind the cut" if mask in inputs else f"there is no {mask}"
             raise InputError(f"{problem} in the text {excerpt(inputs)}")

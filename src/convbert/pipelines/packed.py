@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +15,42 @@ from transformers.pipelines.base import ChunkPipeline, Pipeline
 
 from convbert.errors import InputError
 from convbert.training.batching import plan_batches
+from convbert.unknown import UnknownTokens
 
 MAX_TOKENS = 4096
 # Texts are sorted by length within so many batches: enough for even batches, few enough for constant memory.
 SORTED_BATCHES = 8
 
+TOKENIZER_ARGUMENTS = (
+    *("truncation", "max_length", "add_special_tokens"),
+    *("padding", "padding_side", "pad_to_multiple_of"),  # without effect: nothing is padded here
+)
+_TRUNCATIONS = (True, False, "longest_first", "only_first", "only_second", "do_not_truncate")
+_OF_CREATION = {*inspect.signature(Pipeline.__init__).parameters, "batch_size", "num_workers"} - {
+    "self",
+    "kwargs",
+}
+
 Part = dict[str, Any]  # what the tokenizer made of a text, or of one window of a long text
 Rows = dict[str, Tensor]  # results of a batch, the rows of its texts one after the other
+
+
+BROKEN = "the model's answer is NaN or infinite: its weights or its configuration are damaged"
+
+
+@dataclass(frozen=True)
+class _Tolerated:
+    """A text whose error takes the place of its result."""
+
+    text: Any
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A text that was read: its parts, or what is wrong with it, which is raised unless that is tolerated."""
+
+    parts: list[Part] | InputError
+    is_tolerated: bool
 
 
 class PackedTexts(Pipeline):
@@ -26,7 +58,7 @@ class PackedTexts(Pipeline):
 
     A string gives one result, a list gives a list, and an iterator (a generator, an open file) gives an
     iterator that reads ahead a bounded number of texts. A result does not depend on the texts beside it.
-    `num_workers` has no effect.
+    `num_workers` has no effect. Texts of which the tokenizer knows little are said once, in a `DataWarning`.
 
     A subclass has `preprocess` (a text to a part), `_forward` (a batch to rows) and `postprocess` (the parts
     of a text, each with its rows, to a result).
@@ -37,15 +69,30 @@ class PackedTexts(Pipeline):
 
     Attributes:
         cut: texts so far that were too long and that `truncation` cut (with a fast tokenizer, which knows it).
+        unknown: how many of the tokens so far are `[UNK]`.
+
+    Raises:
+        InputError: an argument that the pipeline does not have, on creation or in a call.
     """
 
-    def __init__(self, *, max_tokens: int = MAX_TOKENS, **kwargs: Any) -> None:
-        if max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
-        self.max_tokens, self.cut = max_tokens, 0
+    def __init__(
+        self, *, max_tokens: int = MAX_TOKENS, framework: Literal["pt"] | None = None, **kwargs: Any
+    ) -> None:
+        check_whole("max_tokens", max_tokens)
+        if framework not in (None, "pt"):
+            raise InputError(f"framework must be 'pt' (PyTorch), got {framework!r}")
+        self._check_names(kwargs.keys() - _OF_CREATION)
+        check_whole("batch_size", kwargs.get("batch_size"))
+        self.max_tokens, self.cut, self.unknown = max_tokens, 0, UnknownTokens(kwargs["tokenizer"])
         super().__init__(**kwargs)
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        if args:
+            raise InputError(
+                f"give one argument with all texts, a list; got another one, {excerpt(repr(args[0]))}"
+            )
+        self._check_names(kwargs.keys() - {"num_workers"})
+        check_whole("batch_size", batch_size)
         if isinstance(inputs, tuple):
             inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:
@@ -57,16 +104,45 @@ class PackedTexts(Pipeline):
             # Of all iterators, transformers' pipelines know generators alone.
             inputs = (text for text in inputs)
         most_texts = batch_size or self._batch_size or sys.maxsize
-        return super().__call__(inputs, *args, batch_size=most_texts, **kwargs)
+        return super().__call__(inputs, batch_size=most_texts, **kwargs)
 
-    def stream(self, texts: Iterable[Any], **kwargs: Any) -> Iterator[Any]:
+    def stream(
+        self, texts: Iterable[Any], *, on_error: Literal["raise", "return"] = "raise", **kwargs: Any
+    ) -> Iterator[Any]:
         """Results one by one, in order, in memory that does not grow with the number of texts.
+
+        Args:
+            on_error: "return" gives an `InputError` in place of a result, and goes on.
 
         Raises:
             InputError: a text cannot be used. The message has its number; the results before it have been
                 given.
         """
-        return iter(self((text for text in texts), **kwargs))
+        if on_error not in ("raise", "return"):
+            raise InputError(f"on_error must be 'raise' or 'return', got {on_error!r}")
+        wrap = _Tolerated if on_error == "return" else (lambda text: text)
+        return iter(self((wrap(text) for text in texts), **kwargs))
+
+    # -- arguments
+
+    def _check_names(self, given: Iterable[str]) -> None:
+        """Refuse what `_sanitize_parameters` does not name; where it takes more, these are the tokenizer's."""
+        parameters = inspect.signature(self._sanitize_parameters).parameters.values()
+        known = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
+        if len(known) < len(parameters):
+            known += TOKENIZER_ARGUMENTS
+        check_names(type(self).__name__, given, known)
+
+    def _for_tokenizer(self, nested: Mapping[str, Any] | None, direct: Mapping[str, Any]) -> dict[str, Any]:
+        """What the caller said for the tokenizer, as keywords or in a dictionary of its own."""
+        wanted = {**(nested or {}), **{name: value for name, value in direct.items() if value is not None}}
+        check_names("the tokenizer", wanted, TOKENIZER_ARGUMENTS)
+        shortest = self.tokenizer.num_special_tokens_to_add() + 1
+        check_whole("max_length", wanted.get("max_length"), shortest, self.max_length)
+        if wanted.get("truncation", True) not in _TRUNCATIONS:
+            raise InputError(f"truncation must be True or False, got {wanted['truncation']!r}")
+        # Padding never changes a result, and there is no room for it in a packed batch.
+        return {name: value for name, value in wanted.items() if "pad" not in name}
 
     # -- a text to a part
 
@@ -82,14 +158,15 @@ class PackedTexts(Pipeline):
             InputError: not a string, or too long and not to be truncated.
         """
         check_is_text(text)
-        # Padding never changes a result, and there is no room for it in a packed batch.
-        wanted = {key: value for key, value in tokenizer_kwargs.items() if "pad" not in key}
-        if wanted.get("truncation"):
-            wanted.setdefault("max_length", self.max_length)
-        encoded = self.tokenizer(text, text_pair, return_tensors="pt", verbose=False, **wanted)
+        if text_pair is not None:
+            check_is_text(text_pair)
+        if tokenizer_kwargs.get("truncation"):
+            tokenizer_kwargs.setdefault("max_length", self.max_length)
+        encoded = self.tokenizer(text, text_pair, return_tensors="pt", verbose=False, **tokenizer_kwargs)
         self.cut += bool(encoded.encodings and encoded.encodings[0].overflowing)
         part = dict(encoded)
         self.check_length(part["input_ids"].shape[1], text)
+        self.unknown.add(part["input_ids"][0].tolist(), text)
         return part
 
     def check_length(self, length: int, text: str, remedy: str = "cut it with truncation=True") -> None:
@@ -112,9 +189,17 @@ class PackedTexts(Pipeline):
     ) -> Iterator[Any]:
         """Called by transformers' `__call__` in place of its own loop over padded batches."""
         is_windowed = isinstance(self, ChunkPipeline)
+        number = 0
         for texts, error in self._read_ahead(inputs, preprocess_params):
-            for outputs in self._run_texts(texts, batch_size, forward_params):
-                yield self.postprocess(outputs if is_windowed else outputs[0], **postprocess_params)
+            self.unknown.warn_once(stacklevel=4)
+            for given, outputs in self._run_texts(texts, batch_size, forward_params):
+                number += 1
+                if not isinstance(outputs, InputError):
+                    yield self.postprocess(outputs if is_windowed else outputs[0], **postprocess_params)
+                elif given.is_tolerated:
+                    yield outputs
+                else:
+                    raise outputs if _is_alone(inputs) else InputError(f"text {number}: {outputs}")
             if error is not None:
                 raise error
 
@@ -131,46 +216,56 @@ class PackedTexts(Pipeline):
 
     def _read_ahead(
         self, inputs: Iterable[Any], preprocess_params: dict[str, Any]
-    ) -> Iterator[tuple[list[list[Part]], InputError | None]]:
-        """The parts of the next texts, and what was wrong with the text after them.
+    ) -> Iterator[tuple[list[_Given], InputError | None]]:
+        """The next texts, and what was wrong with the text after them.
 
         The first portion is small, so that whoever waits for the first results waits for one batch only.
         """
         portion = self.max_tokens
-        texts: list[list[Part]] = []
+        texts: list[_Given] = []
         tokens = 0
-        is_alone = isinstance(inputs, list) and len(inputs) == 1
         for number, item in enumerate(inputs, start=1):
+            is_tolerated = isinstance(item, _Tolerated)
             try:
-                parts = self._parts(item, preprocess_params)
+                parts = self._parts(item.text if is_tolerated else item, preprocess_params)
             except InputError as error:
-                yield texts, error if is_alone else InputError(f"text {number}: {error}")
-                return
-            texts.append(parts)
-            tokens += sum(map(count_tokens, parts))
+                if not is_tolerated:
+                    yield texts, error if _is_alone(inputs) else InputError(f"text {number}: {error}")
+                    return
+                parts = error
+            texts.append(_Given(parts, is_tolerated))
+            # A bad text counts for one token, so that endless bad ones are passed on, too.
+            tokens += 1 if isinstance(parts, InputError) else sum(map(count_tokens, parts))
             if tokens >= portion:
                 yield texts, None
                 texts, tokens = [], 0
                 portion = min(2 * portion, SORTED_BATCHES * self.max_tokens)
         yield texts, None
 
-    def _parts(self, item: Any, preprocess_params: dict[str, Any]) -> list[Part]:
+    def _parts(self, item: Any, preprocess_params: dict[str, Any]) -> list[Part] | InputError:
         made = self.preprocess(item, **preprocess_params)
         return list(made) if isinstance(self, ChunkPipeline) else [made]
 
     def _run_texts(
-        self, texts: list[list[Part]], most_texts: int, forward_params: dict[str, Any]
-    ) -> Iterator[list[Part]]:
-        """Each text's parts, each with its rows of the results added."""
-        parts = [part for text in texts for part in text]
+        self, texts: list[_Given], most_texts: int, forward_params: dict[str, Any]
+    ) -> Iterator[tuple[_Given, list[Part] | InputError]]:
+        """Each text with its parts, each with its rows of the results added; or with what is wrong with it."""
+        parts = [part for text in texts if not isinstance(text.parts, InputError) for part in text.parts]
         outputs: dict[int, Part] = {}
         for batch in plan_batches([count_tokens(part) for part in parts], self.max_tokens, most_texts):
             rows, counts = self.forward(pack([parts[index] for index in batch]), **forward_params)
+            broken = not all(map(_is_finite, rows.values()))
             for index, own_rows in zip(batch, split_rows(rows, counts), strict=True):
                 outputs[index] = {**parts[index], **own_rows}
+                if broken and not all(map(_is_finite, own_rows.values())):
+                    outputs[index]["is_broken"] = True
         in_order = (outputs[index] for index in range(len(parts)))
         for text in texts:
-            yield [next(in_order) for _ in text]
+            if isinstance(text.parts, InputError):
+                yield text, text.parts
+                continue
+            own = [next(in_order) for _ in text.parts]
+            yield text, InputError(BROKEN) if any("is_broken" in part for part in own) else own
 
     def forward(self, model_inputs: Any, **forward_params: Any) -> Any:
         """Run without gradients and without dropout, and leave the model in the mode it was in."""
@@ -182,6 +277,30 @@ class PackedTexts(Pipeline):
         finally:
             if was_training:
                 self.model.train()
+
+
+def _is_alone(inputs: Any) -> bool:
+    return isinstance(inputs, list) and len(inputs) == 1
+
+
+def _is_finite(rows: Tensor) -> bool:
+    return not rows.is_floating_point() or bool(rows.isfinite().all())
+
+
+def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an argument that is not among those that `what` has."""
+    for name in sorted(set(given) - set(known)):
+        near = get_close_matches(name, known, 1)
+        hint = f"{near[0]!r} may be meant" if near else f"there are {', '.join(sorted(known))}"
+        raise InputError(f"{what} has no argument {name!r}; {hint}")
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuse what is given, and is no whole number from `least` to `most`."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (is_whole and least <= value <= (most or value)):
+        room = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{name} must be {room}, a whole number; got {value!r}")
 
 
 def check_is_text(text: Any) -> None:

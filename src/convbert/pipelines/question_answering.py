@@ -13,7 +13,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from convbert.errors import InputError
 from convbert.heads.spans import Window, best_spans, log_scale, plan_windows
-from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, excerpt, lengths_of
+from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, check_whole, excerpt, lengths_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
     softmax over the tokens of the context and "no answer".
 
     Keyword arguments, on creation or per call:
-        top_k: answers to give; 1 by default.
+        top_k (in old programs `topk`): answers to give; 1 by default.
         doc_stride: tokens that neighbouring windows share; 128 by default, or half of `max_seq_len`.
         max_seq_len: tokens in a window, with the question and special tokens; 384 by default.
         max_question_len: tokens of the question that are read; 64 by default.
@@ -75,7 +75,10 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         max_answer_len: int | None = None,
         handle_impossible_answer: bool | None = None,
         align_to_words: bool | None = None,
+        topk: int | None = None,
+        padding: Any = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        top_k = topk if top_k is None else top_k
         sizes = {
             "max_seq_len": max_seq_len,
             "max_question_len": max_question_len,
@@ -83,8 +86,8 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
             "max_answer_len": max_answer_len,
         }
         for name, value in sizes.items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+            check_whole(name, value)
+        check_whole("doc_stride", doc_stride, least=0)
         if max_seq_len is not None and max_seq_len > self.max_length:
             raise InputError(
                 f"max_seq_len ({max_seq_len}) exceeds what the model reads, {self.max_length} tokens"
@@ -143,6 +146,7 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         overlap = min(max_seq_len // 2, 128) if doc_stride is None else doc_stride
         asked = self._tokens(question)["input_ids"][:max_question_len]
         context = self._read_context(text)
+        self.unknown.add([*asked, *context.ids], text)
         room = max_seq_len - len(asked) - self.tokenizer.num_special_tokens_to_add(pair=True)
         if not 0 <= overlap < room:
             raise InputError(

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import TextClassificationPipeline
+from transformers.pipelines.text_classification import ClassificationFunction
 
 from convbert.errors import InputError
-from convbert.pipelines.packed import PackedTexts, Part, Rows
+from convbert.pipelines.packed import PackedTexts, Part, Rows, check_whole
+
+AS_BEFORE = ""  # None has a meaning of its own
 
 
 class TextClassification(PackedTexts, TextClassificationPipeline):
@@ -20,16 +23,31 @@ class TextClassification(PackedTexts, TextClassificationPipeline):
     Keyword arguments, on creation or per call:
         top_k: labels to give, best first; None gives all.
         function_to_apply: "softmax", "sigmoid" or "none"; by default the config's problem type decides.
-        truncation: True cuts a text that is too long; like all else, it goes to the tokenizer.
+        return_all_scores: of old programs; True gives all labels in their own order.
+        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
-    def _sanitize_parameters(self, function_to_apply: Any = None, **kwargs: Any) -> Any:
-        try:
-            return super()._sanitize_parameters(function_to_apply=function_to_apply, **kwargs)
-        except KeyError as error:
+    def _sanitize_parameters(
+        self,
+        function_to_apply: Any = None,
+        top_k: int | str | None = AS_BEFORE,
+        return_all_scores: bool | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **tokenizer: Any,
+    ) -> Any:
+        if function_to_apply is not None and str(
+            getattr(function_to_apply, "name", function_to_apply)
+        ).upper() not in (ClassificationFunction.__members__):
             raise InputError(
                 f"function_to_apply must be 'softmax', 'sigmoid' or 'none', got {function_to_apply!r}"
-            ) from error
+            )
+        if top_k != AS_BEFORE:
+            check_whole("top_k", top_k)
+        _, _, postprocess = super()._sanitize_parameters(function_to_apply=function_to_apply, top_k=top_k)
+        if top_k == AS_BEFORE and return_all_scores is not None:
+            postprocess["top_k"] = None if return_all_scores else 1
+        return self._for_tokenizer(tokenizer_kwargs, tokenizer), {}, postprocess
 
     def preprocess(self, inputs: str | dict[str, str], **tokenizer_kwargs: Any) -> Part:
         """A text or a pair to tokens."""

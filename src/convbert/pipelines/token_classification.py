@@ -24,6 +24,7 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         stride: read a text that is too long in windows that share so many tokens.
         truncation: True ignores the rest of a text that is too long.
         aggregation_strategy: "none", "simple", "first", "average" or "max": how tokens become entities.
+        grouped_entities, ignore_subwords: of old programs; "simple", or "first" with both, "none" without the first.
         ignore_labels: labels to leave out; ["O"] by default.
         is_split_into_words, delimiter: the text comes as a list of words.
     """
@@ -33,18 +34,31 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         stride: int | None = None,
         truncation: bool | None = None,
         aggregation_strategy: Any = None,
-        **kwargs: Any,
+        ignore_labels: list[str] | None = None,
+        offset_mapping: Any = None,
+        is_split_into_words: bool = False,
+        delimiter: str | None = None,
+        grouped_entities: bool | None = None,
+        ignore_subwords: bool | None = None,
+        padding: Any = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if isinstance(aggregation_strategy, str) and aggregation_strategy.lower() not in STRATEGIES:
+        if aggregation_strategy is None and not (grouped_entities is None and ignore_subwords is None):
+            aggregation_strategy = ("first" if ignore_subwords else "simple") if grouped_entities else "none"
+        name = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
+        if aggregation_strategy is not None and name not in STRATEGIES:
             raise InputError(
                 f"aggregation_strategy must be one of {', '.join(STRATEGIES)}; got {aggregation_strategy!r}"
             )
         preprocess, forward, postprocess = super()._sanitize_parameters(
-            aggregation_strategy=aggregation_strategy, **kwargs
+            ignore_labels=[ignore_labels] if isinstance(ignore_labels, str) else ignore_labels,
+            aggregation_strategy=aggregation_strategy,
+            offset_mapping=offset_mapping,
+            is_split_into_words=is_split_into_words,
+            delimiter=delimiter,
         )
         if stride is not None:
             room = self.max_length - self.tokenizer.num_special_tokens_to_add()
-            if not 0 <= stride < room:
+            if not isinstance(stride, int) or not 0 <= stride < room:
                 raise InputError(
                     f"stride must be at least 0 and below the {room} tokens of a window, got {stride}"
                 )
@@ -86,6 +100,8 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
                 self.check_length(length, " ".join(words), remedy)
             self.cut += 1
             unpadded = unpadded[:1]
+        for part in unpadded:
+            self.unknown.add(part["input_ids"][0].tolist(), " ".join(words))
         yield from unpadded
 
     def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -205,6 +206,8 @@ def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
     of = "" if clock.max_steps is None else f"/{clock.max_steps}"
     parts = [f"step {step}{of}", f"{clock.fraction_done(step):6.1%}"]
     for name, value in logs.items():
+        if name == "loss" and "train_loss" in logs:
+            continue  # the same loss, as the optimizer sees it: weighed by the size of the batch
         if name == "skipped_steps" and value:
             parts.append(f"{value} steps skipped")
         elif name == "tokens_per_second":
@@ -222,7 +225,12 @@ def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
 
 
 def _json_line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
+    """A figure that is NaN or infinite is null: JSON has neither."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in entry.items()
+    }
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def duration(seconds: float) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
-from pydantic import NonNegativeInt
+from annotated_types import Len
+from pydantic import NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
@@ -86,7 +87,8 @@ class CheckpointingTrainer(Trainer):
             stored = state.stateful_callbacks.get(type(callback).__name__)
             if isinstance(callback, ExportableState) and isinstance(stored, dict):
                 vars(callback).update(stored["attributes"])
-        self.load_progress(json.loads((checkpoint / _PROGRESS_FILE).read_text(encoding="utf-8")))
+        with _naming(checkpoint / _PROGRESS_FILE):
+            self.load_progress(read_json(checkpoint / _PROGRESS_FILE))
         return state.global_step
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -184,19 +186,30 @@ def usable_checkpoint(root: Path, report: Callable[[str], None]) -> Path | None:
     return None
 
 
+class _Callback(Schema):
+    """What a callback goes on from: numbers and switches."""
+
+    attributes: dict[str, bool | int | float]
+
+
 class _State(Schema):
     """Of `trainer_state.json`, what is read."""
 
     global_step: NonNegativeInt
+    epoch: float | None = None
+    total_flos: float = 0.0
     log_history: list[dict[str, Any]]
-    stateful_callbacks: dict[str, Any]
+    stateful_callbacks: dict[str, _Callback | list[_Callback]]
+    train_batch_size: PositiveInt | None = None
     best_global_step: NonNegativeInt | None = None
+    best_metric: float | None = None
+    best_model_checkpoint: str | None = None
 
 
 class _Progress(Schema):
-    """Of each entry of `progress.json`."""
+    """Of each entry of `progress.json`; see `FigureMeter` for the figures."""
 
-    figures: dict[str, list[Any]]
+    figures: dict[str, Annotated[list[float] | list[list[float]], Len(2, 2)]]
     skipped_steps: NonNegativeInt
     skipped_in_a_row: NonNegativeInt
 
@@ -209,6 +222,8 @@ def _check_whole(folder: Path) -> None:
     """
     state, progress = folder / STATE_FILE, folder / _PROGRESS_FILE
     check(_State, read_json(state), state)
+    with _naming(state):
+        TrainerState.load_from_json(str(state))
     parts = read_json(progress)
     if not isinstance(parts, list) or not parts:
         raise InputError(f"{progress}: a list of what each process has counted is wanted")

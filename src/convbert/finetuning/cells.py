@@ -1,0 +1,101 @@
+"""What may stand in a cell of a table: a text, a label, a list."""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from collections.abc import Collection
+from io import StringIO
+from itertools import pairwise
+from math import isfinite
+from token import STRING
+from tokenize import TokenError, generate_tokens
+from typing import Any
+
+from convbert.errors import InputError
+from convbert.finetuning.readers import Row
+from convbert.schema import parse_json
+
+
+def text_of(cell: Any, place: str, role: str) -> str:
+    """A cell that must hold text.
+
+    Raises:
+        InputError: it is empty, or no text.
+    """
+    if not isinstance(cell, str):
+        raise InputError(f"{place}: {role} must be text, got {type(cell).__name__}: {cell!r:.60}")
+    if not cell.strip():
+        raise InputError(f"{place}: {role} is empty")
+    return cell
+
+
+def text_in(row: Row, column: str) -> str:
+    """The text in a cell; see `text_of`."""
+    if column not in row.cells:
+        raise InputError(f"{row.place}: there is no {column}; there are {', '.join(row.cells)}")
+    return text_of(row.cells[column], row.place, column)
+
+
+_NO_LABEL = ("nan", "-nan", "<na>", "nat", "#n/a")
+"""What pandas and Excel write into a cell without a value, in lower case."""
+
+
+def label_in(cell: Any, place: str, column: str) -> str:
+    """The label in a cell.
+
+    A column of whole numbers with gaps becomes one of floats with NaN in pandas: 1.0 is the label 1, and NaN is none.
+
+    Raises:
+        InputError: there is none, or something that is no label.
+    """
+    if isinstance(cell, float):
+        cell = None if not isfinite(cell) else int(cell) if cell.is_integer() else cell
+    if cell is not None and not isinstance(cell, str | int | float):
+        raise InputError(f"{place}: {column} must be a label, got {type(cell).__name__}: {cell!r:.60}")
+    label = "" if cell is None else str(cell).strip()
+    if not label:
+        raise InputError(f"{place}: {column} is empty")
+    if label.lower() in _NO_LABEL:
+        raise InputError(f"{place}: {column} is {label!r}, which stands for no label")
+    return label
+
+
+def same_label(label: str, known: Collection[str]) -> str:
+    """The label, or the one among those known that is the same number: pandas writes 1 as 1.0."""
+    if label in known or not _is_number(label):
+        return label
+    same = [each for each in known if _is_number(each) and float(each) == float(label)]
+    return same[0] if len(same) == 1 else label
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return isfinite(float(label))
+    except ValueError:
+        return False
+
+
+def list_in(row: Row, column: str) -> Any:
+    """The list or object in a cell; where cells are text, in CSV and TSV, it is written as JSON, or as Python has it.
+
+    Raises:
+        InputError: it begins like a list and is none.
+    """
+    cell = row.cells.get(column)
+    if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
+        try:
+            return parse_json(cell)
+        except InputError as error:
+            return _python_list(cell, f"{row.place}: {column}", error)
+    return cell
+
+
+def _python_list(cell: str, place: str, error: InputError) -> Any:
+    """What pandas writes of a column of lists: ['a', 'b']. NumPy's ['a' 'b'] would be one text, and is refused."""
+    try:
+        kinds = [token.type for token in generate_tokens(StringIO(cell.strip()).readline)]
+        if (STRING, STRING) not in pairwise(kinds):
+            return literal_eval(cell.strip())
+    except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError):
+        pass
+    raise InputError(f"{place}: must be a list in JSON, got {cell!r:.60} ({error})") from error

@@ -1,0 +1,143 @@
+"""Tags that say where spans begin and end, in the spellings that people use, and the spans they mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+UNTYPED = "ENTITY"
+"""The type of spans whose tags name none: B, I and O alone."""
+
+_LETTERS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
+"""Of BIO, IOBES, BILOU and BMES, in the letters of IOBES."""
+_PATTERNS = [
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        *(r"(?P<letter>[BIMELSUW])[-_:/|](?P<type>.+)", r"(?P<letter>[bimelsuw])[-_:/|](?P<type>.+)"),
+        *(r"(?P<type>.+)[-_:/|](?P<letter>[BIMELSUW])", r"(?P<type>.+)[-_:/|](?P<letter>[bimelsuw])"),
+        *(r"(?P<letter>[BIMELSUW])", r"(?P<letter>[bimelsuw])"),
+    )
+]
+_BARE = re.compile(r"(?P<type>.+)", re.DOTALL)
+_OUTSIDE = ("O", "o")
+_PADDING = ("X", "[PAD]", "[CLS]", "[SEP]")
+"""Tags of word pieces, in data that was cut into them."""
+
+Part = tuple[str, str]
+"""A letter of B, I, E, S, or "O" or "X", and a type."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a set of tags is to be read.
+
+    Attributes:
+        name: "BIO", "IO", "IOBES", "BILOU", "BMES", ...
+        parts: tag to its letter, in those of IOBES, and its type.
+        unknown: tags that do not fit the others.
+        note: what a reader should know, "" for plain BIO.
+    """
+
+    name: str
+    parts: Mapping[str, Part]
+    unknown: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def types(self) -> set[str]:
+        """The types of spans."""
+        return {kind for letter, kind in self.parts.values() if letter not in "OX"}
+
+
+def read_scheme(tags: Iterable[str], *, may_be_bare: bool = True) -> Scheme:
+    """The scheme that fits a set of tags, or most of them.
+
+    Args:
+        may_be_bare: whether types without a letter, beside an "O", are tags of entities.
+    """
+    names = sorted(set(tags))
+    inside = [name for name in names if name not in _OUTSIDE]
+    marked = [name for name in inside if name not in _PADDING]
+    found = [(pattern, [name for name in marked if pattern.fullmatch(name)]) for pattern in _PATTERNS]
+    pattern, fitting = max(found, key=lambda each: len(each[1]))
+    if not fitting and may_be_bare and len(inside) < len(names):
+        pattern, fitting, marked = _BARE, inside, inside
+    parts: dict[str, Part] = {name: ("O", "") for name in names if name in _OUTSIDE}
+    letters = set()
+    for match in filter(None, map(pattern.fullmatch, fitting)):
+        groups = {"letter": "I", "type": UNTYPED, **match.groupdict()}
+        letters.add(groups["letter"].upper())
+        parts[match[0]] = _LETTERS[groups["letter"].upper()], groups["type"]
+    parts |= {name: ("X", "") for name in inside if name in _PADDING and name not in parts}
+    unknown = tuple(name for name in marked if name not in parts)
+    title = _name(letters)
+    return Scheme(title, parts, unknown, _note(title, pattern, fitting, parts))
+
+
+@lru_cache(maxsize=4096)
+def scheme_of(tags: frozenset[str], may_be_bare: bool = False) -> Scheme:
+    """As `read_scheme`, remembered: of the labels of a model, or the tags of a sentence."""
+    return read_scheme(tags, may_be_bare=may_be_bare)
+
+
+def _name(letters: set[str]) -> str:
+    if letters & {"L", "U"}:
+        return "BILOU"
+    if letters & {"M", "W"}:
+        return "BMES"
+    if letters & {"E", "S"}:
+        return "IOBES" if letters & {"B", "S"} else "IOE"
+    return "BIO" if "B" in letters or not letters else "IO"
+
+
+def _note(title: str, pattern: re.Pattern[str], fitting: Sequence[str], parts: Mapping[str, Part]) -> str:
+    notes = []
+    if fitting and (
+        title != "BIO" or pattern is not _PATTERNS[0] or any(name[1:2] != "-" for name in fitting)
+    ):
+        notes.append(f"tags are read as {title}, written as in {fitting[0]!r}")
+    if pattern in _PATTERNS[4:] and fitting:
+        notes.append(f"they name no type, so there is one, {UNTYPED}")
+    if padding := [name for name, (letter, _) in parts.items() if letter == "X"]:
+        notes.append(f"{padding[0]} goes on with the tag before it")
+    return "; ".join(notes)
+
+
+def as_bio(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> tuple[str, ...]:
+    """Tags of any scheme as BIO: B begins every span.
+
+    As CoNLL's own evaluation reads them, an I or E that continues nothing begins a span.
+
+    Args:
+        parts: of a `Scheme`; by default of that of these tags. A tag that is not among them is outside.
+    """
+    parts = scheme_of(frozenset(tags)).parts if parts is None else parts
+    found: list[str] = []
+    current = ""  # the type that an I would go on with
+    for tag in tags:
+        letter, kind = parts.get(tag, ("O", ""))
+        if letter == "X":
+            letter, kind = ("I", current) if current else ("O", "")
+        if letter == "O":
+            found.append("O")
+            current = ""
+            continue
+        goes_on = letter in "IE" and current == kind
+        found.append(f"{'I' if goes_on else 'B'}-{kind}")
+        current = "" if letter in "ES" else kind
+    return tuple(found)
+
+
+def entity_spans(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> set[tuple[str, int, int]]:
+    """(type, first token, last token) of every entity in a row of tags; see `as_bio`."""
+    spans = set()
+    start, kind = 0, ""
+    for index, tag in enumerate([*as_bio(tags, parts), "O"]):
+        if kind and not tag.startswith("I-"):
+            spans.add((kind, start, index - 1))
+            kind = ""
+        if tag.startswith("B-"):
+            start, kind = index, tag[2:]
+    return spans

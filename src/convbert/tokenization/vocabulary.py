@@ -1,0 +1,241 @@
+"""The vocabulary: from a file or a mapping, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, normalizers
+
+from convbert.errors import DataWarning, InputError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY_FILE = "vocab.txt"
+CONTINUATION = "##"
+LARGEST_ID = 2**31 - 1
+
+PathLike = str | os.PathLike[str]
+
+
+def load_vocabulary(path: PathLike, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> dict[str, int]:
+    """Read a vocabulary file: UTF-8, one token per line, the line's number (from 0) is the token's id.
+
+    Args:
+        path: the file, usually called `vocab.txt`.
+        special_tokens: tokens that must be in it.
+
+    Returns:
+        Token to id, in the order of the ids.
+
+    Raises:
+        InputError: the file is missing, empty, not UTF-8, has CRLF line ends, blank or repeated lines, or
+            lacks a special token; or it is the damaged file of the original ConvBERT repository. Line numbers
+            in messages count from 1.
+    """
+    path = Path(path)
+    text = _decode_vocabulary(path, _read_bytes(path))
+    has_carriage_returns = "\r\n" in text
+    tokens = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    _refuse_mojibake(path, tokens, has_carriage_returns)
+    if has_carriage_returns:
+        line = 1 + next(number for number, line in enumerate(text.split("\n")) if line.endswith("\r"))
+        raise InputError(
+            f"{path}: line {line} ends in CRLF (Windows line ends); write the vocabulary with plain newlines"
+        )
+    if "" in tokens:
+        raise InputError(f"{path}: line {tokens.index('') + 1} is blank; every line must hold one token")
+    _refuse_repeats(path, tokens)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    _require_special_tokens(vocabulary, special_tokens, str(path))
+    return vocabulary
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such vocabulary file") from error
+    except OSError as error:
+        raise InputError(f"{path}: the vocabulary file cannot be read: {error.strerror}") from error
+    if not data.strip():
+        raise InputError(f"{path}: the vocabulary file is empty")
+    return data
+
+
+def _decode_vocabulary(path: Path, data: bytes) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} (line {line})"
+        ) from error
+    if text.startswith("\ufeff"):
+        raise InputError(f"{path}: starts with a byte order mark, which would become part of the first token")
+    return text
+
+
+# BERT's uncased vocabulary holds these three on consecutive lines. UTF-8 read with either encoding below
+# turns them into three telling tokens.
+_CONSECUTIVE = "¡¢£"
+_MISREADINGS = {
+    encoding: tuple(character.encode().decode(encoding) for character in _CONSECUTIVE)
+    for encoding in ("gbk", "cp1252")
+}
+
+
+def _refuse_mojibake(path: Path, tokens: list[str], has_carriage_returns: bool) -> None:
+    """The vocabulary of the original repository was read as GBK, and a third of what that changed is lost."""
+    lines = {token: number for number, token in enumerate(tokens, start=1)}
+    for encoding, (first, *others) in _MISREADINGS.items():
+        start = lines.get(first)
+        if start is None or tokens[start : start + len(others)] != others:
+            continue
+        damage = f"its non-ASCII entries are UTF-8 misread as {encoding.upper()}"
+        damage += f" (line {start} is {first!r} where {_CONSECUTIVE[0]!r} belongs)"
+        if has_carriage_returns:
+            damage += ", its line ends are CRLF"
+        repeats = len(tokens) - len(lines)
+        if repeats:
+            damage += f", {repeats} of its {len(tokens)} lines repeat another line"
+        raise InputError(
+            f"{path}: this vocabulary is damaged: {damage}. The file published in the original ConvBERT "
+            "repository is damaged in this way. An undamaged one with the same ids is BERT's uncased "
+            "vocabulary: vocab.txt of google-bert/bert-base-uncased or of YituTech/conv-bert-base"
+        )
+
+
+def _refuse_repeats(path: Path, tokens: list[str]) -> None:
+    first_lines: dict[str, int] = {}
+    repeats = []
+    for number, token in enumerate(tokens, start=1):
+        if first_lines.setdefault(token, number) != number:
+            repeats.append((token, number))
+    if repeats:
+        token, number = repeats[0]
+        raise InputError(
+            f"{path}: {len(repeats)} of {len(tokens)} lines repeat an earlier one; the first is {token!r}, "
+            f"on lines {first_lines[token]} and {number}"
+        )
+
+
+def _require_special_tokens(vocabulary: Mapping[str, int], special_tokens: Sequence[str], name: str) -> None:
+    missing = [token for token in special_tokens if token not in vocabulary]
+    if missing:
+        raise InputError(
+            f"{name}: special tokens missing from the vocabulary: {', '.join(missing)}; add them, or name "
+            "the ones it has (pad_token=, unk_token=, cls_token=, sep_token=, mask_token=)"
+        )
+
+
+def check_mapping(
+    vocabulary: Mapping[str, int], special_tokens: Sequence[str] = (), source: object = "the given vocabulary"
+) -> dict[str, int]:
+    """The rules of `load_vocabulary` that apply to a mapping. Ids may have gaps."""
+    if not vocabulary:
+        raise InputError(f"{source}: the vocabulary is empty")
+    owners: dict[int, str] = {}
+    for token, index in vocabulary.items():
+        if not isinstance(token, str) or type(index) is not int or not 0 <= index <= LARGEST_ID:
+            raise InputError(
+                f"{source}: a vocabulary maps text to ids from 0 to {LARGEST_ID}, got {token!r}: {index!r}"
+            )
+        if index in owners:
+            raise InputError(
+                f"{source}: the vocabulary gives id {index} to both {owners[index]!r} and {token!r}"
+            )
+        owners[index] = token
+    _require_special_tokens(vocabulary, special_tokens, str(source))
+    return dict(vocabulary)
+
+
+def build_vocabulary(
+    source: PathLike | Mapping[str, int] | None,
+    named_tokens: Mapping[str, str | AddedToken | None],
+    added_tokens: Mapping[int, AddedToken],
+    name: str | None,
+    guessed: bool,
+    keeps_accents: bool,
+) -> dict[str, int]:
+    """The vocabulary that a constructor's arguments describe, checked.
+
+    Args:
+        source: a mapping, or the path of a vocabulary file.
+        named_tokens: argument name to special token; those not in `added_tokens` must be in the vocabulary.
+        added_tokens: tokens that a saved tokenizer holds beside its vocabulary.
+        name: where it comes from, for messages.
+        guessed: nobody has said whether it is cased; `keeps_accents` then says whether it is read as if it kept them.
+    """
+    name = name or ("the given vocabulary" if isinstance(source, Mapping) else str(source))
+    for argument in ("unk_token", "cls_token", "sep_token"):
+        if named_tokens[argument] is None:
+            raise InputError(f"{name}: {argument} must not be None: every text is built with it")
+    elsewhere = {str(token) for token in added_tokens.values()}
+    required = [str(token) for token in named_tokens.values() if token is not None]
+    required = [token for token in required if token not in elsewhere]
+    if source is None:
+        raise InputError(
+            "a tokenizer needs a vocabulary: give vocab= (a mapping or a path) or vocab_file= (a path), "
+            f"or load a folder that holds tokenizer.json or {VOCABULARY_FILE} with from_pretrained"
+        )
+    if isinstance(source, Mapping):
+        vocabulary = check_mapping(source, required, name)
+    else:
+        vocabulary = load_vocabulary(source, required)
+    _check_added(vocabulary, added_tokens, name)
+    if guessed:
+        _warn_of_unreachable_rows(vocabulary, {*required, *elsewhere}, keeps_accents, name)
+    return vocabulary
+
+
+def _check_added(vocabulary: dict[str, int], added_tokens: Mapping[int, AddedToken], name: str) -> None:
+    """Added tokens have the ids of their rows, or those that follow the vocabulary: tokenizers knows no others."""
+    following = len(vocabulary)
+    taken = set(vocabulary.values()) if added_tokens else set()
+    for index, token in sorted(added_tokens.items()):
+        expected = vocabulary.get(token.content, following)
+        if index != expected or (token.content not in vocabulary and index in taken):
+            raise InputError(
+                f"{name}: added token {token.content!r} has id {index}, but belongs to id {expected}: added "
+                "tokens have the id of their row in the vocabulary, or follow it without a gap"
+            )
+        following += token.content not in vocabulary
+
+
+_TELLING_SHARE = 0.01
+_BRACKETED = re.compile(r"\[.*\]|<.*>", re.DOTALL)
+_unchanged = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
+_lower_case = normalizers.BertNormalizer(**{**_unchanged, "lowercase": True}).normalize_str
+_strip_accents = normalizers.BertNormalizer(**{**_unchanged, "strip_accents": True}).normalize_str
+
+
+def _warn_of_unreachable_rows(
+    vocabulary: Collection[str], special_tokens: Collection[str], keeps_accents: bool, name: str
+) -> None:
+    """Say that a vocabulary looks cased, or looks as if it kept accents, where nobody has said what it is.
+
+    An uncased vocabulary has no row with a capital or a mark that is stripped; special tokens, and what stands in
+    brackets as `[unused1]` does, tell nothing.
+    """
+    rows = [row.removeprefix(CONTINUATION) for row in vocabulary if not _BRACKETED.fullmatch(row)]
+    rows = [row for row in rows if row not in special_tokens]
+    suspects = [row for row in rows if not row.isascii() or row != row.lower()]
+    for rule, what, remedy in (
+        (_lower_case, "have capitals, which", "do_lower_case=False if it is cased"),
+        (_strip_accents, "have accents or vowel signs, which", "strip_accents=False if it keeps them"),
+    ):
+        if rule is _strip_accents and keeps_accents:
+            return
+        unreachable = [row for row in suspects if rule(row) != row]
+        if len(unreachable) > _TELLING_SHARE * len(rows):
+            warnings.warn(
+                f"{name}: {len(unreachable) / len(rows):.0%} of the rows {what} no text can reach, e.g. "
+                f"{unreachable[0]!r}: nothing says how the vocabulary was made, so texts are lower-cased and accents "
+                f"{'kept' if keeps_accents else 'stripped'}; give {remedy}, or True if it is not",
+                DataWarning,
+                stacklevel=4,
+            )
+            return
