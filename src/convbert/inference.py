@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from inspect import unwrap
-from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -23,9 +22,12 @@ from convbert.layers.feed_forward import Intermediate, ResidualNorm, ResidualOut
 from convbert.layers.mixed_attention import DepthwiseConv, PointwiseConv, SeparableConv
 from convbert.ops import compiled
 from convbert.ops._torch_internals import hooks_of, hooks_of_all_modules, version_of
-from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights, LinearWeights, NormWeights
+from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights, NormWeights
+from convbert.ops.compiled.product import PrepackedLinear
 
 SMALLEST_INT8_LAYER = 256 * 1024
+"""Weights of a layer below which rounding its input costs more time than the product saves."""
+
 _LINEAR = (nn.Linear, GroupedLinear)
 _PARTS: dict[str, tuple[type[nn.Module], ...]] = {
     "attention.self": (MixedAttention,),
@@ -98,7 +100,7 @@ class Freezer:
         """Freeze these layers now; how many linear layers are in 8-bit numbers, or None where they cannot be frozen."""
         with self._lock:
             self._frozen = _freeze(layers, self.int8)
-        return None if self._frozen is None else self._frozen.call.num_int8
+        return None if self._frozen is None else self._frozen.num_int8
 
     def _freeze(self, layers: Sequence[nn.Module]) -> _Frozen | None:
         self._frozen = None
@@ -107,11 +109,27 @@ class Freezer:
         return self._frozen
 
 
+def freeze(encoder: Any, *, int8: bool = False) -> int | None:
+    """Freeze an encoder now, and not at its first forward pass.
+
+    Args:
+        encoder: with `layer`, its layers, and a `freezer`.
+        int8: its wide linear layers shall compute in 8-bit numbers.
+
+    Returns:
+        how many linear layers do; None where the encoder cannot be frozen and runs layer by layer.
+    """
+    encoder.freezer.int8 = int8
+    found: int | None = encoder.freezer.freeze(encoder.layer)
+    return found
+
+
 class _Frozen:
     """The frozen form of some layers, and everything that makes it theirs."""
 
-    def __init__(self, layers: Sequence[nn.Module], call: CompiledEncoder) -> None:
-        self.call, self.layers = call, list(layers)
+    def __init__(self, layers: Sequence[nn.Module], weights: Sequence[LayerWeights]) -> None:
+        self.call, self.layers = CompiledEncoder(weights), list(layers)
+        self.num_int8 = sum(linear.is_int8 for layer in weights for linear in layer.linear_layers())
         parts = [part for layer in layers for part in (layer, *_parts_of(layer))]
         self.weights = [weight for part in parts for weight in part.parameters(recurse=False)]
         self._versions = [(weight.data_ptr(), version_of(weight)) for weight in self.weights]
@@ -148,21 +166,14 @@ class _Frozen:
 
 def _freeze(layers: Sequence[nn.Module], int8: bool) -> _Frozen | None:
     """None where one call would be another encoder."""
-    if not layers or not all(_is_known(layer) for layer in layers):
-        return None
-    weights = [_weights_of(layer) for layer in layers]
     tensors = [x for layer in layers for x in layer.parameters()]
     is_countable = all(version_of(x) is not None for x in tensors)
-    if not is_countable or not compiled.takes(*tensors) or any(map(_differ, pairwise(weights))):
+    if not layers or not all(map(_is_known, layers)) or not is_countable or not compiled.takes(*tensors):
         return None
-    if weights[0].taps.shape[-1] > compiled.MAX_TAPS:
+    sizes = {(layer.attention.self.num_heads, *(x.shape for x in layer.parameters())) for layer in layers}
+    if len(sizes) > 1 or layers[0].attention.self.key_conv_attn_layer.depthwise.weight.shape[-1] > compiled.MAX_TAPS:
         return None
-    return _Frozen(layers, CompiledEncoder(weights, _is_wide) if int8 else CompiledEncoder(weights))
-
-
-def _is_wide(layer: LinearWeights) -> bool:
-    """Below so many weights, rounding the input costs more time than the product saves."""
-    return layer.weight.numel() >= SMALLEST_INT8_LAYER
+    return _Frozen(layers, [_weights_of(layer, int8) for layer in layers])
 
 
 def _is_known(layer: nn.Module) -> bool:
@@ -183,31 +194,24 @@ def _parts_of(layer: nn.Module) -> Iterator[nn.Module]:
         yield layer.get_submodule(path)
 
 
-def _differ(pair: tuple[LayerWeights, LayerWeights]) -> bool:
-    one, other = ([weights.num_heads, weights.taps.shape, weights.widening.sizes] for weights in pair)
-    return one != other
+def _weights_of(layer: Any, int8: bool) -> LayerWeights:
+    def linear(weight: Tensor, bias: Tensor) -> PrepackedLinear:
+        return PrepackedLinear(weight, bias, int8=int8 and weight.numel() >= SMALLEST_INT8_LAYER)
 
-
-def _weights_of(layer: Any) -> LayerWeights:
     mixed, separable = layer.attention.self, layer.attention.self.key_conv_attn_layer
-    together = (mixed.query, mixed.key, mixed.value, mixed.conv_out_layer)
-    joined = LinearWeights(*(torch.cat([getattr(x, name).detach() for x in together]) for name in ("weight", "bias")))
+    joined = (mixed.query, mixed.key, mixed.value, mixed.conv_out_layer)
     return LayerWeights(
         num_heads=mixed.num_heads,
-        joined=joined,
+        joined=linear(torch.cat([x.weight for x in joined]), torch.cat([x.bias for x in joined])),
         taps=separable.depthwise.weight,
-        pointwise=LinearWeights(separable.pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)),
-        kernels=_linear(mixed.conv_kernel_layer),
-        output=_linear(layer.attention.output.dense),
+        pointwise=linear(separable.pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)),
+        kernels=linear(mixed.conv_kernel_layer.weight, mixed.conv_kernel_layer.bias),
+        output=linear(layer.attention.output.dense.weight, layer.attention.output.dense.bias),
         norm=_norm(layer.attention.output.LayerNorm),
-        widening=_linear(layer.intermediate.dense),
-        narrowing=_linear(layer.output.dense),
+        widening=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
+        narrowing=linear(layer.output.dense.weight, layer.output.dense.bias),
         final_norm=_norm(layer.output.LayerNorm),
     )
-
-
-def _linear(layer: Any) -> LinearWeights:
-    return LinearWeights(layer.weight, layer.bias)
 
 
 def _norm(layer: nn.LayerNorm) -> NormWeights:

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from convbert.errors import InputError, SlowerWarning
-from convbert.inference import pack_weights
+from convbert.inference import freeze
+from convbert.ops import compiled
 from convbert.ops.backends import supports_bfloat16
-from convbert.quantization import quantize, why_not_int8
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
@@ -32,12 +32,11 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def set_precision(model: PreTrainedModel, precision: Precision, device: torch.device) -> None:
-    """Make a model as it was loaded compute in `precision` on `device`, in place, for inference alone.
+    """Make a model as it was loaded compute in `precision` on `device`, in place, to be run.
 
-    On a CPU, the encoder's weights are laid out as the matrix library reads them fastest.
-
-    In int8, the wide linear layers of the encoder are 8-bit. Embeddings, norms, convolutions and the head, which is
-    computed at few positions, stay in fp32, and the model can be neither trained nor saved.
+    On a CPU the encoder is frozen at once, see `convbert.inference`, and no weight asks for a gradient. In int8, the
+    encoder's wide linear layers compute in 8-bit numbers; embeddings, norms, convolutions and the head stay in fp32, and
+    so do the stored weights: while somebody listens to a layer, or a program is traced, the encoder runs in fp32.
 
     Warns with a `SlowerWarning` where what was asked for runs, but fp32 would be faster.
 
@@ -45,31 +44,20 @@ def set_precision(model: PreTrainedModel, precision: Precision, device: torch.de
         InputError: see `check_precision`.
     """
     check_precision(precision, device)
-    if precision == "auto":
-        name, _ = automatic(device, model.dtype)
-        _convert(model, DTYPES[name], device)
-        return
-    if reason := why_slow(precision, device):
+    name = automatic(device, model.dtype)[0] if precision == "auto" else precision
+    if precision != "auto" and (reason := why_slow(precision, device)):
         warnings.warn(f"{precision} is slower than fp32 here: {reason}", SlowerWarning, stacklevel=3)
-    if precision != "int8":
-        _convert(model, DTYPES[precision], device)
+    model.to(DTYPES.get(name, torch.float32))
+    if device.type != "cpu":
         return
-    model.float().requires_grad_(False)
-    replaced = quantize(model.base_model.encoder)
-    pack_weights(model.base_model.encoder)  # what is left
-    if not replaced:
+    model.requires_grad_(False)
+    in_8_bits = freeze(model.base_model.encoder, int8=name == "int8")
+    if name == "int8" and not in_8_bits:
         warnings.warn(
             "int8 is fp32 here: no linear layer of this model is wide enough to gain from it",
             SlowerWarning,
             stacklevel=3,
         )
-
-
-def _convert(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-    model.to(dtype)
-    if device.type == "cpu":
-        model.requires_grad_(False)
-        pack_weights(model.base_model.encoder)
 
 
 def automatic(device: torch.device, stored: torch.dtype) -> tuple[str, str]:
@@ -86,7 +74,9 @@ def automatic(device: torch.device, stored: torch.dtype) -> tuple[str, str]:
 
 def why_not(precision: str, device: torch.device) -> str | None:
     """The reason why `precision` cannot run on `device`, or None where it can."""
-    return why_not_int8(device) if precision == "int8" else None
+    if precision != "int8":
+        return None
+    return f"it runs on a CPU, not on {device.type}" if device.type != "cpu" else compiled.why_missing()
 
 
 def why_slow(precision: str, device: torch.device) -> str | None:

@@ -22,6 +22,7 @@ from convbert.ops._torch_internals import is_transformed
 # Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
 _BUILDS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
 MAX_TAPS = 64  # as in kernels.c
+ABI = 1  # as in kernels.c: grows with every change of a function or a struct that both sides know
 _ELEMENTS_PER_THREAD = 16384  # less than that is done before another thread has woken up
 
 _POINTER, _INT, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
@@ -61,15 +62,19 @@ _SIGNATURES = {
     "panel_columns": [],
     "layer_size": [],
     "adds_in_16_bits": [],
+    "linear_size": [],
+    "linear_scratch": [_INT, _POINTER, _LONG],
+    "linear_forward": [_INT, _POINTER, _LONG, _POINTER, _INT, *[_POINTER] * 2],
     "attention_scratch": [_INT, _LONG, _LONG],
     "encoder_scratch": [_INT, _POINTER, *[_LONG] * 3],
     "encoder_forward": [_INT, _POINTER, _LONG, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 4],
     "sample": [_LONG, *[_POINTER] * 3],
 }
+_SIZES = ("panel_columns", "layer_size", "linear_size", "linear_scratch", "attention_scratch", "encoder_scratch")
 _RESULTS = {
     "attention_backward": _INT,
     "adds_in_16_bits": _INT,
-    **dict.fromkeys(("panel_columns", "layer_size", "attention_scratch", "encoder_scratch"), _LONG),
+    **dict.fromkeys(_SIZES, _LONG),
 }
 
 
@@ -116,12 +121,12 @@ def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
         return None, f"the compiled kernels cannot be loaded ({error})"
-    try:
-        for function, arguments in _SIGNATURES.items():
-            getattr(library, function).argtypes = arguments
-            getattr(library, function).restype = _RESULTS.get(function)
-    except AttributeError as error:
-        return None, f"the compiled kernels are of another version: install the package anew ({error})"
+    # A library from before the last change of what crosses the border would be told nonsense.
+    if not hasattr(library, "abi") or library.abi() != ABI:
+        return None, "the compiled kernels are of another version of convbert: install the package again"
+    for function, arguments in _SIGNATURES.items():
+        getattr(library, function).argtypes = arguments
+        getattr(library, function).restype = _RESULTS.get(function)
     return library, None
 
 

@@ -12,6 +12,7 @@ typedef struct {
 } Layer;
 
 EXPORT int64_t layer_size(void) { return sizeof(Layer); }
+EXPORT int64_t linear_size(void) { return sizeof(Linear); }
 
 /* A batch on its way through the layers: N tokens, of which `num_rows` leave the last layer. */
 typedef struct {

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convbert.ops import compiled
-from convbert.ops.compiled.product import grouped, prepack, prepack_int8
-
-
-class LinearWeights(NamedTuple):
-    """(out, in), or (groups, in / groups, out / groups); and (out,)."""
-
-    weight: Tensor
-    bias: Tensor
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Inputs and outputs, of all groups."""
-        groups, inputs, outputs = grouped(self.weight).shape
-        return groups * inputs, groups * outputs
+from convbert.ops.compiled.product import LinearStruct, PrepackedLinear
 
 
 class NormWeights(NamedTuple):
@@ -46,24 +33,19 @@ class LayerWeights(NamedTuple):
     """
 
     num_heads: int
-    joined: LinearWeights
+    joined: PrepackedLinear
     taps: Tensor
-    pointwise: LinearWeights
-    kernels: LinearWeights
-    output: LinearWeights
+    pointwise: PrepackedLinear
+    kernels: PrepackedLinear
+    output: PrepackedLinear
     norm: NormWeights
-    widening: LinearWeights
-    narrowing: LinearWeights
+    widening: PrepackedLinear
+    narrowing: PrepackedLinear
     final_norm: NormWeights
 
-
-class _Linear(ctypes.Structure):
-    """As in product.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("groups", "inputs", "columns")),
-        *((name, ctypes.c_void_p) for name in ("packed", "bias", "whole", "scale", "weight_sum")),
-    ]
+    def linear_layers(self) -> list[PrepackedLinear]:
+        """All of them, in the order of encoder.c."""
+        return [self.joined, self.pointwise, self.kernels, self.output, self.widening, self.narrowing]
 
 
 class _Norm(ctypes.Structure):
@@ -77,9 +59,9 @@ class _Layer(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("heads", "head_size", "taps")),
-        ("joined", _Linear),
+        ("joined", LinearStruct),
         ("filter", ctypes.c_void_p),
-        *((name, _Linear) for name in ("pointwise", "kernels", "output", "widening", "narrowing")),
+        *((name, LinearStruct) for name in ("pointwise", "kernels", "output", "widening", "narrowing")),
         *((name, _Norm) for name in ("norm", "final_norm")),
     ]
 
@@ -94,28 +76,16 @@ class EncoderOutput(NamedTuple):
 
 
 class CompiledEncoder:
-    """Layers of equal sizes, ready to be called: copies of their weights, laid out as the kernels read them.
-
-    Args:
-        layers: their weights.
-        is_int8: which linear layers compute in 8-bit numbers; none by default.
-
-    Attributes:
-        num_int8: how many do.
+    """Layers of equal sizes, ready to be called.
 
     Raises:
         ValueError: the weights do not belong together.
     """
 
-    def __init__(
-        self, layers: Sequence[LayerWeights], is_int8: Callable[[LinearWeights], bool] = lambda layer: False
-    ) -> None:
-        self._is_int8, self.num_int8 = is_int8, 0
+    def __init__(self, layers: Sequence[LayerWeights]) -> None:
         self._kept: list[Tensor] = []  # what the addresses below point at
         self._layers = (_Layer * len(layers))(*map(self._layer, layers))
         self.width = layers[0].joined.sizes[0]
-        if compiled.library().layer_size() != ctypes.sizeof(_Layer):
-            raise ValueError("the compiled kernels are of another version: install the package anew")
 
     def num_bytes(self) -> int:
         """Memory that the copies of the weights take."""
@@ -161,19 +131,11 @@ class CompiledEncoder:
         _check(weights)
         heads = weights.num_heads
         sizes = heads, weights.joined.sizes[1] // (4 * heads), weights.taps.shape[-1]
-        linear = [self._linear(x) for x in (weights.pointwise, weights.kernels, weights.output)]
-        linear += [self._linear(x) for x in (weights.widening, weights.narrowing)]
-        norms = [self._norm(x) for x in (weights.norm, weights.final_norm)]
+        joined, *linear = weights.linear_layers()
+        self._kept += [x for layer in (joined, *linear) for x in layer.tensors]
         taps = self._keep(weights.taps.permute(2, 1, 0))  # a row for each tap
-        return _Layer(*sizes, self._linear(weights.joined), taps, *linear, *norms)
-
-    def _linear(self, layer: LinearWeights) -> _Linear:
-        weight, bias = grouped(layer.weight), self._keep(layer.bias)
-        if not self._is_int8(layer):
-            return _Linear(*weight.shape, self._keep(prepack(weight)), bias)
-        self.num_int8 += 1
-        whole = (self._keep(x) for x in prepack_int8(weight))
-        return _Linear(*weight.shape, None, bias, *whole)
+        norms = self._norm(weights.norm), self._norm(weights.final_norm)
+        return _Layer(*sizes, joined.struct, taps, *(layer.struct for layer in linear), *norms)
 
     def _norm(self, norm: NormWeights) -> _Norm:
         return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
@@ -196,8 +158,7 @@ def _check(weights: LayerWeights) -> None:
     """
     heads, (width, joined) = weights.num_heads, weights.joined.sizes
     inner, taps, wide = joined // 4, weights.taps.shape[-1], weights.widening.sizes[1]
-    linear = (weights.joined, weights.pointwise, weights.kernels, weights.output, weights.widening, weights.narrowing)
-    tensors = [x for layer in linear for x in layer] + [weights.taps, *weights.norm[:2], *weights.final_norm[:2]]
+    tensors = [weights.taps, *weights.norm[:2], *weights.final_norm[:2]]
     fits = (
         inner % heads == 0
         and joined == 4 * inner
@@ -208,8 +169,7 @@ def _check(weights: LayerWeights) -> None:
         and weights.output.sizes == (2 * inner, width)
         and weights.widening.sizes == (width, wide)
         and weights.narrowing.sizes == (wide, width)
-        and all(x.shape == (width,) for x in (*weights.norm[:2], *weights.final_norm[:2]))
-        and all(layer.bias.shape == (layer.sizes[1],) for layer in linear)
+        and all(x.shape == (width,) for x in tensors[1:])
     )
     if not fits or not compiled.takes(*tensors):
         raise ValueError("the weights of a layer do not belong together")

@@ -163,3 +163,24 @@ static void multiply8(Team *team, Product product) {
     int64_t work = min64(product.rows, step.product.block) * layer->inputs * COLUMNS;
     share(team, blocks * layer->groups * panels_of(layer), 1 + (1 << 18) / work, multiply8_step, &step);
 }
+
+/* ---- a linear layer alone, in either form ---- */
+
+static void lead_linear(Team *team, void *step) {
+    const Product *product = step;
+    (product->layer->whole ? multiply8 : multiply)(team, *product);
+}
+
+/* Floats of scratch that `linear_forward` needs. */
+EXPORT int64_t linear_scratch(int threads, const Linear *layer, int64_t rows) {
+    return threads * product_room(layer, rows) + product_tiles(layer, rows) + product8_tiles(layer, rows);
+}
+
+/* in (rows, groups * inputs) to out (rows, groups * columns), then GELU where asked. */
+EXPORT void linear_forward(int threads, const Linear *layer, int64_t rows, const float *in, int applies_gelu, float *scratch,
+                           float *out) {
+    int64_t room = product_room(layer, rows);
+    Product step = {.layer = layer, .rows = rows, .in = in, .out = out, .applies_gelu = applies_gelu,
+                    .tiles = scratch + threads * room, .rooms = scratch, .room = room};
+    with_team(threads, lead_linear, &step);
+}

@@ -11,8 +11,11 @@
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
+#define ABI 1 /* grows with every change of an exported function or of a struct that Python fills in */
 #define MAX_TAPS 64
 #define TILE 32 /* floats of a row that stay in registers while taps are added up */
+
+EXPORT int abi(void) { return ABI; }
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -1,7 +1,12 @@
-"""Weights of linear layers as the compiled products read them: groups of (in, out), as panels of some outputs each."""
+"""Linear layers for inference, their weights laid out as the compiled products read them, in fp32 or in 8-bit numbers.
+
+The scheme of the latter is torchao's: a unit for each output of the weight, a unit and an offset for each token, so that a
+text's result does not depend on the texts beside it. Nothing is calibrated.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from typing import NamedTuple
 
 import torch
@@ -11,6 +16,54 @@ from torch import Tensor
 from convbert.ops import compiled
 
 _TINY = torch.finfo(torch.float32).tiny
+
+
+class LinearStruct(ctypes.Structure):
+    """As in product.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("groups", "inputs", "columns")),
+        *((name, ctypes.c_void_p) for name in ("packed", "bias", "whole", "scale", "weight_sum")),
+    ]
+
+
+class PrepackedLinear:
+    """A linear layer on a copy of its weights. It has no gradients.
+
+    A token x is lowest + unit * q in 8-bit numbers, with q in 0 ... 255 and 0 among the numbers from lowest to highest; a
+    row of the weight is scale * w, with w from -127 to 127. The sum over q * w is exact.
+
+    Args:
+        weight: (out, in), or (groups, in / groups, out / groups); fp32.
+        bias: (out,).
+        int8: in 8-bit numbers.
+
+    Attributes:
+        sizes: in, out.
+        struct: what the kernels are told of it.
+        tensors: the copies that it points at.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, int8: bool = False) -> None:
+        weight = grouped(weight)
+        if bias.shape != (weight.shape[0] * weight.shape[2],) or not compiled.takes(weight, bias):
+            raise ValueError(f"no linear layer: weight {tuple(weight.shape)}, bias {tuple(bias.shape)}")
+        self.sizes, self.is_int8 = (weight.shape[0] * weight.shape[1], len(bias)), int8
+        layouts = prepack_int8(weight) if int8 else (prepack(weight),)
+        self.tensors = [bias.detach().clone(memory_format=torch.contiguous_format), *layouts]
+        bias_at, *places = (x.data_ptr() for x in self.tensors)
+        places = [None, bias_at, *places] if int8 else [*places, bias_at]
+        self.struct = LinearStruct(*weight.shape, *places)
+
+    def __call__(self, states: Tensor, *, gelu: bool = False) -> Tensor:
+        """fp32 (..., in) to (..., out), then GELU where asked."""
+        if states.shape[-1] != self.sizes[0] or not compiled.takes(states):
+            raise ValueError(f"states must be fp32 and {self.sizes[0]} wide, got {tuple(states.shape)}")
+        states, out = states.contiguous(), states.new_empty(*states.shape[:-1], self.sizes[1])
+        rows, threads, layer = states.numel() // self.sizes[0], torch.get_num_threads(), ctypes.byref(self.struct)
+        scratch = states.new_empty(compiled.library().linear_scratch(threads, layer, rows))
+        compiled.call("linear_forward", threads, layer, rows, states, gelu, scratch, out)
+        return out
 
 
 class WholeWeight(NamedTuple):
