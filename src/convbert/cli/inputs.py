@@ -105,6 +105,8 @@ def open_input(
     with _open(name) as (stream, size):
         blocks = read_blocks(stream, shown)
         first = next(blocks, [])
+        if name != "-":  # the last line of a short file, without an end; a pipe may be slow
+            first = [*first, *next(blocks, [])]
         if format_ is None:
             format_ = _guess(first, tags if name != "-" else ())
             if format_ != "text":
@@ -162,7 +164,7 @@ def _guess(lines: Sequence[Line], tags: Sequence[str]) -> str:
     braced = sum(text.startswith("{") for text in texts)
     if braced and 10 * braced >= 9 * len(texts):  # of JSON Lines a few may be damaged
         objects = sum(isinstance(_parsed(text), dict) for text in texts)
-        return "jsonl" if 2 * objects >= braced else "text"
+        return "jsonl" if 2 * objects > braced else "text"
     tagged = sum(len(cells := text.split()) > 1 and cells[-1] in tags for text in texts)
     return "conll" if 2 * tagged > len(texts) else "text"
 
