@@ -23,6 +23,7 @@ FLOORS = [
         "saving",
         "signals",
         "embedded",
+        "hub",
         "page",
     },
     {"ops"},

@@ -19,6 +19,7 @@ from convbert.heads.question_answering import ConvBertForQuestionAnswering
 from convbert.heads.replaced_token import ConvBertForPreTraining
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.heads.token_classification import ConvBertForTokenClassification
+from convbert.hub import check_hub
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.precision import Precision, check_precision, set_precision
 
@@ -198,6 +199,7 @@ def check_source(source: str) -> None:
             f"; {' and '.join(os.path.join(source, name) for name in inside)} can be meant" if inside else ""
         )
         raise InputError(f"{source}: holds no model: there is no config.json{hint}")
+    check_hub(source)
 
 
 def _check_report(source: str, task: str, report: dict[str, Any]) -> None:

@@ -1,51 +1,72 @@
-"""The small pieces that the HTML pages are made of; a page needs no other file and no network."""
+"""What the HTML pages are made of: skeleton, tables, curves, marked text. A page needs no other file and no network.
+
+Every text that comes from outside is escaped, may be of any length, and stands in its own direction (`dir='auto'`).
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
+
+import numpy as np
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2733; --faint: #5b6b7b; --line: #d5dde5;
 --strong: #b9c4cf; --gold: #cdeccd; --answer: #ffd9b8; --both: #b5e3a0; --bar: #3478be; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14191f; --ink: #dfe6ec; --faint: #93a1ae; --line: #303a44;
 --strong: #4a5763; --gold: #24502a; --answer: #6d4112; --both: #35631f; --bar: #5b9bdd; } }
+* { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
-color: var(--ink); background: var(--paper); }
+color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .2rem .7rem; text-align: left; }
-th { font-weight: 600; border-bottom: 1px solid var(--strong); } .number { text-align: right; }
-td.number { font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; max-width: 100%; } select { max-width: 100%; }
+table { border-collapse: collapse; margin: .6rem 0; overflow-wrap: break-word; }
+th, td { padding: .2rem .7rem; text-align: start; vertical-align: top; }
+th { font-weight: 600; border-bottom: 1px solid var(--strong); vertical-align: bottom; } .number { text-align: right; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.facts td { overflow-wrap: anywhere; } .facts td:first-child { min-width: 7rem; color: var(--faint); }
 .confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid var(--line); border-radius: 6px;
-padding: .6rem .9rem; margin: .7rem 0; } .note { color: var(--faint); } mark { border-radius: 3px; padding: 0 .15em;
+padding: .6rem .9rem; margin: .7rem 0; } .card p { margin: .3rem 0; }
+.note { color: var(--faint); } mark { border-radius: 3px; padding: 0 .15em;
 color: inherit; background: none; } mark.piece { padding: 0; border-radius: 0; }
 mark.gold { background: var(--gold); } mark.answer { background: var(--answer); } mark.both { background: var(--both); }
-sub { color: var(--faint); } svg { max-width: 100%; height: auto; } svg text { fill: currentColor; }
-details { margin: .6rem 0; } .wide { overflow-x: auto; }
+sub { color: var(--faint); } svg { display: block; max-width: 100%; height: auto; } svg text { fill: currentColor; }
+details { margin: .6rem 0; } summary { cursor: pointer; }
 .many td { min-width: 0; } .many th, .many td { padding: .15rem .3rem; font-size: .72rem; }
-canvas { image-rendering: pixelated; border: 1px solid var(--line); box-sizing: content-box; }
-.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 1.2rem .8rem 0; } figcaption { font-size: .8rem;
-color: var(--faint); }
-.map { display: grid; grid-template-columns: auto auto; justify-content: start; } .map span { grid-column: 1;
-font-size: .7rem; text-align: right; padding-right: .4rem; white-space: nowrap; } .map canvas { grid-column: 2; }
-.bars td { padding: 0 .5rem 0 0; font-size: .85rem; white-space: nowrap; } .bars .bar { width: 9rem; }
+canvas { image-rendering: pixelated; outline: 1px solid var(--line); }
+.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 .7rem .8rem 0; max-width: 100%; min-width: 0; }
+figcaption { font-size: .8rem; color: var(--faint); }
+.map { display: grid; justify-content: start; overflow-x: auto; padding: 1px; font-size: .7rem; }
+.map span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; unicode-bidi: plaintext; }
+.map .row { text-align: right; padding-right: .4rem; max-width: 7rem; }
+.map .column { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 7rem; padding-top: .3rem; }
+.bars td { padding: 0 .5rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
+.bars .bar { width: 9rem; min-width: 4rem; vertical-align: middle; }
 .bar div { height: .7rem; background: var(--bar); border-radius: 2px; }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: 0 .6rem .6rem 0; }
 .tile b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
 """
 
-
 _MANY = 8
 """Of more labels the matrix is set smaller."""
+_LONG = 8
+"""A table of more rows is folded."""
+_MOST_POINTS = 300
+"""Of a curve: more could not be told apart. Each point is then a mean."""
 
 
 def page(title: str, *parts: str) -> str:
     """A whole document."""
-    head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
-    body = f"<h1>{escape(title)}</h1>{''.join(parts)}"
+    head = (
+        "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    body = f"<h1 dir='auto'>{escape(title)}</h1>{''.join(parts)}"
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>{body}</body></html>\n"
 
 
@@ -54,32 +75,68 @@ def section(title: str, *parts: str) -> str:
     return f"<h2>{escape(title)}</h2>{''.join(parts)}" if any(parts) else ""
 
 
+def note(text: str) -> str:
+    """A line of explanation; nothing where there is nothing."""
+    return f"<p class='note'>{escape(text)}</p>" if text else ""
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that opens on a click."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>" if content else ""
+
+
+def readable(name: str) -> str:
+    """The name of a figure, for a reader."""
+    return name.replace("_", " ")
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """Names with their values, of which None is left out."""
+    rows = [(readable(name), value) for name, value in values.items() if value is not None]
+    body = "".join(f"<tr><td>{escape(name)}</td>{_cell(value)}</tr>" for name, value in rows)
+    return f"<table class='facts'>{body}</table>" if rows else ""
+
+
+def plan_fields(plan: Mapping[str, Any]) -> str:
+    """Every field of a plan, folded."""
+    return folded(f"all {len(plan)} fields", facts({name: str(value) for name, value in plan.items()}))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; numbers and their heads stand to the right."""
+    """A table; columns of numbers stand to the right. None is shown as a dash."""
     rows = list(rows)
-    numeric = [bool(rows) and any(_is_number(row[place]) for row in rows) for place in range(len(head))]
+    numeric = [bool(rows) and any(map(_is_number, column)) for column in zip(*rows, strict=True)]
+    numeric = numeric or [False] * len(head)
     cells = "".join(
-        f"<th{' class=number' if right else ''}>{escape(name)}</th>"
+        f"<th{' class=number' if right else ''} dir='auto'>{escape(name)}</th>"
         for name, right in zip(head, numeric, strict=True)
     )
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+    body = "".join("<tr>" + "".join(map(_cell, row, numeric)) + "</tr>" for row in rows)
+    return f"<div class='wide'><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
-    if not _is_number(value):
-        return f"<td>{escape(str(value))}</td>"
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    return f"<td class='number'>{shown}</td>"
+def _cell(value: Any, right: bool = False) -> str:
+    text = "–" if value is None else str(value)
+    if _is_number(value):
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"<td{' class=number' if right else ''} dir='auto'>{escape(text)}</td>"
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of independent yes-or-no answers."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Gold labels down, answers across; the darker, the larger the share of the row."""
-    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
+    """Right labels down, the model's across; the darker, the larger the share of the row."""
+    head = "".join(f"<th dir='auto'>{escape(label)}</th>" for label in labels)
     rows = ""
     for label, row in zip(labels, counts, strict=True):
         total = max(1, sum(row))
@@ -87,10 +144,12 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             f"<td style='background:rgba(52,120,190,{0.85 * count / total:.2f})'>{count:,}</td>"
             for count in row
         )
-        rows += f"<tr><th>{escape(label)}</th>{shaded}</tr>"
+        rows += f"<tr><th dir='auto'>{escape(label)}</th>{shaded}</tr>"
     size = "confusion many" if len(labels) > _MANY else "confusion"
     return (
-        f"<div class='wide'><table class='{size}'><tr><th>gold \\ answer</th>{head}</tr>{rows}</table></div>"
+        "<p class='note'>How often which right label (rows) got which answer of the model (columns); "
+        "the diagonal is right.</p>"
+        f"<div class='wide'><table class='{size}'><tr><th>right ↓ model →</th>{head}</tr>{rows}</table></div>"
     )
 
 
@@ -109,12 +168,11 @@ def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
-    """Horizontal bars: label, length (the longest fills the room), and what stands behind it."""
-    longest = max((length for _, length, _ in rows), default=1.0) or 1.0
+    """Horizontal bars: label, share in [0, 1] of the full width, and what stands behind it."""
     shown = "".join(
-        f"<tr><td>{escape(label)}</td><td class='bar'><div style='width:{100 * length / longest:.1f}%'></div></td>"
+        f"<tr><td dir='auto'>{escape(label)}</td><td class='bar'><div style='width:{100 * share:.1f}%'></div></td>"
         f"<td class='note'>{escape(text)}</td></tr>"
-        for label, length, text in rows
+        for label, share, text in rows
     )
     return f"<table class='bars'>{shown}</table>"
 
@@ -124,7 +182,116 @@ def tiles(figures: Iterable[tuple[str, str]]) -> str:
     shown = "".join(
         f"<div class='tile'>{escape(name)}<b>{escape(value)}</b></div>" for name, value in figures
     )
-    return f"<div class='grid'>{shown}</div>"
+    return f"<div class='grid'>{shown}</div>" if shown else ""
+
+
+# -------------------------------------------------------------------------------------------- curves
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of one run by step; `measured` on data that is not trained on: dashed, with its points."""
+
+    label: str
+    steps: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+    measured: bool = False
+    color: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Curves in one frame. It begins at 0, or below where values are.
+
+    Args:
+        unit: of the values, for the axis.
+        top: where the axis ends, at least; None: where the values do.
+        levels: horizontal lines to compare with, by name.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    unit: str = ""
+    top: float | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+def points(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a figure where it is a number; means of neighbours beyond `_MOST_POINTS`."""
+    found = [
+        (entry["step"], entry[name])
+        for entry in history
+        if "step" in entry and _is_number(entry.get(name)) and math.isfinite(entry[name])
+    ]
+    steps, values = np.array(found, dtype=float).reshape(-1, 2).T
+    if len(steps) <= _MOST_POINTS:
+        return steps, values
+    means = [[piece.mean() for piece in np.array_split(x, _MOST_POINTS)] for x in (steps, values)]
+    return np.array(means[0]), np.array(means[1])
+
+
+def by_step(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], beside: str = ""
+) -> str:
+    """Every step at which one of the figures was measured, as a table; folded where it is long.
+
+    Args:
+        histories: name of each run to its log.
+        names: figure to heading.
+        beside: a figure that is shown where it was logged at such a step, but makes no row.
+    """
+    rows = []
+    for run, history in histories.items():
+        steps: dict[Any, dict[str, Any]] = {}
+        for entry in history:
+            steps.setdefault(entry.get("step"), {}).update(entry)
+        rows += [
+            (run, step, *map(found.get, names))
+            for step, found in steps.items()
+            if any(name in found for name in names if name != beside)
+        ]
+    first = int(len(histories) < 2)  # a single run needs no column for its name
+    shown = table(("run", "step", *names.values())[first:], [row[first:] for row in rows])
+    return shown if 0 < len(rows) <= _LONG else folded(f"{len(rows)} evaluations", shown if rows else "")
+
+
+def curves(charts: Iterable[Chart]) -> str:
+    """A frame for each chart that has a curve: a single point is none. All show the same steps."""
+    drawn = [chart for chart in charts if any(len(line.steps) > 1 for line in chart.lines)]
+    steps = [float(step) for chart in drawn for line in chart.lines for step in line.steps]
+    shown = (
+        f"<figure><figcaption>{escape(chart.title)}</figcaption>{_frame(chart, max(steps))}</figure>"
+        for chart in drawn
+    )
+    return f"<div class='grid'>{''.join(shown)}</div>" if drawn else ""
+
+
+def _frame(chart: Chart, last: float) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.05, 2.0))
+    # matplotlib would find margins of its own, but takes twice as long, and this is drawn again and again.
+    figure.subplots_adjust(left=0.17, right=0.97, bottom=0.2, top=0.96)
+    axes = figure.subplots()
+    lines = [line for line in chart.lines if len(line.steps)]
+    for line in lines:
+        (curve,) = axes.plot(line.steps, line.values, label=line.label, color=line.color, linewidth=1.2)
+        if line.measured:
+            curve.set(linestyle="--", marker=".")
+    for name, level in chart.levels.items():
+        axes.axhline(level, label=name, linestyle=":", color="grey")
+    values = [float(value) for line in lines for value in line.values] + list(chart.levels.values())
+    lowest, highest = min(values), max(values)
+    axes.set_ylim(1.05 * min(0.0, lowest), max(chart.top or 0.0, 1.05 * highest) or 1.0)
+    axes.set_xlim(0, 1.03 * last)
+    axes.set_xlabel("step", fontsize=7, labelpad=1)
+    axes.set_ylabel(chart.unit, fontsize=7)
+    axes.tick_params(labelsize=7, pad=2)
+    axes.locator_params(nbins=5)
+    axes.grid(alpha=0.3)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(fontsize=6, framealpha=0.5)
+    return figure_svg(figure)
 
 
 def figure_svg(figure: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import tiny
-from browser import CHROMIUM, open_in_browser
+from browser import CHROMIUM, open_in_browser, overflow
 from convbert import ConvBertForQuestionAnswering, ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli import main
 from convbert.finetuning.data import Example, Feature
@@ -19,8 +20,9 @@ from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.mistakes import answered, tagged, worst_mistakes
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.report import _answered, _tagged, _worst
+from convbert.finetuning.report import intervals, report_html
 from convbert.finetuning.saliency import token_influence
 from convbert.finetuning.tasks import TASKS
 from convbert.page import tokens
@@ -32,11 +34,12 @@ def run(start, tmp_path_factory) -> Path:
     """A short run on texts with characters that HTML gives a meaning to."""
     folder = tmp_path_factory.mktemp("pages")
     write_sentences(folder / "train.tsv", 32)
-    write_sentences(folder / "dev.tsv", 8)
+    write_sentences(folder / "dev.tsv", 8)  # then there are nine
     with (folder / "dev.tsv").open("a") as more:
         more.write("the <b>cat</b> & </script><script>alert(1)</script>\t0\n")
     words = ["finetune", "--task", "sst2", "--data", str(folder), "--model", str(start), "--device", "cpu"]
-    assert main([*words, "--output", str(folder / "run"), "--set", "epochs=1", "--explain"]) == 0
+    fields = (f"--set={field}" for field in ("epochs=1", "batch_size=8", "log_every=1"))
+    assert main([*words, "--output", str(folder / "run"), *fields, "--explain"]) == 0
     return folder / "run"
 
 
@@ -48,10 +51,11 @@ def test_report_opens_in_a_browser(run, tmp_path):
     """
     document = open_in_browser(run / "report.html", tmp_path, script)
     curves, cards = document.split("<title>")[1].split("</title>")[0].split()[-2:]
-    assert curves == "1"
+    assert curves == "1"  # the loss; of one evaluation there is no curve, but a row of a table
     assert int(cards) >= 1
     assert "negative" in document
     assert "confusion" in document
+    assert overflow(run / "report.html", tmp_path) == 0
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
@@ -116,16 +120,18 @@ def test_an_explanation_says_where_a_text_was_longer(tmp_path):
 def test_the_label_that_is_most_wrong_is_explained(monkeypatch):
     explained = []
     monkeypatch.setattr(
-        "convbert.finetuning.report.token_influence", lambda *a: explained.append(a[-1]) or [0.0] * 3
+        "convbert.finetuning.mistakes.token_influence", lambda *a: explained.append(a[-1]) or [0.0] * 3
     )
     kind = kind_of(TASKS["multi-label-classification"], ("a", "b", "c"))
     tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
     example, feature = Example("here", "0", {"text": "cat"}, ("a",)), Feature(0, [2, 5, 3], [0, 0, 0])
     split = Split("dev", kind, [example], [feature], FinetuningPlan(), 0)
     prediction = {"answer": ["a", "c"], "probabilities": {"a": 0.6, "b": 0.3, "c": 0.9}}
-    shown = _worst(split, [prediction], None, tokenizer)
+    shown = worst_mistakes(split, [prediction], None, tokenizer)
     assert explained == [2]
-    assert "<b>a, c</b>, gold <b>a</b>, most wrong <b>c</b>" in shown
+    assert (
+        "model: <b><bdi>a, c</bdi></b>, right: <b><bdi>a</bdi></b>, most wrong: <b><bdi>c</bdi></b>" in shown
+    )
     assert "speak for the label that is most wrong</mark>" in shown
 
 
@@ -135,6 +141,168 @@ def test_pages_need_no_network_and_escape_their_texts(name, run):
     assert "alert(1)</script>" not in document
     assert "src=" not in document
     assert "http" not in document.replace("http://www.w3.org", "")  # names of SVG; nothing that is loaded
+
+
+def test_the_report_names_what_it_is_of(run):
+    document = (run / "report.html").read_text(encoding="utf-8")
+    metrics = json.loads((run / "metrics.json").read_text())
+    text = re.sub(r"<[^>]+>", " ", document.split("<body>")[1])
+    for name in ("train", "dev"):
+        assert str(run.parent / f"{name}.tsv") in text
+    for said in (metrics["model"], metrics["date"], "32 examples", "9 examples", f"torch {metrics['torch']}"):
+        assert said in text
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in document.split("<tr>")]
+    rows = {row[0]: row[1:] for row in cells if row}
+    # label: right answers in dev, the model's, those in training
+    assert (rows["negative"][3], rows["negative"][5]) == ("5", "16")
+    assert (rows["positive"][3], rows["positive"][5]) == ("4", "16")
+    assert int(rows["negative"][4]) + int(rows["positive"][4]) == 9
+    assert "gold" not in text
+    assert "dev loss" in text or "loss, dev" in text
+
+
+def test_the_dev_loss_is_that_of_the_model(run):
+    """Cross-entropy of the predictions on file, by hand, beside what the last step logged."""
+    lines = (run / "dev_predictions.jsonl").read_text().splitlines()
+    shares = [found["probabilities"][found["gold"]] for found in map(json.loads, lines)]
+    logged = [json.loads(line) for line in (run / "seed-0/log.jsonl").read_text().splitlines()]
+    (dev_loss,) = (entry["dev_loss"] for entry in logged if "dev_loss" in entry)
+    assert dev_loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
+
+
+def made_split(task: str, labels: tuple[str, ...], targets: list, **more) -> Split:
+    """Labelled examples without tokens, for what is worked out from answers alone."""
+    examples = [Example(f"file: line {n}", str(n), {"text": "a"}, target) for n, target in enumerate(targets)]
+    return Split("dev", kind_of(TASKS[task], labels, **more), examples, [], FinetuningPlan(), 0)
+
+
+def test_an_accuracy_has_wilsons_interval():
+    """Its bounds solve (p - x)² = z² p (1 - p) / n: 45 of 60 right."""
+    split = made_split("sst2", ("negative", "positive"), ["positive"] * 60)
+    low, high = intervals(split, [{"answer": ("negative", "positive")[n < 45]} for n in range(60)])[
+        "accuracy"
+    ]
+    for bound in (low, high):
+        assert (bound - 0.75) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / 60, rel=1e-4)
+    assert low < 0.75 < high
+
+
+def test_other_scores_have_the_bootstraps_interval():
+    """Close to what theory says: of words tagged right at random, a binomial's; of a correlation, Fisher's."""
+    dice = np.random.default_rng(1)
+    tags = [{"answer": ["A" if dice.random() < 0.8 else "B"]} for _ in range(400)]
+    split = made_split("tagging", ("A", "B"), [("A",)] * 400)
+    share = np.mean([tag["answer"] == ["A"] for tag in tags])
+    low, high = intervals(split, tags)["accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * (share * (1 - share) / 400) ** 0.5, rel=0.15)
+    right = dice.normal(size=400)
+    answers = right + dice.normal(size=400)
+    low, high = intervals(
+        made_split("regression", (), right.tolist()), [{"answer": a} for a in answers.tolist()]
+    )["pearson"]
+    found = np.arctanh(np.corrcoef(right, answers)[0, 1])
+    expected = np.tanh(found + 1.96 / 397**0.5) - np.tanh(found - 1.96 / 397**0.5)
+    assert high - low == pytest.approx(expected, rel=0.2)
+    assert low < np.tanh(found) < high
+
+
+def report_of(split: Split, predictions: list, histories=None, **metrics) -> str:
+    scores = {"scores": {"dev": split.score(predictions)}, **metrics}
+    return report_html("a title", scores, split, predictions, None, None, histories)
+
+
+def test_a_label_that_is_never_answered_is_named_and_has_no_precision():
+    split = made_split("sst2", ("negative", "positive"), ["negative"] * 4)
+    for target in split.examples:  # right throughout, so that no model is asked why
+        assert target.target == "negative"
+    document = report_of(split, [{"answer": "negative"}] * 4)
+    row = document.split("<td dir='auto'>positive</td>")[1].split("</tr>")[0]
+    assert re.findall(r">([^<>]+)</td>", row) == ["–", "–", "–", "0", "0"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_numbers_that_are_all_right_or_all_the_same(count):
+    """No spread, no correlation, perhaps one example: the page is written all the same."""
+    split = made_split("regression", (), [2.5] * count)
+    document = report_of(split, [{"answer": 2.5}] * count)
+    assert ("<svg" in document) == (count > 1)
+    assert "nan" not in document.lower()
+
+
+def test_scores_of_seeds_are_drawn_on_one_scale_and_one_evaluation_is_none():
+    split = made_split("sst2", ("negative", "positive"), ["negative", "positive"] * 4)
+    answers = [{"answer": label} for label in ("negative", "positive") * 4]
+
+    def history(*scores: float) -> list[dict]:
+        return [{"step": n, "dev_accuracy": score, "dev_loss": 1.0} for n, score in enumerate(scores, 1)]
+
+    more = {"metric": "accuracy", "spread": {"lowest": 0.5, "highest": 0.52}, "best_seed": 0}
+    once = report_of(split, answers, {"seed 0": history(0.5)}, **more)
+    assert "<svg" not in once
+    twice = report_of(split, answers, {"seed 0": history(0.5, 0.51), "seed 1": history(0.52)}, **more)
+    drawing = twice.split("<figcaption>accuracy on dev</figcaption>")[1].split("</svg>")[0]
+    ticks = re.findall(r">([0-9.]+)</text>", drawing.split('id="matplotlib.axis_2"')[1])
+    assert (min(map(float, ticks)), max(map(float, ticks))) == (0, 1)
+
+
+HARD = ("x" * 300, "\u05e9\u05dc\u05d5\u05dd" * 40, "\u4f60\u597d" * 150)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("task", ["tagging", "question-answering", "explain"])
+def test_no_text_is_wider_than_a_phone(task, tmp_path):
+    page = tmp_path / "page.html"
+    about = {"model": "/".join(HARD), "files": {"dev": "/".join(HARD)}, "examples": {"dev": 1}}
+    if task == "explain":
+        tokenizer = ConvBertTokenizerFast(vocab={word: n for n, word in enumerate((*tiny.WORDS, *HARD))})
+        ids = [*range(len(tokenizer))][-60:]
+        config = tiny.config(vocab_size=len(tokenizer), max_position_embeddings=64)
+        model = ConvBertForSequenceClassification(config)
+        page.write_text(
+            explain_html(model, tokenizer, [Feature(0, ids, [0] * len(ids))], [" ".join(HARD)], about)
+        )
+    elif task == "tagging":
+        split = made_split("tagging", HARD, [HARD])
+        split.examples[0].inputs["tokens"] = list(HARD)
+        page.write_text(report_of(split, [{"answer": list(HARD[::-1])}], **about))
+    else:
+        context = " ".join(HARD * 9)
+        inputs = {"question": HARD[2], "context": context}
+        kind = kind_of(TASKS["question-answering"])
+        split = Split("dev", kind, [Example(HARD[0], "0", inputs, ((HARD[0], 0),))], [], FinetuningPlan(), 0)
+        start = context.index(HARD[1])
+        page.write_text(report_of(split, [{"answer": HARD[1], "start": start, "score": 0.5}], **about))
+    assert overflow(page, tmp_path) == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_columns_of_attention_have_their_tokens(tmp_path):
+    model = ConvBertForSequenceClassification(tiny.config())
+    tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
+    ids = tokenizer("the cat sat on the mat .")["input_ids"]
+    page = tmp_path / "explain.html"
+    page.write_text(explain_html(model, tokenizer, [Feature(0, ids, [0] * len(ids))], ["a sentence"]))
+    script = """
+      const of = kind => [...document.querySelectorAll(`#attention figure:first-child .${kind}`)];
+      const canvas = document.querySelector('#attention canvas').getBoundingClientRect();
+      const middle = box => Math.round((box.left + box.width / 2 - canvas.left) / canvas.width * 1000);
+      document.title = [of('column').map(e => e.textContent), of('row').map(e => e.textContent),
+        of('column').map(e => middle(e.getBoundingClientRect()))].map(e => e.join(' ')).join('|');
+    """
+    document = open_in_browser(page, tmp_path, script)
+    columns, rows, places = document.split("<title>")[1].split("</title>")[0].split("|")
+    names = tokenizer.convert_ids_to_tokens(ids)
+    assert columns.split() == rows.split() == names
+    expected = [1000 * (n + 0.5) / len(names) for n in range(len(names))]  # each above its column
+    assert [int(place) for place in places.split()] == pytest.approx(expected, abs=10)
+
+
+def test_a_long_context_is_shown_around_its_answers():
+    context = "a" * 5000 + " right " + "b" * 5000
+    example = Example("here", "q", {"question": "who ?", "context": context}, (("right", 5001),))
+    shown = answered(example, {"answer": "", "start": 0, "score": 0.5})
+    assert "<mark class='gold'>right</mark>" in shown
+    assert len(shown) < 2000
 
 
 def test_influence_is_the_change_of_the_logit(run):
@@ -159,13 +327,13 @@ def test_influence_is_the_change_of_the_logit(run):
 
 
 def test_rendered_spans_by_eye():
-    answered = Example("here", "q", {"question": "who ?", "context": "the cat & dog"}, (("cat & dog", 4),))
-    shown = _answered(answered, {"answer": "cat", "start": 4, "score": 0.5})
+    question = Example("here", "q", {"question": "who ?", "context": "the cat & dog"}, (("cat & dog", 4),))
+    shown = answered(question, {"answer": "cat", "start": 4, "score": 0.5})
     assert "the <mark class='both'>cat</mark><mark class='gold'> &amp; dog</mark>" in shown
-    tagged = Example("here", "0", {"tokens": ["the", "cat"]}, ("O", "B-X"))
+    words = Example("here", "0", {"tokens": ["the", "cat"]}, ("O", "B-X"))
     assert (
-        _tagged(tagged, {"answer": ["O", "B-Y"]})
-        == "the <mark class='answer'>cat<sub>B-Y, gold B-X</sub></mark>"
+        tagged(words, {"answer": ["O", "B-Y"]})
+        == "<p dir='auto'>the <mark class='answer'>cat<sub>B-Y, right: B-X</sub></mark></p>"
     )
     assert "60,130,220" in tokens(["a"], [-1.0])
 

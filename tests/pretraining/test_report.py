@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from browser import CHROMIUM, open_in_browser
-from convbert.pretraining.report import Watched, points, report_html
+from browser import CHROMIUM, PHONE, open_in_browser, overflow
+from convbert.page import points
+from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Answers, Filled, Judged, Samples
 
 RTD = (
@@ -74,6 +77,7 @@ def test_every_figure_has_its_curve_in_a_browser(names, panels, tmp_path):
     document = open_in_browser(page, tmp_path, script)
     found = document.split("<title>")[1].split("</title>")[0].split()
     assert found == [str(panels), "2", "5"]
+    assert overflow(page, tmp_path) == 0
 
 
 def test_it_needs_no_network_and_escapes_its_texts():
@@ -96,6 +100,110 @@ def test_an_empty_log_is_a_page_too():
     document = report_html(watched(history=[], samples=Samples()))
     assert "step 40 of 100" in document
     assert "<svg" not in document
+
+
+def test_bars_are_as_long_as_the_share_they_tell():
+    """A bar that says 10 % fills a tenth of its room, also where none is longer."""
+    document = report_html(watched())
+    for share in (50, 25, 10):
+        assert f"width:{share}.0%'></div></td><td class='note'>{share}%<" in document
+    assert "width:25.0%'></div></td><td class='note'>25.0%<" in document  # of the FLOPs
+
+
+def axes_of(document: str, title: str) -> list[float]:
+    """The numbers along the axis of values of a curve, from the text of its drawing."""
+    drawing = document.split(f"<figcaption>{title}</figcaption>")[1].split("</svg>")[0]
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", drawing.split('id="matplotlib.axis_2"')[1])
+    return [float(text.replace("−", "-")) for text in ticks if re.fullmatch("[−0-9.]+", text)]
+
+
+def test_axes_begin_at_zero_and_what_is_compared_has_one_scale():
+    history = [
+        {
+            "step": step,
+            "masked_accuracy": 0.5,
+            "replaced_auc": 0.5 + 1e-9 * step,
+            "grad_norm": 0.0,
+            "loss": 7.0,
+        }
+        for step in range(9)
+    ]
+    document = report_html(watched(history=history))
+    assert axes_of(document, "masked tokens: accuracy") == axes_of(document, "discriminator: area under ROC")
+    assert min(axes_of(document, "masked tokens: accuracy")) == 0
+    assert max(axes_of(document, "masked tokens: accuracy")) == 1
+    for title in ("norm of the gradient", "training loss, all parts weighed"):
+        assert min(axes_of(document, title)) == 0, title
+    assert max(axes_of(document, "norm of the gradient")) == 1
+
+
+@pytest.mark.parametrize("entries", [[], [{"step": 900, "masked_loss": 3.25, "heldout_masked_loss": 3.5}]])
+def test_a_single_point_is_a_number_and_no_plot(entries):
+    """A run that was resumed for its last step has logged once."""
+    document = report_html(watched(history=entries, samples=Samples()))
+    assert "<svg" not in document
+    if entries:
+        assert "3.5 nats" in document
+        assert re.search(r"<td[^>]*>900</td><td[^>]*>3.5</td>", document)
+
+
+def test_figures_that_are_no_numbers_are_left_out():
+    history = [{"step": step, "masked_loss": float("nan"), "grad_norm": float("inf")} for step in range(3)]
+    document = report_html(watched(history=[*history, {"step": 3, "note": "text"}], samples=Samples()))
+    assert "<svg" not in document
+    assert "nan" not in document.lower().replace("name", "")
+
+
+def test_shares_of_masked_positions_have_intervals():
+    """Wilson, 1927: the bounds solve (p - x)² = z² p (1 - p) / n."""
+    metrics = {
+        "heldout_masked_accuracy": 0.25,
+        "baseline_bigram_accuracy": 0.5,
+        "heldout_masked_positions": 400,
+    }
+    document = report_html(watched(metrics={"steps": 40, **metrics}))
+    row = document.split("masked tokens: accuracy, held-out</td>")[-1].split("</tr>")[0]
+    share, *bounds = map(float, re.findall(r">([0-9.]+)</td>", row))
+    assert share == 0.25
+    assert bounds[0] < 0.25 < bounds[1]
+    for bound in bounds:
+        assert (bound - 0.25) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / 400, rel=2e-3)
+
+
+def test_model_and_data_are_named():
+    facts = {"model": "small", "training text": "12 sequences of <b>bücher</b>.txt (1,024 bytes)"}
+    document = report_html(watched(facts=facts))
+    assert "&lt;b&gt;bücher&lt;/b&gt;.txt (1,024 bytes)" in document
+    assert "width=device-width" in document
+
+
+LONG = "x" * 400
+HARD = ("\u05e9\u05dc\u05d5\u05dd" * 40, "\u4f60\u597d" * 150, LONG)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_browser_sees_what_is_too_wide(tmp_path):
+    page = tmp_path / "wide.html"
+    page.write_text("<!doctype html><body style='margin:0'><div style='width:500px'>wide</div>")
+    assert overflow(page, tmp_path) == 500 - PHONE
+    assert overflow(page, tmp_path, 800) == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_no_text_is_wider_than_a_phone(tmp_path):
+    answers = Answers(0, LONG, 0.1, tuple((text, 0.3) for text in HARD))
+    page = tmp_path / "report.html"
+    run = watched(
+        name=LONG,
+        facts={LONG: "/".join(HARD)},
+        plan={"corpus": LONG, LONG: 1},
+        metrics={f"heldout_{LONG}": 1.0, LONG: 2},
+        flops={LONG: 1.0},
+        history=[{"step": step, LONG: 1.0, f"heldout_{LONG}": 2.0} for step in range(3)],
+        samples=Samples((Filled(HARD, (answers,)),), (Judged(HARD, HARD[::-1], (0.1, 0.2, 0.3)),)),
+    )
+    page.write_text(report_html(run), encoding="utf-8")
+    assert overflow(page, tmp_path) == 0
 
 
 def test_long_curves_are_thinned_to_means():

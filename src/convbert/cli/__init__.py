@@ -11,7 +11,7 @@ import typer
 
 from convbert import __version__
 from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, prepare, pretrain, tokenizer
-from convbert.cli.failures import exit_code_of, quiet_libraries
+from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
 
 app = typer.Typer(
     name="convbert",
@@ -73,24 +73,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0, 2 where the input is wrong, 1 where convbert is, 130 after Ctrl-C.
+        The exit code: 0, 2 where the input is wrong, 1 where convbert is, 130 after Ctrl-C, 141 where the reader of
+        stdout has gone.
     """
     words, debug = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
     quiet_libraries(debug)
     for name, shapes in _KEPT_SHAPES.items():
         os.environ.setdefault(name, shapes)
     try:
+        use_utf8()
         code = app(args=words or ["--help"], prog_name="convbert", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone. Python flushes once more at exit, and must not complain about it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _leave_pipe()
     except BaseException as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer makes an exit of it
+            return _leave_pipe()
         if debug:
             raise
         return exit_code_of(error)
     return code if isinstance(code, int) else 0
+
+
+def _leave_pipe() -> int:
+    """Python flushes once more at exit, and must not complain about it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,15 +117,20 @@ class Answers:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if self.path is None:
             return
-        is_empty = os.fstat(self._stream.fileno()).st_size == 0
-        if kind is None:
+        try:
             self._stream.flush()
-            os.replace(self._partial, self.path)
-            self._command.unlink(missing_ok=True)
-        elif is_empty:  # nothing was answered: the same command works once the input is right
-            self._partial.unlink()
-            self._command.unlink(missing_ok=True)
-        self._stream.close()
+            if kind is None:
+                os.replace(self._partial, self.path)
+                self._command.unlink(missing_ok=True)
+            elif self._partial.stat().st_size == 0:  # the same command works once the input is right
+                self._partial.unlink()
+                self._command.unlink(missing_ok=True)
+        except OSError:  # a full disk
+            if kind is None:
+                raise
+        finally:
+            with suppress(OSError):
+                self._stream.close()
 
     def write(self, unit: str, number: int, place: str, record: dict[str, Any] | InputError) -> None:
         """One line of JSON: the number of the line or row, and its answer or its error.

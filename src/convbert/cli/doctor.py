@@ -23,7 +23,7 @@ def run(
 
     findings = examination.examine()
     if as_json:
-        print(json.dumps(examination.as_dict(findings), indent=2))
+        print(json.dumps(examination.as_dict(findings), indent=2, allow_nan=False))
         return
     for room, members in groupby(findings, key=lambda finding: finding.room):
         print(room)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import convbert
-from convbert.cli.lines import run_each
 from convbert.errors import InputError
 from convbert.finetuning.prediction import answer_each, id_in
 from convbert.finetuning.readers import Row
@@ -70,15 +69,8 @@ class Embedder:
         yield from answer_each(read, self._embed)
 
     def _embed(self, texts: list[str]) -> Iterator[dict[str, Any] | InputError]:
-        for vector in run_each(self.pipe, texts):
-            if isinstance(vector, InputError):
-                yield vector
-            elif not vector.isfinite().all():
-                yield InputError(
-                    "the model's answer is NaN or infinite: its weights or its configuration are damaged"
-                )
-            else:
-                yield {"embedding": _numbers(vector)}
+        for vector in self.pipe.stream(texts, on_error="return"):
+            yield vector if isinstance(vector, InputError) else {"embedding": _numbers(vector)}
 
     def _text_and_id(self, line: Row | InputError) -> tuple[str, dict[str, Any]] | InputError:
         if isinstance(line, InputError):

@@ -10,11 +10,25 @@ from convbert.errors import DataWarning, InputError, SlowerWarning
 
 WRONG_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def say(message: str) -> None:
     """One line on stderr."""
-    print(f"convbert: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed; print would take stdout
+        print(f"convbert: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def use_utf8() -> None:
+    """Write answers as UTF-8, whatever the locale: they are data, and no text may be lost.
+
+    Raises:
+        InputError: stdout is closed.
+    """
+    if sys.stdout is None:
+        raise InputError("stdout is closed: there is nowhere to write to")
+    if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
+        reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def is_first_process() -> bool:
@@ -26,6 +40,8 @@ def exit_code_of(error: BaseException) -> int:
     """Say what went wrong, and return the exit code that belongs to it."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if type(error).__name__ == "Abort" and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # typer takes it for a person who ends a dialogue
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return INTERRUPTED
     if (message := _wrong_input(error)) is not None:
@@ -41,6 +57,8 @@ def _wrong_input(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _system_error(error)
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {error}".removesuffix(": ")
     if type(error).__name__ == "SafetensorError":
         return f"a safetensors file is damaged or cannot be written: {error}"
     # Errors of the command itself: which class they have depends on the version of typer.

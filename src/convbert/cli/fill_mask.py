@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from convbert.cli.failures import say
-from convbert.cli.lines import Line, answer_lines, read_blocks, run_each
+from convbert.cli.failures import WRONG_INPUT, say
+from convbert.cli.lines import Line, answer_lines, open_stdin, read_blocks
 from convbert.cli.progress import Advance, progress_line
 from convbert.errors import InputError
 
@@ -41,7 +42,7 @@ def run(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over lines that cannot be used, and say how many.")
     ] = False,
-) -> None:
+) -> int:
     """Say which tokens fit in place of [MASK].
 
     Results come in the order of the texts, while they are read; a file may be of any size.
@@ -62,16 +63,19 @@ def run(
         import convbert
 
         fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
+        answer = partial(fill.stream, on_error="return")
         skipped = _Skipped(skip_bad)
         for lines in blocks:
-            for line, masks in answer_lines(lines, lambda texts: run_each(fill, texts)):
+            for line, masks in answer_lines(lines, answer):
                 if isinstance(masks, InputError):
                     skipped.add(line, masks)
                 else:
                     write(line, _as_masks(masks))
+                    skipped.answered += 1
             sys.stdout.flush()
             advance(len(lines), sum(line.size for line in lines))
     skipped.report()
+    return WRONG_INPUT if skipped.count and not skipped.answered else 0
 
 
 def _as_masks(found: list[Any]) -> Masks:
@@ -80,10 +84,10 @@ def _as_masks(found: list[Any]) -> Masks:
 
 
 class _Skipped:
-    """Counts bad lines where they may be passed over, and stops at the first where not."""
+    """Counts bad lines where they may be passed over, beside good ones, and stops at the first where not."""
 
     def __init__(self, allowed: bool) -> None:
-        self.allowed, self.count, self.first = allowed, 0, ""
+        self.allowed, self.count, self.answered, self.first = allowed, 0, 0, ""
 
     def add(self, line: Line, error: InputError) -> None:
         if not self.allowed:
@@ -99,6 +103,9 @@ class _Skipped:
 
 def _source(texts: list[str], file: str | None) -> list[str] | str:
     """The texts themselves, or the name of what to read; "-" is stdin."""
+    for text in texts:
+        if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"a text is not UTF-8: {text!r:.60}")
     if bool(texts) == (file is not None):
         raise InputError("give either texts or --file")
     if file is not None:
@@ -118,14 +125,15 @@ def _open(source: list[str] | str) -> Iterator[tuple[Iterable[list[Line]], Advan
         )
     elif source == "-":
         with progress_line() as advance:
-            yield read_blocks(sys.stdin.buffer, "stdin"), advance
+            yield read_blocks(open_stdin(), "stdin"), advance
     else:
         with open(source, "rb") as stream, progress_line(os.fstat(stream.fileno()).st_size) as advance:
             yield read_blocks(stream, source), advance
 
 
 def _write_json(line: Line, masks: Masks) -> None:
-    print(json.dumps({"line": line.number, "text": line.text, "masks": masks}, ensure_ascii=False))
+    record = {"line": line.number, "text": line.text, "masks": masks}
+    print(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
 def _write_row(line: Line, masks: Masks) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from convbert.cli.lines import BLOCK_BYTES, Line, read_blocks
+from convbert.cli.lines import BLOCK_BYTES, Line, open_stdin, read_blocks
 from convbert.errors import InputError
 from convbert.finetuning.readers import Row, ending_of, iter_rows
 from convbert.schema import parse_json
@@ -105,6 +104,8 @@ def open_input(
     with _open(name) as (stream, size):
         blocks = read_blocks(stream, shown)
         first = next(blocks, [])
+        if name != "-":  # the last line of a short file, without an end; a pipe may be slow
+            first = [*first, *next(blocks, [])]
         if format_ is None:
             format_ = _guess(first, tags if name != "-" else ())
             if format_ != "text":
@@ -126,7 +127,7 @@ def check_input(name: str, given: str) -> None:
     if name == "-":
         if given in _TABLES:
             raise InputError(f"--format {given} is read from a file: name it by --input")
-        peek = getattr(sys.stdin.buffer, "peek", lambda size: b"")
+        peek = getattr(open_stdin(), "peek", lambda size: b"")
         if (kind := _magic_of(peek(4))) is not None:
             raise InputError(f"stdin: is {kind}; name the file by --input")
     elif not Path(name).is_file():
@@ -141,7 +142,7 @@ def _magic_of(beginning: bytes) -> str | None:
 def _open(name: str) -> Iterator[tuple[Any, int | None]]:
     """The stream, and how many bytes it has where that is known."""
     if name == "-":
-        yield sys.stdin.buffer, None
+        yield open_stdin(), None
         return
     from convbert.pretraining.corpus.files import open_bytes
     from convbert.pretraining.corpus.sources import COMPRESSIONS, TextFile
@@ -162,7 +163,7 @@ def _guess(lines: Sequence[Line], tags: Sequence[str]) -> str:
     braced = sum(text.startswith("{") for text in texts)
     if braced and 10 * braced >= 9 * len(texts):  # of JSON Lines a few may be damaged
         objects = sum(isinstance(_parsed(text), dict) for text in texts)
-        return "jsonl" if 2 * objects >= braced else "text"
+        return "jsonl" if 2 * objects > braced else "text"
     tagged = sum(len(cells := text.split()) > 1 and cells[-1] in tags for text in texts)
     return "conll" if 2 * tagged > len(texts) else "text"
 

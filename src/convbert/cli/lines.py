@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from convbert.errors import InputError
-
-if TYPE_CHECKING:
-    from convbert.pipelines.packed import PackedTexts
 
 Answer = TypeVar("Answer")
 
@@ -34,6 +32,17 @@ class Line:
     text: str
     size: int = 0
     problem: str = ""
+
+
+def open_stdin() -> BinaryIO:
+    """Its bytes.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("stdin is closed: there is nothing to read")
+    return sys.stdin.buffer
 
 
 def read_blocks(stream: BinaryIO, name: str) -> Iterator[list[Line]]:
@@ -68,27 +77,6 @@ def answer_lines(
     found = answer([line.text for line in lines if not line.problem])
     for line in lines:
         yield line, InputError(line.problem) if line.problem else next(found)
-
-
-def run_each(pipe: PackedTexts, texts: Sequence[str]) -> Iterator[Any | InputError]:
-    """What a pipeline says of each text, or why it cannot."""
-    done = 0
-    while done < len(texts):
-        try:
-            for found in pipe.stream(texts[done:]):
-                done += 1
-                yield found
-        except InputError:
-            # Most likely the next text is to blame; alone, it cannot be confused with its neighbours.
-            yield _run_alone(pipe, texts[done])
-            done += 1
-
-
-def _run_alone(pipe: PackedTexts, text: str) -> Any | InputError:
-    try:
-        return pipe(text)
-    except InputError as error:
-        return error
 
 
 def _line(raw: bytes, number: int, name: str) -> Line:

@@ -205,7 +205,7 @@ def write_pages(
     """Write `report.html` (for labelled data), and `explain.html` where it was asked for."""
     require("train", "report.html")
     if split.examples[0].target is not None:
-        title = f"{split.kind.task.name}: {split.name}"
+        title = f"Fine-tuned for {split.kind.task.name}, scored on {split.name}"
         text = report_html(title, metrics, split, predictions, model, tokenizer, histories, train)
         (folder / "report.html").write_text(text, encoding="utf-8")
     if explain:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import torch
@@ -12,53 +13,61 @@ from torch import Tensor
 
 from convbert.finetuning.data import Feature
 from convbert.model import ConvBertPreTrainedModel
-from convbert.page import page
+from convbert.page import facts, note, page
 from convbert.tokenization import ConvBertTokenizerFast
 
 _MOST_TOKENS = 64
 """Of longer texts the picture shows the first so many: a map of more tokens could not be read."""
+_CAPTION = 80
+"""Characters of an example in the list to choose from."""
 
 _SCRIPT = """
 const data = JSON.parse(document.getElementById('data').textContent);
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
-function draw(values, columns, rows, cell, title, xs, ys) {
-  const figure = document.createElement('figure'), canvas = document.createElement('canvas');
-  canvas.width = columns * cell; canvas.height = rows * cell;
-  const pen = canvas.getContext('2d'), most = Math.max(1, ...values);
-  for (let y = 0; y < rows; y++) for (let x = 0; x < columns; x++) {
-    const v = 255 * values[y * columns + x] / most;
+const make = (tag, kind, text) => {
+  const made = document.createElement(tag); made.className = kind; made.textContent = made.title = text; return made;
+};
+function draw(values, most, rows, columns, cell, caption, tip) {
+  const figure = make('figure', '', ''), map = make('div', 'map', ''), canvas = document.createElement('canvas');
+  canvas.width = columns.length * cell; canvas.height = rows.length * cell;
+  const pen = canvas.getContext('2d');
+  values.forEach((value, place) => {
+    const v = 255 * value / most;
     pen.fillStyle = `rgb(${255 - 0.85 * v},${255 - 0.6 * v},${255 - 0.2 * v})`;
-    pen.fillRect(x * cell, y * cell, cell, cell);
-  }
+    pen.fillRect(place % columns.length * cell, Math.floor(place / columns.length) * cell, cell, cell);
+  });
   canvas.onmousemove = e => {
-    const x = Math.min(columns - 1, Math.floor(e.offsetX / cell)), y = Math.min(rows - 1, Math.floor(e.offsetY / cell));
-    canvas.title = `${ys[y]} reads ${xs(x, y)}: ${(values[y * columns + x] / 255).toFixed(2)}`;
+    const x = Math.min(columns.length - 1, Math.floor(e.offsetX / cell));
+    const y = Math.min(rows.length - 1, Math.floor(e.offsetY / cell));
+    canvas.title = `${rows[y]} reads ${tip(x, y)}: ${(values[y * columns.length + x] / 255).toFixed(2)}`;
   };
-  const caption = document.createElement('figcaption'), line = document.createElement('div');
-  caption.textContent = `${title}, at most ${(most / 255).toFixed(2)}`;
-  line.className = 'map';
-  if (cell >= 11) for (const name of ys) {  // smaller ones could not be read
-    const label = document.createElement('span'); label.textContent = name; label.style.height = `${cell}px`;
-    label.style.lineHeight = `${cell}px`; line.append(label);
-  }
-  line.style.gridTemplateRows = `repeat(${rows}, ${cell}px)`;
-  canvas.style.gridRow = `1 / span ${rows}`; line.append(canvas);
-  figure.append(line, caption); return figure;
+  map.style.gridTemplateColumns = `auto repeat(${columns.length}, ${cell}px)`;
+  map.style.gridTemplateRows = `auto repeat(${rows.length}, ${cell}px)`;
+  map.style.lineHeight = `${cell}px`;
+  const put = (name, kind, row, column) => {
+    const label = make('span', kind, name); label.style.gridArea = `${row} / ${column}`; map.append(label);
+  };
+  columns.forEach((name, x) => put(name, 'column', 1, x + 2));
+  rows.forEach((name, y) => put(name, 'row', y + 2, 1));
+  canvas.style.gridArea = `2 / 2 / span ${rows.length} / span ${columns.length}`; map.append(canvas);
+  figure.append(make('figcaption', '', caption), map); return figure;
 }
 function show() {
   const example = data[document.getElementById('example').value];
   const layer = example.layers[document.getElementById('layer').value];
-  const n = example.tokens.length, k = layer.taps;
-  const cell = Math.max(5, Math.min(22, Math.floor(420 / n)));
-  const names = example.tokens;
+  const n = example.tokens.length, k = layer.taps, shift = (k - 1) / 2, names = example.tokens;
+  const cell = Math.max(12, Math.min(22, Math.floor(420 / n)));
   document.getElementById('tokens').textContent = names.join(' ');
-  const at = bytes(layer.attention), kernels = bytes(layer.kernels);
-  document.getElementById('attention').replaceChildren(...Array.from({length: layer.heads}, (_, h) =>
-    draw(at.slice(h * n * n, (h + 1) * n * n), n, n, cell, `attention head ${h + 1}`, x => names[x], names)));
-  const shift = (k - 1) / 2;
-  document.getElementById('kernels').replaceChildren(...Array.from({length: layer.heads}, (_, h) =>
-    draw(kernels.slice(h * n * k, (h + 1) * n * k), k, n, cell, `convolution head ${h + 1}: taps ${-shift} to ${shift}`,
-      (x, y) => names[y + x - shift] ?? 'nothing', names)));
+  const maps = (id, packed, columns, caption, tip) => {
+    const values = bytes(packed), size = n * columns.length, most = values.reduce((a, b) => Math.max(a, b), 1);
+    const scale = `White is 0, the darkest blue ${(most / 255).toFixed(2)}, in every head of this layer.`;
+    document.getElementById(`${id}-scale`).textContent = scale;
+    document.getElementById(id).replaceChildren(...Array.from({length: layer.heads}, (_, h) =>
+      draw(values.slice(h * size, (h + 1) * size), most, names, columns, cell, `${caption} head ${h + 1}`, tip)));
+  };
+  maps('attention', layer.attention, names, 'attention', x => names[x]);
+  const taps = Array.from({length: k}, (_, x) => x < shift ? `${x - shift}` : x > shift ? `+${x - shift}` : 'itself');
+  maps('kernels', layer.kernels, taps, 'convolution', (x, y) => names[y + x - shift] ?? 'nothing');
 }
 for (const id of ['example', 'layer']) document.getElementById(id).onchange = show;
 show();
@@ -71,26 +80,37 @@ def explain_html(
     tokenizer: ConvBertTokenizerFast,
     features: Sequence[Feature],
     captions: Sequence[str],
+    about: Mapping[str, Any] | None = None,
 ) -> str:
     """A page that shows, for each example, how every layer mixes its tokens.
 
     Args:
         features: the examples; of choices, the first is shown.
         captions: what to call each.
+        about: facts for the head of the page: model, task, data.
     """
     shown = [{"caption": c, **_look(model, tokenizer, f)} for c, f in zip(captions, features, strict=True)]
-    options = "".join(f"<option value={n}>{_attribute(c)}</option>" for n, c in enumerate(captions))
+    options = "".join(
+        f"<option value={n}>{escape(c if len(c) <= _CAPTION else c[:_CAPTION] + ' …')}</option>"
+        for n, c in enumerate(captions)
+    )
     layers = "".join(f"<option value={n}>layer {n + 1}</option>" for n in range(len(shown[0]["layers"])))
     longest = max(len(_ids(feature)[0]) for feature in features)
     cut = f" Of longer texts the first {_MOST_TOKENS} tokens are shown." if longest > _MOST_TOKENS else ""
     data = json.dumps(shown).replace("<", "\\u003c")
     return page(
         "How the model mixes tokens",
-        "<p class='note'>A row is a token, and shows where it reads: the darker, the more, within each map. Point at a "
-        f"cell for its tokens. Attention reads anywhere; a dynamic kernel mixes the neighbours of its token.{cut}</p>",
-        f"<p><select id='example'>{options}</select> <select id='layer'>{layers}</select></p><p id='tokens'></p>",
-        "<h2>Attention</h2><div class='grid' id='attention'></div>",
-        "<h2>Dynamic convolution kernels</h2><div class='grid' id='kernels'></div>",
+        facts(about or {}),
+        note(
+            "A row is a token, and shows which tokens it reads: the darker, the more. Attention may "
+            "read any token: columns are tokens, too. A dynamic convolution kernel mixes a token with its neighbours: "
+            f"columns are places before (-) and after it (+). Point at a cell for its number.{cut}"
+        ),
+        f"<p><select id='example' aria-label='example'>{options}</select> "
+        f"<select id='layer' aria-label='layer'>{layers}</select></p><p id='tokens' dir='auto'></p>",
+        "<h2>Attention</h2><p class='note' id='attention-scale'></p><div class='grid' id='attention'></div>",
+        "<h2>Dynamic convolution kernels</h2><p class='note' id='kernels-scale'></p>"
+        "<div class='grid' id='kernels'></div>",
         f"<script type='application/json' id='data'>{data}</script><script>{_SCRIPT}</script>",
     )
 
@@ -133,9 +153,3 @@ def _pack(weights: Tensor) -> str:
     return base64.b64encode(
         (weights.float() * 255).round().byte().cpu().contiguous().numpy().tobytes()
     ).decode()
-
-
-def _attribute(text: str) -> str:
-    from html import escape
-
-    return escape(text if len(text) <= 80 else text[:80] + "...")

@@ -1,26 +1,66 @@
-"""`report.html`: how training went, where the model is right and wrong, and its worst mistakes."""
+"""`report.html`: what was trained on what, its scores, where the model is right and wrong, and its worst mistakes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import pairwise
+from os.path import isfile
+from pathlib import Path
+from time import strftime
 from typing import Any
+
+import numpy as np
 
 from convbert.finetuning import squad
 from convbert.finetuning.data import Example, Kind, Prediction
 from convbert.finetuning.inference import Split
-from convbert.finetuning.metrics import entity_spans
-from convbert.finetuning.saliency import token_influence
+from convbert.finetuning.mistakes import worst_mistakes
+from convbert.heads.tags import entity_spans
 from convbert.model import ConvBertPreTrainedModel
-from convbert.page import confusion, figure_svg, page, section, table, tokens
+from convbert.page import (
+    Chart,
+    Line,
+    by_step,
+    confusion,
+    curves,
+    facts,
+    figure_svg,
+    note,
+    page,
+    plan_fields,
+    points,
+    readable,
+    section,
+    table,
+    tiles,
+    wilson,
+)
 from convbert.tokenization import ConvBertTokenizerFast
 
-_WORST = 20
+History = Sequence[Mapping[str, Any]]
+Interval = tuple[float, float]
+
 _MOST_LABELS = 30
 """A confusion matrix of more labels could not be read."""
 _MOST_POINTS = 3000
+_RESAMPLES = 300
+_RESAMPLED = 200_000
+"""Examples that all resamples of a bootstrap have together, at most; but there are at least 50."""
+_IN_PERCENT = ("f1", "exact", "best_f1", "best_exact")
+_MEANINGS = {
+    "accuracy": "share of answers that are right",
+    "macro_f1": "mean of the labels' F1, each counting the same",
+    "micro_f1": "F1 over all pairs of a text and a label",
+    "positive_f1": "F1 of the positive label",
+    "matthews": "correlation of answers and labels: 0 is chance, 1 is perfect",
+    "entity_f1": "F1 of entities; one counts with its type and both borders right",
+    "pearson": "linear correlation with the right numbers",
+    "spearman": "correlation of ranks with the right numbers",
+    "mean_squared_error": "mean of squared errors; less is better",
+    "f1": "words shared with the right answer, in percent",
+    "exact": "answers that are right to the letter, in percent",
+}
 
 
 def report_html(
@@ -30,7 +70,8 @@ def report_html(
     predictions: Sequence[Prediction],
     model: ConvBertPreTrainedModel,
     tokenizer: ConvBertTokenizerFast,
-    histories: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    histories: Mapping[str, History] | None = None,
+    train: Sequence[Example] = (),
 ) -> str:
     """The page, as a document that needs no other file.
 
@@ -38,275 +79,290 @@ def report_html(
         metrics: what `metrics.json` holds, or `{"scores": {split: {metric: value}}}`.
         split, predictions: what is looked at.
         histories: name of a run to its log entries.
+        train: the training data, to count its labels.
     """
+    histories = histories or {}
     return page(
         title,
-        section("Scores", _scores(metrics)),
-        section("Training", _curves(histories or {}, f"{split.name}_{metrics.get('metric', '')}")),
-        section("Recipe", _recipe(split)),
-        section("Answers", _overview(split, predictions)),
-        section("Most wrong", _worst(split, predictions, model, tokenizer)),
+        _summary(metrics, split),
+        section("Scores", _scores(metrics, split, intervals(split, predictions))),
+        section("Training", *_training(metrics, histories)),
+        section("Answers", _overview(split, predictions, train)),
+        section("Worst mistakes", worst_mistakes(split, predictions, model, tokenizer)),
+        section("Model and data", facts(_about(metrics, split))),
+        section("Recipe", plan_fields(split.plan.to_dict())),
     )
 
 
-def _scores(metrics: Mapping[str, Any]) -> str:
+def _summary(metrics: Mapping[str, Any], split: Split) -> str:
+    scores = metrics["scores"].get(split.name, {})
+    shown = [(f"{readable(name)}, {split.name}", f"{value:.4g}") for name, value in scores.items()][:1]
+    for name, value in list((metrics.get("baseline") or {}).items())[:1]:
+        shown.append((f"{readable(name)} without reading the text", f"{value:.4g}"))
+    guide = (
+        "Read the scores first, then which labels or kinds of answers go wrong, then the worst mistakes one by one: "
+        "they often show errors in the data."
+    )
+    return tiles([*shown, (f"examples in {split.name}", f"{len(split.examples):,}")]) + note(guide)
+
+
+def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Interval]) -> str:
     baseline = metrics.get("baseline") or {}
-    rows = [
-        (split, name, value, *([baseline.get(name, "")] if baseline else []))
-        for split, scores in metrics["scores"].items()
-        for name, value in scores.items()
-    ]
-    head = ("data", "metric", "score", *(["most frequent answer"] if baseline else []))
-    shown = table(head, rows)
+    rows = []
+    for name, scores in metrics["scores"].items():
+        for metric, value in scores.items():
+            low, high = (ranges if name == split.name else {}).get(metric, (None, None))
+            rows.append((name, readable(metric), value, low, high, baseline.get(metric)))
+    head = ("data", "metric", "score", "95 % from", "to", "without reading the text")
+    kept = 6 if baseline else 5
+    shown = table(head[:kept], [row[:kept] for row in rows])
+    names = dict.fromkeys(name for scores in metrics["scores"].values() for name in scores)
+    remarks = [f"{readable(name)}: {_MEANINGS[name]}" for name in names if name in _MEANINGS]
+    shown += note("; ".join(remarks) + "." if remarks else "")
+    if ranges:
+        shown += note(
+            f"95 %: the interval in which the score of this model would lie on other data like {split.name}, of as "
+            f"many examples ({len(split.examples):,})."
+        )
+    if baseline:
+        shown += note(
+            "Without reading the text: always the commonest label of the training data, a word's commonest tag, the "
+            "mean of numbers, or a fixed guess."
+        )
     seeds = metrics.get("seeds", {})
     if len(seeds) > 1:
         spread = metrics["spread"]
         shown += (
-            f"<p>Medians of {len(seeds)} seeds; {escape(metrics['metric'])} from {spread['lowest']:.4f} to "
-            f"{spread['highest']:.4f}; the model is that of seed {metrics['best_seed']}.</p>"
+            f"<p>Scores are medians of {len(seeds)} seeds; {escape(readable(metrics['metric']))} from "
+            f"{spread['lowest']:.4f} to {spread['highest']:.4f}. The model, its interval and all that follows are "
+            f"of seed {metrics['best_seed']}.</p>"
         )
     if metrics.get("collapsed_seeds"):
-        shown += f"<p>Collapsed: seeds {', '.join(map(str, metrics['collapsed_seeds']))}.</p>"
+        collapsed = ", ".join(map(str, metrics["collapsed_seeds"]))
+        shown += f"<p>Collapsed (the same answer to everything): seeds {collapsed}.</p>"
     return shown
 
 
-def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], scored: str) -> str:
-    if not histories:
-        return ""
-    from matplotlib.figure import Figure
+def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Interval]:
+    """95 % intervals of the scores: Wilson's for a share of right answers, else the bootstrap's over examples."""
+    count, kind = len(split.examples), split.kind
+    scores = kind.score(split.examples, predictions)
+    draws = np.random.default_rng(0)
+    found = {}
+    if kind.task.kind in ("classification", "multiple-choice") and "accuracy" in scores:
+        found["accuracy"] = wilson(scores["accuracy"], count)
+    resamples = min(_RESAMPLES, max(50, _RESAMPLED // count))
+    if count > 1 and kind.task.kind in ("tagging", "question-answering"):
+        chosen = draws.integers(count, size=(resamples, count))
+        for name, sums in _ratios(split, predictions).items():
+            above, below = (np.array(values)[chosen].sum(1) for values in sums)
+            found[name] = _middle(above / np.maximum(below, 1e-9))
+    elif count > 1 and scores.keys() - found.keys():
+        resampled = []
+        for chosen in draws.integers(count, size=(resamples, count)):
+            again = [split.examples[n] for n in chosen], [predictions[n] for n in chosen]
+            resampled.append(kind.score(*again))
+        found = {name: _middle([each[name] for each in resampled]) for name in scores} | found
+    return {name: found[name] for name in scores if name in found}
 
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    loss, score = figure.subplots(1, 2)
-    for run, history in histories.items():
-        for axes, name in ((loss, "train_loss"), (score, scored)):
-            points = [(entry["step"], entry[name]) for entry in history if name in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=run, marker="." if axes is score else None)
-    loss.set(xlabel="step", ylabel="training loss")
-    score.set(xlabel="step", ylabel=scored.replace("_", " "))
-    for axes in (loss, score):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure_svg(figure)
+
+def _ratios(split: Split, predictions: Sequence[Prediction]) -> dict[str, tuple[list[float], list[float]]]:
+    """Scores that are a sum over examples divided by another: both, example by example."""
+    if split.kind.task.kind == "question-answering":
+        figures = _question_figures(split, predictions)
+        return {name: ([one[name] for one in figures], [1.0] * len(figures)) for name in ("f1", "exact")}
+    pairs = [(e.target, p["answer"]) for e, p in zip(split.examples, predictions, strict=True)]
+    spans = [(entity_spans(right), entity_spans(answer)) for right, answer in pairs]
+    return {
+        "accuracy": (
+            [float(sum(map(str.__eq__, *pair))) for pair in pairs],
+            [float(len(right)) for right, _ in pairs],
+        ),
+        "entity_f1": ([2.0 * len(g & a) for g, a in spans], [float(len(g) + len(a)) for g, a in spans]),
+    }
 
 
-def _recipe(split: Split) -> str:
-    rows = [(name, str(value)) for name, value in split.plan.to_dict().items()]
-    return f"<details><summary>every field</summary>{table(('field', 'value'), rows)}</details>"
+def _middle(values: Sequence[float] | np.ndarray) -> Interval:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _training(metrics: Mapping[str, Any], histories: Mapping[str, History]) -> Iterator[str]:
+    splits = list(metrics["scores"])
+    if not histories or not splits:
+        return
+    losses, scores = [], []
+    for number, (run, history) in enumerate(histories.items()):
+        color, label = f"C{number % 10}", f"{run}, " if len(histories) > 1 else ""
+        losses.append(Line(f"{label}training", *points(history, "train_loss"), color=color))
+        dev = points(history, f"{splits[0]}_loss")
+        if len(dev[0]):
+            losses.append(Line(f"{label}{splits[0]}", *dev, measured=True, color=color))
+    metric = metrics.get("metric", next(iter(metrics["scores"][splits[0]])))
+    baseline = (metrics.get("baseline") or {}).get(metric)
+    for split in splits:
+        lines = [
+            Line(run, *points(history, f"{split}_{metric}"), measured=True)
+            for run, history in histories.items()
+        ]
+        level = {} if baseline is None or split != splits[0] else {"without reading": baseline}
+        top = 100.0 if metric in _IN_PERCENT else 1.0
+        title = f"{readable(metric)} on {split}"
+        scores.append(Chart(title=title, lines=lines, unit=readable(metric), top=top, levels=level))
+    yield curves([Chart(title="loss", lines=losses, unit="mean loss an example"), *scores])
+    names = {"train_loss": "training loss"}
+    for split, found in metrics["scores"].items():
+        names |= {f"{split}_{name}": f"{readable(name)}, {split}" for name in ("loss", *found)}
+    logged = {name for history in histories.values() for entry in history for name in entry}
+    yield by_step(histories, {name: names[name] for name in names if name in logged}, "train_loss")
+
+
+def _about(metrics: Mapping[str, Any], split: Split) -> dict[str, Any]:
+    """What was trained on and scored on what, and when."""
+    model = metrics.get("model")
+    counts = {"train": metrics.get("train_examples")}
+    counts |= metrics.get("dev_examples") or metrics.get("examples") or {split.name: len(split.examples)}
+    found: dict[str, Any] = {
+        "model": "the embedded English model" if model == "embedded" else model,
+        "task": f"{split.kind.task.name} ({split.kind.task.kind})",
+    }
+    files = dict(metrics.get("files", {}))
+    if isinstance(files.get("dev"), list):
+        files |= zip(metrics.get("dev_examples", {}), files.pop("dev"), strict=False)
+    for name, count in counts.items():
+        shown = [] if count is None else [f"{count:,} examples"]
+        if name in files:
+            shown = [*shown, _size(Path(files[name]))] if isfile(files[name]) else shown
+            shown.append(str(files[name]))
+        found[f"data, {name}"] = ", ".join(shown) or None
+    seeds = metrics.get("seeds", {})
+    if seeds:
+        each = list(seeds.values())
+        found["seeds"] = ", ".join(map(str, seeds))
+        found["steps"] = ", ".join(
+            f"{one['steps']:,} (the best after {one.get('best_step', one['steps']):,})" for one in each
+        )
+        found["training time"] = f"{sum(one['minutes'] for one in each):.3g} minutes on {each[0]['device']}"
+    found["date"] = metrics.get("date", strftime("%Y-%m-%d"))
+    versions = [f"{name} {metrics[name]}" for name in ("torch", "transformers", "python") if name in metrics]
+    return found | {"versions": ", ".join(versions) or None}
+
+
+def _size(file: Path) -> str:
+    size = file.stat().st_size
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
 # ------------------------------------------------------------------------------------------- overview
 
 
-def _overview(split: Split, predictions: Sequence[Prediction]) -> str:
-    return _OVERVIEWS[split.kind.task.kind](split.kind, split.examples, predictions)
-
-
-def _classes(kind: Kind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
-    gold = [example.target for example in examples]
+def _overview(split: Split, predictions: Sequence[Prediction], train: Sequence[Example]) -> str:
+    right, trained = ([example.target for example in each] for each in (split.examples, train))
     answers = [prediction["answer"] for prediction in predictions]
-    shown = _per_class(kind.labels, [{label} for label in gold], [{label} for label in answers])
-    if len(kind.labels) > _MOST_LABELS:
+    if split.kind.task.kind == "question-answering":
+        return _questions(split, predictions)
+    return (_numbers if split.kind.task.kind == "regression" else _labels)(
+        split.kind, right, answers, trained
+    )
+
+
+def _labels(kind: Kind, right: list[Any], answers: list[Any], train: list[Any]) -> str:
+    """Counts, precision, recall and F1 of every label, and which was taken for which where there is one an answer."""
+    is_entities = "entity_f1" in kind.task.metrics
+    names = sorted(kind.known_labels) if is_entities else list(kind.labels)
+    names = names or [f"choice {n + 1}" for n in range(max([*right, *answers, *train]) + 1)]
+
+    def items(target: Any) -> set[Any]:
+        """What counts as right where it stands in an answer, too; its first part is the label."""
+        if is_entities:
+            return entity_spans(target)
+        if isinstance(target, int):
+            target = (f"choice {target + 1}",)
+        elif isinstance(target, str):
+            target = (target,)
+        return {(label, 0 if kind.task.kind == "multi-label" else n) for n, label in enumerate(target)}
+
+    wanted, given, trained = ([items(target) for target in each] for each in (right, answers, train))
+    both = [g & a for g, a in zip(wanted, given, strict=True)]
+    counts = [
+        Counter(label for found in sets for label, *_ in found) for sets in (both, wanted, given, trained)
+    ]
+    rows = [_rates(name, *(count[name] for count in counts)) for name in names]
+    head = ("label", "precision", "recall", "F1", "right answers", "model's answers", "in training")
+    shown = table(head[: 6 + bool(train)], [row[: 6 + bool(train)] for row in rows])
+    never = [name for name in names if counts[1][name] and not counts[2][name]]
+    more = ", ..." if len(never) > _MOST_LABELS else ""
+    shown += note(
+        "Precision: the share of the model's answers with a label that are right. Recall: the share of the right ones "
+        "that it found. F1: their harmonic mean."
+        + (f" The model never answered: {', '.join(never[:_MOST_LABELS])}{more}." if never else "")
+    )
+    if is_entities or kind.task.kind == "multi-label" or len(names) > _MOST_LABELS:
         return shown
-    counts = Counter(zip(gold, answers, strict=True))
-    return shown + confusion(kind.labels, [[counts[g, a] for a in kind.labels] for g in kind.labels])
+    pairs = Counter(
+        (g[0], a[0])
+        for w, s in zip(wanted, given, strict=True)
+        for g, a in zip(sorted(w, key=_place), sorted(s, key=_place), strict=True)
+    )
+    return shown + confusion(names, [[pairs[g, a] for a in names] for g in names])
 
 
-def _several(kind: Kind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
-    gold = [set(example.target) for example in examples]
-    return _per_class(kind.labels, gold, [set(prediction["answer"]) for prediction in predictions])
+def _place(item: tuple[str, int]) -> int:
+    return item[1]
 
 
-def _per_class(labels: Sequence[str], gold: Sequence[set[Any]], answers: Sequence[set[Any]]) -> str:
-    """Precision, recall and F1 of every label; sets hold what stands there, labels or spans by their first part."""
-    rows = []
-    for label in labels:
-        hits = sum(_count(g & a, label) for g, a in zip(gold, answers, strict=True))
-        given = sum(_count(a, label) for a in answers)
-        wanted = sum(_count(g, label) for g in gold)
-        rows.append(
-            (
-                label,
-                hits / given if given else 0.0,
-                hits / wanted if wanted else 0.0,
-                2 * hits / (given + wanted) if given + wanted else 0.0,
-                wanted,
-            )
-        )
-    return table(("label", "precision", "recall", "F1", "examples"), rows)
+def _rates(label: str, hits: int, wanted: int, given: int, trained: int) -> tuple[Any, ...]:
+    """A row of the table; None where nothing can be said."""
+    precision, recall = (hits / count if count else None for count in (given, wanted))
+    f1 = 2 * hits / (given + wanted) if given + wanted else None
+    return label, precision, recall, f1, wanted, given, trained
 
 
-def _count(found: set[Any], label: str) -> int:
-    return sum(label == (item if isinstance(item, str) else item[0]) for item in found)
-
-
-def _scatter(kind: Kind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
+def _numbers(kind: Kind, right: list[float], answers: list[float], train: list[float]) -> str:
+    """How the numbers are spread, and each answer against the right one, on axes of one scale."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    pairs = [(e.target, p["answer"]) for e, p in zip(examples, predictions, strict=True)][:_MOST_POINTS]
-    gold, answers = zip(*pairs, strict=True)
-    axes.scatter(gold, answers, s=9, alpha=0.4)
-    axes.plot([min(gold), max(gold)], [min(gold), max(gold)], color="grey", linewidth=0.8)
-    axes.set(xlabel="gold", ylabel="answer")
-    axes.grid(alpha=0.3)
-    return figure_svg(figure)
-
-
-def _tags(kind: Kind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
-    if "entity_f1" in kind.task.metrics:
-        types = sorted({label[2:] for label in kind.labels} - {""})
-        gold = [entity_spans(example.target) for example in examples]
-        return _per_class(types, gold, [entity_spans(prediction["answer"]) for prediction in predictions])
-    gold_tags = [{(tag, n) for n, tag in enumerate(example.target)} for example in examples]
-    answers = [{(tag, n) for n, tag in enumerate(prediction["answer"])} for prediction in predictions]
-    shown = _per_class(kind.labels, gold_tags, answers)
-    if len(kind.labels) > _MOST_LABELS:
+    spread = {"right answers": right, "model's answers": answers, "in training": train}
+    rows = [
+        (name, len(values), float(np.mean(values)), float(np.std(values)), min(values), max(values))
+        for name, values in spread.items()
+        if values
+    ]
+    shown = table(("numbers", "count", "mean", "standard deviation", "lowest", "highest"), rows)
+    pairs = np.array([right, answers])[:, :_MOST_POINTS]
+    if pairs.shape[1] < 2 or not np.isfinite(pairs).all():
         return shown
-    counts = Counter(
-        pair
-        for e, p in zip(examples, predictions, strict=True)
-        for pair in zip(e.target, p["answer"], strict=True)
-    )
-    return shown + confusion(kind.labels, [[counts[g, a] for a in kind.labels] for g in kind.labels])
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    room = 0.03 * float(np.ptp(pairs)) or 1.0
+    limits = (float(pairs.min()) - room, float(pairs.max()) + room)
+    axes.scatter(pairs[0], pairs[1], s=9, alpha=0.4)
+    axes.plot(limits, limits, color="grey", linewidth=0.8)
+    axes.set(xlabel="right answer", ylabel="model's answer", xlim=limits, ylim=limits, aspect="equal")
+    axes.grid(alpha=0.3)
+    return shown + note("Points on the line are right.") + figure_svg(figure)
 
 
-def _question_scores(kind: Kind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
-    first_words: dict[str, list[float]] = {}
-    for example, prediction in zip(examples, predictions, strict=True):
-        word = example.inputs["question"].split()[0].lower()
-        gold = [text for text, _ in example.target]
-        first_words.setdefault(word, []).append(squad.best_over_gold(squad.f1, gold, prediction["answer"]))
-    often = sorted(first_words.items(), key=lambda item: -len(item[1]))[:12]
-    rows = [(word, 100 * sum(scores) / len(scores), len(scores)) for word, scores in often]
-    return table(("question begins with", "F1", "questions"), rows)
+def _questions(split: Split, predictions: Sequence[Prediction]) -> str:
+    groups: dict[str, list[dict[str, float]]] = {}
+    for example, figures in zip(split.examples, _question_figures(split, predictions), strict=True):
+        groups.setdefault(example.inputs["question"].split()[0].lower()[:20], []).append(figures)
+    often = sorted(groups.items(), key=lambda item: -len(item[1]))[:12]
+    rows = [
+        (word, *(float(np.mean([one[name] for one in found])) for name in ("f1", "exact")), len(found))
+        for word, found in often
+    ]
+    return table(("question begins with", "F1 (%)", "exact (%)", "questions"), rows)
 
 
-def _choice_counts(kind: Kind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
-    labels = [str(number) for number in range(len(examples[0].inputs["choices"]))]
-    counts = Counter((str(e.target), str(p["answer"])) for e, p in zip(examples, predictions, strict=True))
-    return confusion(labels, [[counts[g, a] for a in labels] for g in labels])
-
-
-_OVERVIEWS = {
-    "classification": _classes,
-    "multi-label": _several,
-    "regression": _scatter,
-    "tagging": _tags,
-    "question-answering": _question_scores,
-    "multiple-choice": _choice_counts,
-}
-
-
-# ------------------------------------------------------------------------------------- worst mistakes
-
-
-def _worst(
-    split: Split,
-    predictions: Sequence[Prediction],
-    model: ConvBertPreTrainedModel,
-    tokenizer: ConvBertTokenizerFast,
-) -> str:
-    numbered = enumerate(zip(split.examples, predictions, strict=True))
-    errors = sorted(((split.kind.mistake(e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0])
-    cards = []
-    for error, number in errors[:_WORST]:
-        if error <= 0:
-            break
-        example, prediction = split.examples[number], predictions[number]
-        if split.kind.task.kind == "tagging":
-            shown = _tagged(example, prediction)
-        elif split.kind.task.kind == "question-answering":
-            shown = _answered(example, prediction)
-        else:
-            shown = _read(split, number, prediction, model, tokenizer)
-        cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
-    return _LEGENDS.get(split.kind.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
-
-
-_INFLUENCE = (
-    "<p class='note'>Words that <mark style='background:rgba(245,130,50,.5)'>speak for the answer</mark> and "
-    "<mark style='background:rgba(60,130,220,.5)'>against it</mark>, by the gradient of its score.</p>"
-)
-_LEGENDS = {
-    "multi-label": _INFLUENCE.replace("the answer", "the label that is most wrong"),
-    "tagging": "<p class='note'><mark class='both'>right</mark> and <mark class='answer'>wrong</mark> tags.</p>",
-    "question-answering": (
-        "<p class='note'><mark class='answer'>The answer</mark>, <mark class='gold'>what is right</mark> and "
-        "<mark class='both'>where they agree</mark>.</p>"
-    ),
-}
-
-
-def _read(
-    split: Split,
-    number: int,
-    prediction: Prediction,
-    model: ConvBertPreTrainedModel,
-    tokenizer: ConvBertTokenizerFast,
-) -> str:
-    """Gold and answer, and the text with the tokens that speak for the answer."""
-    example, kind = split.examples[number], split.kind
-    feature = split.features[number]
-    answer = prediction["answer"]
-    ids, gold, said, explained = feature.input_ids, example.target, answer, ""
-    if kind.task.kind == "multiple-choice":
-        ids, output = feature.input_ids[answer], answer
-        gold, said = (example.inputs["choices"][choice] for choice in (example.target, answer))
-    elif kind.task.kind == "multi-label":
-        label = _most_wrong_label(example, prediction)
-        output, explained = kind.labels.index(label), f", most wrong <b>{escape(label)}</b>"
-    else:
-        output = kind.labels.index(answer) if answer in kind.labels else 0
-    words = tokenizer.convert_ids_to_tokens(ids)
-    sure = f" ({prediction['score']:.0%})" if "score" in prediction else ""
-    head = f"<b>{escape(_shown(said))}</b>{sure}, gold <b>{escape(_shown(gold))}</b>{explained}<br>"
-    return head + tokens(words, token_influence(model, kind, feature, output))
-
-
-def _most_wrong_label(example: Example, prediction: Prediction) -> str:
-    distance = {
-        name: abs(probability - (name in example.target))
-        for name, probability in prediction["probabilities"].items()
-    }
-    return max(distance, key=distance.__getitem__)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return ", ".join(value) or "none" if isinstance(value, list | tuple) else str(value)
-
-
-def _tagged(example: Example, prediction: Prediction) -> str:
-    """The sentence: green where gold and answer agree on a tag, else orange with both."""
-    shown = []
-    for word, gold, answer in zip(
-        example.inputs["tokens"], example.target, prediction["answer"], strict=True
-    ):
-        if gold == answer == "O":
-            shown.append(escape(word))
-        elif gold == answer:
-            shown.append(f"<mark class='both'>{escape(word)}<sub>{escape(gold)}</sub></mark>")
-        else:
-            tags = f"{escape(answer)}, gold {escape(gold)}"
-            shown.append(f"<mark class='answer'>{escape(word)}<sub>{tags}</sub></mark>")
-    return " ".join(shown)
-
-
-def _answered(example: Example, prediction: Prediction) -> str:
-    """Question, answer, and the context with gold in green and the answer in orange."""
-    context, answer = example.inputs["context"], prediction["answer"]
-    spans = [(start, start + len(text), "gold") for text, start in dict.fromkeys(example.target)]
-    if answer:
-        spans.append((prediction["start"], prediction["start"] + len(answer), "answer"))
-    edges = sorted({0, len(context), *(edge for first, last, _ in spans for edge in (first, last))})
-    shown = ""
-    for first, last in pairwise(edges):
-        kinds = {kind for start, end, kind in spans if start <= first and last <= end}
-        name = "both" if len(kinds) == 2 else next(iter(kinds), "")
-        text = escape(context[first:last])
-        shown += f"<mark class='{name}'>{text}</mark>" if name else text
-    head = f"<b>{escape(example.inputs['question'])}</b><br>answer: {escape(answer or 'none')}"
-    return f"{head} ({prediction['score']:.0%})<p>{shown}</p>"
+def _question_figures(split: Split, predictions: Sequence[Prediction]) -> list[dict[str, float]]:
+    """F1 and exact match of each question, in percent."""
+    may_be_missing = split.kind.task.answers_may_be_missing
+    return [
+        squad.evaluate(
+            {"": [text for text, _ in example.target]},
+            {"": prediction["answer"]},
+            answers_may_be_missing=may_be_missing,
+        )
+        for example, prediction in zip(split.examples, predictions, strict=True)
+    ]

@@ -256,7 +256,10 @@ class Run:
         metrics: dict[str, Any] = {
             "task": self.task.name,
             "model": self.base,
-            "files": {"train": str(self.files.train), "dev": [str(path) for path in self.files.dev]},
+            "files": {
+                "train": str(self.files.train),
+                "dev": [str(path) for path in self.files.dev] or [f"{self.files.train} (split off)"],
+            },
             "train_examples": len(self.train),
             "dev_examples": {split.name: len(split.examples) for split in splits},
             "metric": metric,

@@ -86,6 +86,8 @@ class FinetuningTrainer(ObjectiveTrainer):
             predictions = split.predict(self.model.model, self.accelerator.autocast())
             scores = split.score(predictions)
             metrics |= {f"{split.name}_{name}": value for name, value in scores.items()}
+            if (loss := split.loss(predictions)) is not None:
+                metrics[f"{split.name}_loss"] = loss
         self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         metrics[SCORE] = next(iter(metrics.values()))

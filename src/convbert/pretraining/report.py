@@ -8,35 +8,51 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-import numpy as np
-
-from convbert.page import bars, figure_svg, page, section, table, tiles
+from convbert.page import (
+    Chart,
+    Line,
+    bars,
+    by_step,
+    curves,
+    facts,
+    note,
+    page,
+    plan_fields,
+    points,
+    readable,
+    section,
+    table,
+    tiles,
+    wilson,
+)
 from convbert.pretraining.samples import Filled, Judged, Samples
 
 Entry = Mapping[str, Any]
 
 _LABELS = {
-    "loss": "loss",
-    "masked_loss": "masked tokens: cross-entropy (nats)",
-    "masked_accuracy": "masked tokens: accuracy",
-    "sampled_accuracy": "generator: draws that are the true token",
-    "replaced_loss": "discriminator: cross-entropy (nats)",
-    "replaced_accuracy": "discriminator: accuracy",
-    "replaced_auc": "discriminator: area under ROC",
-    "replaced_recall": "discriminator: recall of replaced",
-    "replaced_precision": "discriminator: precision of replaced",
-    "learning_rate": "learning rate",
-    "grad_norm": "norm of the gradient",
-    "tokens_per_second": "tokens/s",
-    "mfu": "model-FLOPs utilisation",
-    "input_wait": "share of time waiting for data",
+    "loss": ("training loss, all parts weighed", ""),
+    "masked_loss": ("masked tokens: cross-entropy", "nats"),
+    "masked_accuracy": ("masked tokens: accuracy", "share"),
+    "sampled_accuracy": ("generator: draws that are the true token", "share"),
+    "replaced_loss": ("discriminator: cross-entropy", "nats"),
+    "replaced_accuracy": ("discriminator: accuracy", "share"),
+    "replaced_auc": ("discriminator: area under ROC", "share"),
+    "replaced_recall": ("discriminator: recall of replaced", "share"),
+    "replaced_precision": ("discriminator: precision of replaced", "share"),
+    "learning_rate": ("learning rate", ""),
+    "grad_norm": ("norm of the gradient", ""),
+    "tokens_per_second": ("speed", "tokens/s"),
+    "mfu": ("model-FLOPs utilisation", "share"),
+    "input_wait": ("time spent waiting for data", "share"),
 }
-"""Figures of a log that are drawn, in this order. One that is not listed is drawn after them, under its own name."""
+"""Figures of a log that are drawn, with their units, in this order. Others follow under their own names."""
 _SHARES = ("mfu", "input_wait")
 _NOT_DRAWN = {"step", "epoch", "minutes", "minutes_left", "seconds_per_step"}
 _HELDOUT = "heldout_"
-_MOST_POINTS = 300
-"""Of a curve: more could not be told apart. Each point is then a mean."""
+_CURVES_NOTE = (
+    "Held-out text is not trained on: where its loss rises while the training loss falls, the model learns its corpus "
+    "by heart. Losses fall from the start; the baselines tell what needs no model."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +91,10 @@ def report_html(run: Watched) -> str:
         section("Masked tokens", _fills(run.samples.filled)),
         section("Replaced tokens", _judgements(run.samples.judged)),
         section("Held-out figures by step", _heldout(run.history)),
-        section("Final figures", _pairs(run.metrics)),
+        section("Final figures", _final(run.metrics)),
         section("Where the arithmetic goes", _flops(run.flops)),
-        section("The run", _pairs(run.facts)),
-        section("Plan", _plan(run.plan)),
+        section("Model and data", facts(run.facts)),
+        section("Plan", plan_fields(run.plan)),
     )
 
 
@@ -99,20 +115,23 @@ def _latest(history: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     for name in _drawn(history):
         held = newest.get(f"{_HELDOUT}{name}")
         if held is not None:
-            yield f"{_label(name)}, held-out", shown(name, held)
+            yield _label(f"{_HELDOUT}{name}"), _shown(name, held)
         elif name in newest:
-            yield _label(name), shown(name, newest[name])
+            yield _label(name), _shown(name, newest[name])
 
 
-def shown(name: str, value: float) -> str:
+def _shown(name: str, value: float) -> str:
     """A figure for a reader."""
     if name in _SHARES:
         return f"{value:.1%}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    unit = _LABELS.get(name, ("", ""))[1]
+    number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{number} {unit}" if unit not in ("", "share") else number
 
 
 def _label(name: str) -> str:
-    return _LABELS.get(name, name.replace("_", " "))
+    plain = name.removeprefix(_HELDOUT)
+    return _LABELS.get(plain, (readable(plain), ""))[0] + (", held-out" if plain != name else "")
 
 
 def _drawn(history: Sequence[Entry]) -> list[str]:
@@ -130,71 +149,52 @@ def _drawn(history: Sequence[Entry]) -> list[str]:
 
 
 def _curves(run: Watched) -> str:
-    names = _drawn(run.history)
-    if not names:
-        return ""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    columns = 3
-    rows = math.ceil(len(names) / columns)
-    width, height = 10.5, 2.3 * rows
-    figure = Figure(figsize=(width, height))
-    # Margins in inches. matplotlib would find its own, but takes twice as long, and this is drawn again and again.
-    figure.subplots_adjust(
-        left=0.5 / width,
-        right=1 - 0.1 / width,
-        bottom=0.3 / height,
-        top=1 - 0.3 / height,
-        wspace=0.2,
-        hspace=0.3,
-    )
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, name in zip(grid, names, strict=False):
-        for key, label, marker in ((name, "training", None), (f"{_HELDOUT}{name}", "held-out", ".")):
-            steps, values = points(run.history, key)
-            if len(steps):
-                axes.plot(steps, values, label=label, marker=marker, linewidth=1.2)
-        for which in ("bigram", "most_frequent"):
-            baseline = run.metrics.get(f"baseline_{which}_accuracy")
-            if name == "masked_accuracy" and baseline is not None:
-                axes.axhline(baseline, label=which.replace("_", " "), linestyle=":", color="grey")
-        axes.set_title(_label(name), fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.locator_params(nbins=6)
-        axes.grid(alpha=0.3)
-        if name in _SHARES:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-        if len(axes.get_legend_handles_labels()[0]) > 1:
-            axes.legend(fontsize=7, framealpha=0.5)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    return figure_svg(figure)
+    drawn = curves(_charts(run))
+    return drawn + note(_CURVES_NOTE if _HELDOUT in " ".join(map(" ".join, run.history)) else "")
 
 
-def points(history: Sequence[Entry], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a figure where it is a number; means of neighbours beyond `_MOST_POINTS`."""
-    found = [
-        (entry["step"], entry[name])
-        for entry in history
-        if "step" in entry and name in entry and math.isfinite(entry[name])
-    ]
-    steps, values = np.array(found, dtype=float).reshape(-1, 2).T
-    pieces = max(1, min(_MOST_POINTS, len(steps)))
-    means = [[piece.mean() for piece in np.array_split(x, pieces)] for x in (steps, values) if len(steps)]
-    return (np.array(means[0]), np.array(means[1])) if means else (steps, values)
+def _charts(run: Watched) -> Iterator[Chart]:
+    levels = {
+        f"{which} token": run.metrics[f"baseline_{name}_accuracy"]
+        for name, which in (("bigram", "bigram's"), ("most_frequent", "commonest"))
+        if f"baseline_{name}_accuracy" in run.metrics
+    }
+    for name in _drawn(run.history):
+        keys = ((name, "training", False), (f"{_HELDOUT}{name}", "held-out", True))
+        yield Chart(
+            title=_label(name),
+            lines=[Line(label, *points(run.history, key), measured=held) for key, label, held in keys],
+            unit=_LABELS.get(name, ("", ""))[1],
+            # How good a model is, is told on one scale; a share of the machine's time may be far below it.
+            top=1.0 if name.endswith(("accuracy", "auc", "recall", "precision")) else None,
+            levels=levels if name == "masked_accuracy" else {},
+        )
 
 
 def _heldout(history: Sequence[Entry]) -> str:
-    entries = [entry for entry in history if any(name.startswith(_HELDOUT) for name in entry)]
-    names = [name for name in _drawn(entries) if any(f"{_HELDOUT}{name}" in entry for entry in entries)]
-    if not entries:
-        return ""
-    rows = [
-        (entry.get("step", ""), *(entry.get(f"{_HELDOUT}{name}", "") for name in names)) for entry in entries
-    ]
-    whole = table(("step", *map(_label, names)), rows)
-    return f"<details><summary>{len(rows)} evaluations</summary>{whole}</details>"
+    names = [f"{_HELDOUT}{name}" for name in _drawn(history)]
+    measured = [name for name in names if any(name in entry for entry in history)]
+    return by_step({"": history}, {name: _label(name) for name in measured})
+
+
+def _final(metrics: Mapping[str, Any]) -> str:
+    """Held-out figures, of shares of masked positions with an interval; then what the run took."""
+    rows = []
+    for name, value in metrics.items():
+        if not name.startswith((_HELDOUT, "baseline_")):
+            continue
+        is_share = name.endswith(("masked_accuracy", "sampled_accuracy")) or name.startswith("baseline_")
+        count = metrics.get("heldout_masked_positions")
+        low, high = wilson(value, count) if is_share and count else (None, None)
+        rows.append((_label(name), value, low, high))
+    others = {name: value for name, value in metrics.items() if not name.startswith((_HELDOUT, "baseline_"))}
+    if not rows:
+        return facts(others)
+    explained = (
+        "Baselines have not read the text: the commonest token, and what counts of neighbouring tokens make likeliest. "
+        "95 %: the interval for other masked positions like these."
+    )
+    return table(("figure", "value", "95 % from", "to"), rows) + note(explained) + facts(others)
 
 
 # ------------------------------------------------------------------------------------------- samples
@@ -205,12 +205,15 @@ def _fills(filled: Sequence[Filled]) -> str:
         return ""
     head = (
         "<p class='note'>The masked places with the model's first answer: <mark class='both'>right</mark>, or "
-        "<mark class='answer'>wrong</mark> with the truth beside it. Below, its likeliest answers to each.</p>"
+        "<mark class='answer'>wrong</mark> with the right token beside it. Below, its likeliest answers to each.</p>"
     )
-    return head + "".join(f"<div class='card'>{_fill(sentence)}</div>" for sentence in filled)
+    return head + "".join(
+        f"<div class='card'>{_fill(sentence, is_open=not number)}</div>"
+        for number, sentence in enumerate(filled)
+    )
 
 
-def _fill(sentence: Filled) -> str:
+def _fill(sentence: Filled, is_open: bool) -> str:
     answers = {answer.place: answer for answer in sentence.answers}
     words, charts = [], []
     for place, token in enumerate(sentence.tokens):
@@ -223,9 +226,9 @@ def _fill(sentence: Filled) -> str:
         words.append(_word(best, lambda text, k=kind, t=truth: f"<mark class='{k}'>{escape(text)}{t}</mark>"))
         rows = [(word, share, f"{share:.0%}") for word, share in answer.best]
         truth_line = f"{answer.truth}: {answer.truth_probability:.1%}"
-        charts.append(f"<figure>{bars(rows)}<figcaption>truth {escape(truth_line)}</figcaption></figure>")
-    below = f"<details open><summary>answers</summary><div class='grid'>{''.join(charts)}</div></details>"
-    return f"<p>{''.join(words)}</p>{below}"
+        charts.append(f"<figure>{bars(rows)}<figcaption>right: {escape(truth_line)}</figcaption></figure>")
+    below = f"<details{' open' * is_open}><summary>answers</summary><div class='grid'>{''.join(charts)}</div></details>"
+    return f"<p dir='auto'>{''.join(words)}</p>{below}"
 
 
 def _judgements(judged: Sequence[Judged]) -> str:
@@ -233,7 +236,7 @@ def _judgements(judged: Sequence[Judged]) -> str:
         return ""
     head = (
         "<p class='note'>The redder, the surer the discriminator is that a token was replaced. Replaced ones are "
-        "underlined, with the truth beside them; hover for probabilities.</p>"
+        "underlined, with the right token beside them; point at one for its probability.</p>"
     )
     return head + "".join(f"<div class='card'>{_judge(sentence)}</div>" for sentence in judged)
 
@@ -251,7 +254,7 @@ def _judge(sentence: Judged) -> str:
             return f"<mark style='{style}' title='{share:.1%}'>{escape(text)}</mark>{beside}"
 
         words.append(_word(token, mark))
-    return f"<p>{''.join(words)}</p>"
+    return f"<p dir='auto'>{''.join(words)}</p>"
 
 
 def _word(token: str, draw: Any) -> str:
@@ -268,14 +271,3 @@ def _flops(parts: Mapping[str, float]) -> str:
         return ""
     rows = [(name, value / total, f"{value / total:.1%}") for name, value in parts.items() if value]
     return f"<p>{total:.3g} FLOPs in a step, by part:</p>{bars(rows)}"
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return (
-        table(("", ""), [(name.replace("_", " "), value) for name, value in values.items()]) if values else ""
-    )
-
-
-def _plan(plan: Mapping[str, Any]) -> str:
-    rows = [(name, str(value)) for name, value in plan.items()]
-    return f"<details><summary>every field</summary>{table(('field', 'value'), rows)}</details>"

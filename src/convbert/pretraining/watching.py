@@ -28,6 +28,8 @@ from convbert.training.utilisation import Utilisation, peak_of
 
 _SHARE = 0.01
 """Of a run's time that may go into the page."""
+_MOST_FILES = 10
+"""Of a corpus, that are named."""
 
 
 class ReportPage(TrainerCallback):
@@ -132,8 +134,11 @@ def watch(
     )
     peak = peak_of(arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
     facts = {
+        "model": f"{plan.size}, {'replaced token detection' if plan.objective == 'rtd' else 'masked language model'}",
+        "begins with the weights of": plan.start_from,
+        "training text": _text(train),
+        "held-out text": "none" if heldout is None else _text(heldout),
         **{f"parameters, {name}": count for name, count in parameter_counts(objective).items()},
-        "sequences of the corpus": len(train),
         "tokens in a step": round(cost.tokens),
         "FLOPs in a step": f"{cost.flops:.4g}",
         "processes": arguments.world_size,
@@ -141,6 +146,7 @@ def watch(
         "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
         "peak of the device": str(peak),
         "torch": torch.__version__,
+        "started": strftime("%Y-%m-%d %H:%M"),
     }
     # Sharded models cannot be asked by one process alone.
     probe = None if arguments.fsdp else Probe(heldout or train, tokenizer, mask_prob=plan.mask_prob)
@@ -148,3 +154,11 @@ def watch(
         path, clock, objective, probe, plan=plan.to_dict(), facts=facts, flops=cost.parts, report=report
     )
     return page, Utilisation(cost.flops / cost.tokens, peak, arguments.world_size)
+
+
+def _text(data: SequenceDataset) -> str:
+    """Files of a corpus, with its size."""
+    sources = data.manifest.sources
+    names = ", ".join(f"{source['name']} ({source['size']:,} bytes)" for source in sources[:_MOST_FILES])
+    more = f" and {len(sources) - _MOST_FILES:,} more" if len(sources) > _MOST_FILES else ""
+    return f"{len(data):,} sequences, {data.count_tokens():,} tokens, of {names}{more}"

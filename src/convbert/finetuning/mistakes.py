@@ -1,0 +1,139 @@
+"""The worst mistakes of a model, as cards of a page: what it said, what is right, and what it went by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.inference import Split
+from convbert.finetuning.saliency import token_influence
+from convbert.model import ConvBertPreTrainedModel
+from convbert.page import tokens
+from convbert.tokenization import ConvBertTokenizerFast
+
+_WORST = 20
+_AROUND = 600
+"""Characters of a context that are shown on either side of its answers."""
+
+
+def worst_mistakes(
+    split: Split,
+    predictions: Sequence[Prediction],
+    model: ConvBertPreTrainedModel,
+    tokenizer: ConvBertTokenizerFast,
+) -> str:
+    numbered = enumerate(zip(split.examples, predictions, strict=True))
+    errors = sorted(((split.kind.mistake(e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0])
+    cards = []
+    for error, number in errors[:_WORST]:
+        if error <= 0:
+            break
+        example, prediction = split.examples[number], predictions[number]
+        if split.kind.task.kind == "tagging":
+            shown = tagged(example, prediction)
+        elif split.kind.task.kind == "question-answering":
+            shown = answered(example, prediction)
+        else:
+            shown = _read(split, number, prediction, model, tokenizer)
+        cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
+    return _LEGENDS.get(split.kind.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
+
+
+_INFLUENCE = (
+    "<p class='note'>Words that <mark style='background:rgba(245,130,50,.5)'>speak for the answer</mark> and "
+    "<mark style='background:rgba(60,130,220,.5)'>against it</mark>, by the gradient of its score.</p>"
+)
+_LEGENDS = {
+    "multi-label": _INFLUENCE.replace("the answer", "the label that is most wrong"),
+    "tagging": "<p class='note'><mark class='both'>Right</mark> and <mark class='answer'>wrong</mark> tags.</p>",
+    "question-answering": (
+        "<p class='note'><mark class='answer'>The model's answer</mark>, <mark class='gold'>the right one</mark> and "
+        "<mark class='both'>where they agree</mark>.</p>"
+    ),
+}
+
+
+def _read(
+    split: Split,
+    number: int,
+    prediction: Prediction,
+    model: ConvBertPreTrainedModel,
+    tokenizer: ConvBertTokenizerFast,
+) -> str:
+    """What was answered and what is right, and the text with the tokens that speak for the answer."""
+    example, kind = split.examples[number], split.kind
+    feature = split.features[number]
+    answer = prediction["answer"]
+    ids, right, said, explained = feature.input_ids, example.target, answer, ""
+    if kind.task.kind == "multiple-choice":
+        ids, output = feature.input_ids[answer], answer
+        right, said = (example.inputs["choices"][choice] for choice in (example.target, answer))
+    elif kind.task.kind == "multi-label":
+        label = _most_wrong_label(example, prediction)
+        output, explained = kind.labels.index(label), f", most wrong: <b><bdi>{escape(label)}</bdi></b>"
+    else:
+        output = kind.labels.index(answer) if answer in kind.labels else 0
+    words = tokenizer.convert_ids_to_tokens(ids)
+    sure = f" ({prediction['score']:.0%})" if "score" in prediction else ""
+    text = tokens(words, token_influence(model, kind, feature, output))
+    return f"{_head(_shown(said), sure, _shown(right))}{explained}<p dir='auto'>{text}</p>"
+
+
+def _head(said: str, sure: str, right: str) -> str:
+    return f"model: <b><bdi>{escape(said)}</bdi></b>{sure}, right: <b><bdi>{escape(right)}</bdi></b>"
+
+
+def _most_wrong_label(example: Example, prediction: Prediction) -> str:
+    distance = {
+        name: abs(probability - (name in example.target))
+        for name, probability in prediction["probabilities"].items()
+    }
+    return max(distance, key=distance.__getitem__)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(value) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def tagged(example: Example, prediction: Prediction) -> str:
+    """The sentence: green where the tag is right, else orange with the model's tag and the right one."""
+    shown = []
+    for word, right, answer in zip(
+        example.inputs["tokens"], example.target, prediction["answer"], strict=True
+    ):
+        if right == answer == "O":
+            shown.append(escape(word))
+        elif right == answer:
+            shown.append(f"<mark class='both'>{escape(word)}<sub>{escape(right)}</sub></mark>")
+        else:
+            tags = f"{escape(answer)}, right: {escape(right)}"
+            shown.append(f"<mark class='answer'>{escape(word)}<sub>{tags}</sub></mark>")
+    return f"<p dir='auto'>{' '.join(shown)}</p>"
+
+
+def answered(example: Example, prediction: Prediction) -> str:
+    """Question, answers, and the context around them with the right one in green and the model's in orange."""
+    context, answer = example.inputs["context"], prediction["answer"]
+    spans = [(start, start + len(text), "gold") for text, start in dict.fromkeys(example.target)]
+    if answer:
+        spans.append((prediction["start"], prediction["start"] + len(answer), "answer"))
+    first_edge, last_edge = (
+        pick((edge for span in spans for edge in span[:2]), default=0) for pick in (min, max)
+    )
+    begin, end = max(0, first_edge - _AROUND), min(len(context), last_edge + _AROUND)
+    inside = (edge for span in spans for edge in span[:2] if begin < edge < end)
+    shown = "… " * (begin > 0)
+    for first, last in pairwise(sorted({begin, end, *inside})):
+        kinds = {kind for start, stop, kind in spans if start <= first and last <= stop}
+        name = "both" if len(kinds) == 2 else next(iter(kinds), "")
+        text = escape(context[first:last])
+        shown += f"<mark class='{name}'>{text}</mark>" if name else text
+    shown += " …" * (end < len(context))
+    right = " / ".join(dict.fromkeys(text for text, _ in example.target)) or "none"
+    head = _head(answer or "none", f" ({prediction['score']:.0%})", right)
+    return f"<b dir='auto'>{escape(example.inputs['question'])}</b><br>{head}<p dir='auto'>{shown}</p>"
