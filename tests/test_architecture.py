@@ -28,7 +28,7 @@ FLOORS = [
     },
     {"ops"},
     {"layers"},
-    {"batch", "quantization", "inference"},
+    {"batch", "inference"},
     {"model", "precision"},
     {"heads"},
     {"loading", "training"},

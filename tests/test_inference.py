@@ -1,10 +1,12 @@
-"""Packed weights give the same answers, and only they."""
+"""A frozen encoder gives the answers of its layers, and is never noticed."""
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch import nn
 
 from convbert import (
     ConvBertConfig,
@@ -12,10 +14,11 @@ from convbert import (
     ConvBertForSequenceClassification,
     ConvBertModel,
     InputError,
+    inference,
 )
-from convbert.inference import pack_weights
-from convbert.layers import Linear, PackedLinear
-from helpers import assert_close
+from convbert.layers import Layout
+from convbert.ops.compiled.encoder import CompiledEncoder
+from helpers import FORMS, assert_close, bounds
 
 
 def build(cls=ConvBertModel, **changes):
@@ -37,57 +40,235 @@ def padded_batch():
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@torch.inference_mode()
-def test_packed_weights_give_the_same_states(groups):
-    model, batch = build(num_groups=groups), padded_batch()
-    expected = model(**batch).last_hidden_state
-    packed = pack_weights(copy.deepcopy(model))
-    assert any(isinstance(module, PackedLinear) for module in packed.modules())
-    assert packed.encoder.layer[0].attention.self.joined is not None
-    assert_close(packed(**batch).last_hidden_state, expected, torch.float32)
+def run(model, batch=None, **asked):
+    with torch.no_grad():
+        return model(**(batch or padded_batch()), **asked)
 
 
-@torch.inference_mode()
-def test_a_copy_of_packed_weights_gives_the_same_states():
-    packed, batch = pack_weights(build()), padded_batch()
-    copied = copy.deepcopy(packed)
-    assert torch.equal(copied(**batch).last_hidden_state, packed(**batch).last_hidden_state)
-    bias = copied.encoder.layer[0].attention.output.dense.bias
-    bias += 1
-    assert not torch.equal(copied(**batch).last_hidden_state, packed(**batch).last_hidden_state)
+def layer_by_layer(model, batch, **asked):
+    """What the same model says when it does not freeze."""
+    model.encoder.freezer.enabled = False
+    found = run(model, batch, **asked)
+    model.encoder.freezer.enabled = True
+    return found
 
 
-def test_packed_weights_are_not_trained():
-    packed = pack_weights(build())
-    with pytest.raises(InputError, match="packed weights cannot be trained: load it with from_pretrained"):
-        packed.train()
-    assert not any(module.training for module in packed.modules())
-    assert packed.eval() is packed
+def spread(model, std=0.05):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(std * torch.randn_like(parameter))
+    return model
 
 
-def test_packed_weights_are_not_pickled():
-    with pytest.raises(InputError, match="cannot be pickled: send its folder"):
-        pickle.dumps(pack_weights(build()))
+needs_kernels = pytest.mark.skipif(not FORMS[:-1], reason="no compiled kernels here")
 
 
-def test_packed_weights_keep_their_precision():
-    model = pack_weights(build())
-    with pytest.raises(InputError, match="keep their precision: load the model anew"):
-        model.to(torch.bfloat16)
-    assert pack_weights(build()).float().dtype == torch.float32
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts how often an encoder ran frozen."""
+    made = []
+    call = CompiledEncoder.__call__
+    monkeypatch.setattr(CompiledEncoder, "__call__", lambda *a, **k: made.append(1) or call(*a, **k))
+    return made
 
 
-@torch.inference_mode()
-def test_listened_and_replaced_layers_stay():
-    model = build()
-    heard = []
-    layer = model.encoder.layer[0].attention.output.dense
-    layer.register_forward_hook(lambda *_: heard.append(1))
-    pack_weights(model)
-    assert type(model.encoder.layer[0].attention.output.dense) is Linear
-    model(**padded_batch())
-    assert heard
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("form", FORMS[:-1], indirect=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_groups": 2},
+        {"hidden_size": 24, "intermediate_size": 50, "attention_head_size": 6, "conv_kernel_size": 5},
+        {"hidden_size": 40, "num_attention_heads": 2, "intermediate_size": 1100, "num_hidden_layers": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("lengths", [[1], [5], [31, 40, 2], [200, 3]], ids=str)
+def test_equals_layer_by_layer(form, changes, lengths, calls):
+    """States, the states between layers, kernels, and the last layer where it is read; padded and packed."""
+    model = spread(build(**changes))
+    longest = max(lengths)
+    ids = torch.randint(5, 300, (len(lengths), longest))
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    wanted = {"output_hidden_states": True, "output_conv_kernels": True}
+    keep = torch.randint(len(lengths) * longest, (7,))
+    batches = [{"input_ids": ids, "attention_mask": mask}, {"input_ids": ids}]
+    batches.append({"input_ids": ids[mask][None], "cu_seq_lens_q": bounds(lengths), "max_length_q": longest})
+    for batch in batches:
+        expected, found = layer_by_layer(model, batch, **wanted), run(model, batch, **wanted)
+        assert_close(found.last_hidden_state, expected.last_hidden_state, torch.float32)
+        for pair in zip(found.hidden_states, expected.hidden_states, strict=True):
+            assert_close(*pair, torch.float32)
+        for pair in zip(found.conv_kernels, expected.conv_kernels, strict=True):
+            assert_close(*pair, torch.float32)
+        positions = keep % found.last_hidden_state.shape[:2].numel()
+        some = run(model, batch, positions_to_keep=positions).last_hidden_state
+        assert torch.equal(some, found.last_hidden_state.flatten(0, 1)[positions])
+    assert len(calls) == 6
+
+
+@needs_kernels
+def test_a_text_alone_is_the_same_to_the_last_bit():
+    model, batch = (
+        spread(build(embedding_size=256)),
+        padded_batch(),
+    )  # no product of PyTorch's before the layers
+    together = run(model, batch).last_hidden_state
+    for row, length in enumerate((20, 7, 1)):
+        alone = run(model, {"input_ids": batch["input_ids"][row : row + 1, :length]}).last_hidden_state
+        assert torch.equal(alone[0], together[row, :length])
+
+
+@needs_kernels
+def test_the_number_of_threads_changes_nothing():
+    model, batch, before = spread(build()), padded_batch(), torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(run(model, batch).last_hidden_state)
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@needs_kernels
+def test_many_callers_at_once():
+    model, batches = spread(build()), [padded_batch() for _ in range(8)]
+    expected = [run(model, batch).last_hidden_state for batch in batches]
+    copied = copy.deepcopy(model)  # not frozen yet: they race to freeze it
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda batch: run(copied, batch).last_hidden_state, batches * 3))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected * 3, strict=True))
+
+
+CHANGES = {
+    "in place": lambda layer: layer.intermediate.dense.weight.mul_(2),
+    "behind autograd's back": lambda layer: layer.intermediate.dense.weight.data.mul_(2),
+    "other memory": lambda layer: setattr(
+        layer.attention.self.query.weight, "data", 2 * layer.attention.self.query.weight.data
+    ),
+    "a new parameter": lambda layer: setattr(
+        layer.output.LayerNorm, "weight", nn.Parameter(torch.zeros(256))
+    ),
+    "a new module": lambda layer: setattr(layer.output, "dense", nn.Linear(512, 256)),
+    "another half": lambda layer: setattr(layer, "intermediate", nn.Linear(256, 512)),
+    "a loaded state": lambda layer: layer.load_state_dict(
+        {name: 2 * value for name, value in layer.state_dict().items()}
+    ),
+    "a listener": lambda layer: layer.output.register_forward_hook(lambda *args: args[-1] * 2),
+    "a dropout that drops": lambda layer: layer.output.LayerNorm.dropout.train(),
+}
+"""Done to a layer, by what it is."""
+
+
+@needs_kernels
+class TestStandsForTheModel:
+    """A frozen encoder is never noticed: whatever is done to the model is seen in the next answer."""
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_changes_are_seen(self, change):
+        model, batch = spread(build(hidden_dropout_prob=0.5)), padded_batch()
+        before = run(model, batch).last_hidden_state
+        with torch.no_grad():
+            CHANGES[change](model.encoder.layer[1])
+        torch.manual_seed(1)
+        found = run(model, batch).last_hidden_state
+        torch.manual_seed(1)
+        expected = layer_by_layer(model, batch).last_hidden_state
+        assert not torch.allclose(found, before)
+        assert_close(found, expected, torch.float32)
+
+    def test_a_listener_that_has_gone(self, calls):
+        model, batch, heard = build(), padded_batch(), []
+        run(model, batch)
+        for path in ("attention.self", "attention.output.dense", "output.LayerNorm", ""):
+            part = model.encoder.layer[0].get_submodule(path)
+            listening = part.register_forward_hook(lambda *_: heard.append(1))
+            run(model, batch)
+            listening.remove()
+        assert (len(heard), len(calls)) == (4, 1)
+        run(model, batch)
+        assert len(calls) == 2
+
+    def test_training_goes_on(self):
+        model, batch = build(), padded_batch()
+        before = run(model, batch).last_hidden_state
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(**batch).last_hidden_state.square().sum().backward()
+        optimizer.step()
+        model.eval()
+        after = run(model, batch).last_hidden_state
+        assert not torch.allclose(after, before)
+        assert_close(after, layer_by_layer(model, batch).last_hidden_state, torch.float32)
+
+    def test_gradients_in_evaluation_mode(self, calls):
+        model, batch = build(), padded_batch()
+        run(model, batch)
+        model(**batch).last_hidden_state.sum().backward()
+        assert all(parameter.grad is not None for parameter in model.encoder.parameters())
+        vectors = torch.randn(1, 5, 128, requires_grad=True)
+        model.requires_grad_(False)(inputs_embeds=vectors).last_hidden_state.sum().backward()
+        assert vectors.grad.abs().sum() > 0
+        assert len(calls) == 1
+
+    @pytest.mark.parametrize("asked", [{"output_attentions": True}], ids=str)
+    def test_attention_maps_need_the_layers(self, asked, calls):
+        assert run(build(), **asked).attentions[0].shape == (3, 2, 20, 20)
+        assert not calls
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"hidden_act": "relu"}, {"conv_reads_padding": True}, {"chunk_size_feed_forward": 3}],
+        ids=str,
+    )
+    def test_other_encoders_run_layer_by_layer(self, changes, calls):
+        run(build(**changes))
+        assert not calls
+
+    def test_the_switch(self, calls):
+        model = build()
+        model.encoder.freezer.enabled = False
+        run(model)
+        assert not calls
+        assert not copy.deepcopy(model).encoder.freezer.enabled
+
+    @torch.inference_mode()
+    def test_weights_whose_changes_nobody_counts(self, calls):
+        model = build()  # made in inference mode
+        model(**padded_batch())
+        assert not calls
+
+    def test_copies_pickles_and_files(self, tmp_path):
+        model, batch = spread(build()), padded_batch()
+        expected = run(model, batch).last_hidden_state
+        copied, sent = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+        model.save_pretrained(tmp_path)
+        for other in (copied, sent, ConvBertModel.from_pretrained(tmp_path).eval()):
+            assert torch.equal(run(other, batch).last_hidden_state, expected)
+        with torch.no_grad():
+            copied.encoder.layer[0].output.LayerNorm.bias += 1
+        assert not torch.equal(run(copied, batch).last_hidden_state, expected)
+        assert torch.equal(run(model, batch).last_hidden_state, expected)
+        assert run(model.to(torch.bfloat16), batch).last_hidden_state.dtype == torch.bfloat16
+        assert set(model.state_dict()) == set(sent.state_dict())
+
+    def test_int8_is_kept_by_copies(self, monkeypatch):
+        monkeypatch.setattr(inference, "SMALLEST_INT8_LAYER", 0)
+        model, batch = spread(build()), padded_batch()
+        exact = run(model, batch).last_hidden_state
+        assert inference.freeze(model.encoder, int8=True) == 12
+        found = run(model, batch).last_hidden_state
+        assert 0 < (found - exact).norm() < 0.05 * exact.norm()
+        assert torch.equal(run(copy.deepcopy(model), batch).last_hidden_state, found)
+        assert_close(layer_by_layer(model, batch).last_hidden_state, exact, torch.float32)
+
+    def test_rows_that_are_none_are_refused(self):
+        encoder, states = build().encoder, torch.randn(2, 7, 256)
+        for rows in ([14], [-1]):
+            with torch.no_grad(), pytest.raises(IndexError, match="13"):
+                encoder.freezer.run(encoder.layer, states, Layout(), torch.tensor(rows))
 
 
 class TestPositionsToKeep:

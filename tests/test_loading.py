@@ -62,7 +62,7 @@ def test_without_a_source_it_is_the_embedded_model():
 def test_precision(name, dtype):
     model = convbert.load(precision=name)
     assert model.dtype == dtype
-    assert convbert.quantization.is_quantized(model) == (name == "int8")
+    assert bool(model.base_model.encoder.freezer.num_int8) == (name == "int8")
 
 
 def test_a_warning_points_at_the_caller(monkeypatch):

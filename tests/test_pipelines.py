@@ -15,7 +15,6 @@ from convbert import InputError, embedded
 from convbert.errors import DataWarning
 from convbert.heads.spans import Window, best_seen, best_spans, plan_windows
 from convbert.pipelines.packed import SORTED_BATCHES, plan_batches
-from convbert.quantization import is_quantized
 
 pytestmark = pytest.mark.usefixtures("auto_is_fp32")
 
@@ -393,7 +392,7 @@ def test_a_model_and_a_tokenizer_instead_of_folders(folders):
 @pytest.mark.filterwarnings("ignore::convbert.errors.SlowerWarning")
 @pytest.mark.parametrize("task", CLASSES)
 def test_every_task_runs_in_every_precision(tmp_path, task, monkeypatch):
-    monkeypatch.setattr("convbert.quantization.SMALLEST_LAYER", 0)
+    monkeypatch.setattr("convbert.inference.SMALLEST_INT8_LAYER", 0)
     save_twin(tmp_path, task, initializer_range=0.1)
     options = {"pooling": "mean"} if task == "feature-extraction" else {}
     if task == "token-classification":
@@ -403,7 +402,7 @@ def test_every_task_runs_in_every_precision(tmp_path, task, monkeypatch):
         pipe = convbert.pipeline(task, tmp_path, precision=precision, **options)
         items = [{"question": QUESTION, "context": CONTEXT}] if task == "question-answering" else TEXTS
         found[precision] = numbers_of(pipe(items))
-        assert is_quantized(pipe.model) == (precision == "int8")
+        assert bool(pipe.model.base_model.encoder.freezer.num_int8) == (precision == "int8")
     for precision in ("bf16", "int8"):
         error = np.linalg.norm(found[precision] - found["fp32"])
         assert 0 < error < 0.05 * np.linalg.norm(found["fp32"])

@@ -7,7 +7,7 @@ import torch
 
 import convbert
 import tiny
-from convbert import InputError, precision, quantization
+from convbert import InputError, inference, precision
 from convbert.errors import SlowerWarning
 from convbert.precision import automatic, set_precision, why_not, why_slow
 from helpers import masked_sentences
@@ -30,7 +30,7 @@ def hardware(monkeypatch):
 
 @pytest.fixture
 def every_layer_is_wide(monkeypatch):
-    monkeypatch.setattr(quantization, "SMALLEST_LAYER", 0)
+    monkeypatch.setattr(inference, "SMALLEST_INT8_LAYER", 0)
 
 
 def test_auto_is_the_fastest_that_keeps_the_answers(hardware):
@@ -73,7 +73,7 @@ def test_int8_without_a_wide_layer_is_fp32_and_says_so():
     model = convbert.ConvBertModel(tiny.config())
     with pytest.warns(SlowerWarning, match="int8 is fp32 here: no linear layer of this model is wide enough"):
         set_precision(model, "int8", CPU)
-    assert not quantization.is_quantized(model)
+    assert model.encoder.freezer.num_int8 == 0
 
 
 def test_what_cannot_run_is_refused_with_the_reason(monkeypatch):
@@ -83,17 +83,16 @@ def test_what_cannot_run_is_refused_with_the_reason(monkeypatch):
     with pytest.raises(InputError, match="int8 cannot run here: it runs on a CPU, not on cuda"):
         set_precision(model, "int8", GPU)
     assert why_not("bf16", GPU) is None
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"int8 cannot run here: .* without oneDNN"):
+    monkeypatch.setattr(precision.compiled, "why_missing", lambda: "no kernels")
+    with pytest.raises(InputError, match="int8 cannot run here: no kernels"):
         set_precision(model, "int8", CPU)
 
 
 def test_int8_is_for_the_encoder_alone(every_layer_is_wide):
     model = convbert.ConvBertForMaskedLM(tiny.config())
     set_precision(model, "int8", CPU)
-    int8 = {name for name, module in model.named_modules() if isinstance(module, quantization.Int8Linear)}
-    assert len(int8) == 2 * 5  # joined, kernels, output, and the feed-forward two
-    assert all(name.startswith("convbert.encoder.layer.") for name in int8)
+    assert model.convbert.encoder.freezer.num_int8 == 2 * 6  # all linear layers
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.generator_lm_head.weight is model.convbert.embeddings.word_embeddings.weight
     assert not any(parameter.requires_grad for parameter in model.parameters())
 

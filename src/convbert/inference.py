@@ -74,7 +74,7 @@ class Freezer:
 
     def run(
         self,
-        layers: Sequence[nn.Module],
+        layers: Sequence[Any],
         states: Tensor,
         layout: Layout,
         rows: Tensor | None = None,
@@ -91,20 +91,31 @@ class Freezer:
         frozen = self._frozen  # read once: another thread may make it anew
         if frozen is None or not frozen.stands_for(layers):
             frozen = self._freeze(layers)
-        if frozen is None or not frozen.is_at_rest() or not compiled.without_gradient(states, *frozen.weights):
+        if (
+            frozen is None
+            or not frozen.is_at_rest()
+            or not compiled.without_gradient(states, *frozen.weights)
+        ):
             return None
         wanted = {"wants_hidden": wants_hidden, "wants_kernels": wants_kernels}
         return frozen.call(states, layout.cu_seqlens, rows, **wanted)
 
-    def freeze(self, layers: Sequence[nn.Module]) -> int | None:
+    def freeze(self, layers: Sequence[Any]) -> int | None:
         """Freeze these layers now; how many linear layers are in 8-bit numbers, or None where they cannot be frozen."""
         with self._lock:
             self._frozen = _freeze(layers, self.int8)
+        return self.num_int8
+
+    @property
+    def num_int8(self) -> int | None:
+        """Linear layers in 8-bit numbers; None where nothing is frozen."""
         return None if self._frozen is None else self._frozen.num_int8
 
-    def _freeze(self, layers: Sequence[nn.Module]) -> _Frozen | None:
+    def _freeze(self, layers: Sequence[Any]) -> _Frozen | None:
         self._frozen = None
-        if not torch.is_grad_enabled() and not layers[0].training:  # else somebody trains, most likely: not now
+        if (
+            not torch.is_grad_enabled() and not layers[0].training
+        ):  # else somebody trains, most likely: not now
             self.freeze(layers)
         return self._frozen
 
@@ -127,7 +138,7 @@ def freeze(encoder: Any, *, int8: bool = False) -> int | None:
 class _Frozen:
     """The frozen form of some layers, and everything that makes it theirs."""
 
-    def __init__(self, layers: Sequence[nn.Module], weights: Sequence[LayerWeights]) -> None:
+    def __init__(self, layers: Sequence[Any], weights: Sequence[LayerWeights]) -> None:
         self.call, self.layers = CompiledEncoder(weights), list(layers)
         self.num_int8 = sum(linear.is_int8 for layer in weights for linear in layer.linear_layers())
         parts = [part for layer in layers for part in (layer, *_parts_of(layer))]
@@ -145,7 +156,7 @@ class _Frozen:
         self._can_listen = None not in hooks
         self._hooks = [each for found in hooks if found for each in found]
 
-    def stands_for(self, layers: Sequence[nn.Module]) -> bool:
+    def stands_for(self, layers: Sequence[Any]) -> bool:
         """Whether these still are the layers and weights that were frozen."""
         return (
             len(layers) == len(self.layers)
@@ -164,14 +175,17 @@ class _Frozen:
         )
 
 
-def _freeze(layers: Sequence[nn.Module], int8: bool) -> _Frozen | None:
+def _freeze(layers: Sequence[Any], int8: bool) -> _Frozen | None:
     """None where one call would be another encoder."""
     tensors = [x for layer in layers for x in layer.parameters()]
     is_countable = all(version_of(x) is not None for x in tensors)
     if not layers or not all(map(_is_known, layers)) or not is_countable or not compiled.takes(*tensors):
         return None
     sizes = {(layer.attention.self.num_heads, *(x.shape for x in layer.parameters())) for layer in layers}
-    if len(sizes) > 1 or layers[0].attention.self.key_conv_attn_layer.depthwise.weight.shape[-1] > compiled.MAX_TAPS:
+    if (
+        len(sizes) > 1
+        or layers[0].attention.self.key_conv_attn_layer.depthwise.weight.shape[-1] > compiled.MAX_TAPS
+    ):
         return None
     return _Frozen(layers, [_weights_of(layer, int8) for layer in layers])
 
@@ -179,13 +193,11 @@ def _freeze(layers: Sequence[nn.Module], int8: bool) -> _Frozen | None:
 def _is_known(layer: nn.Module) -> bool:
     if not isinstance(layer, EncoderLayer) or unwrap(type(layer).forward) is not EncoderLayer.forward:
         return False
-    if layer.intermediate.activation is not F.gelu or layer.feed_forward_chunk:
-        return False
     for path, kinds in _PARTS.items():
         above, _, name = path.rpartition(".")
         if type(layer.get_submodule(above)._modules.get(name)) not in kinds:
             return False
-    return True
+    return layer.intermediate.activation is F.gelu and not layer.feed_forward_chunk
 
 
 def _parts_of(layer: nn.Module) -> Iterator[nn.Module]:

@@ -142,7 +142,9 @@ class ConvBertEncoder(nn.Module):
             "wants_hidden": record.hidden_states is not None,
             "wants_kernels": record.conv_kernels is not None,
         }
-        if record.attentions is None and (frozen := self.freezer.run(self.layer, states, layout, rows, **wanted)):
+        if record.attentions is None and (
+            frozen := self.freezer.run(list(self.layer), states, layout, rows, **wanted)
+        ):
             if record.hidden_states is not None:
                 record.hidden_states += [states, *frozen.hidden, *([frozen.states] if rows is None else [])]
             if record.conv_kernels is not None:

@@ -35,8 +35,8 @@ def set_precision(model: PreTrainedModel, precision: Precision, device: torch.de
     """Make a model as it was loaded compute in `precision` on `device`, in place, to be run.
 
     On a CPU the encoder is frozen at once, see `convbert.inference`, and no weight asks for a gradient. In int8, the
-    encoder's wide linear layers compute in 8-bit numbers; embeddings, norms, convolutions and the head stay in fp32, and
-    so do the stored weights: while somebody listens to a layer, or a program is traced, the encoder runs in fp32.
+    encoder's wide linear layers compute in 8-bit numbers; embeddings, norms, convolutions and the head stay in fp32,
+    and so do the stored weights: while somebody listens to a layer, or a program is traced, the encoder runs in fp32.
 
     Warns with a `SlowerWarning` where what was asked for runs, but fp32 would be faster.
 

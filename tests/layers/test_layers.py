@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convbert.layers import Block, GroupedLinear, Layout, Linear, project_and_gelu
+from convbert.layers import EncoderLayer, GroupedLinear, Layout
 from convbert.layers.linear import build_linear
 from helpers import assert_close
 
@@ -22,23 +22,10 @@ def test_one_group_is_an_ordinary_linear():
     assert isinstance(build_linear(4, 6, 1), torch.nn.Linear)
 
 
-@pytest.mark.parametrize("replace", ["hook", "adapter", "nothing"])
-def test_gelu_is_fused_only_where_the_layer_is_plain(replace):
-    dense, states = Linear(8, 6), torch.randn(3, 8)
-    expected = torch.nn.functional.gelu(torch.nn.functional.linear(states, dense.weight, dense.bias))
-    seen = []
-    if replace == "hook":
-        dense.register_forward_hook(lambda _, __, out: seen.append(out))
-    layer = torch.nn.Sequential(dense) if replace == "adapter" else dense
-    with torch.no_grad():
-        assert_close(project_and_gelu(layer, states), expected, torch.float32)
-    assert len(seen) == (replace == "hook")
-
-
-def build_block(**extra):
+def build_layer(**extra):
     torch.manual_seed(3)
     sizes = {"width": 16, "num_heads": 2, "head_size": 4, "taps": 3, "inner_width": 24, "groups": 1}
-    return Block(
+    return EncoderLayer(
         **sizes,
         activation=torch.nn.functional.gelu,
         norm_eps=1e-12,
@@ -51,20 +38,20 @@ def build_block(**extra):
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_feed_forward_in_chunks(chunk):
     states = torch.randn(2, 10, 16)
-    whole = build_block()(states, Layout()).states
-    assert_close(build_block(feed_forward_chunk=chunk)(states, Layout()).states, whole, torch.float32)
+    whole = build_layer()(states, Layout()).states
+    assert_close(build_layer(feed_forward_chunk=chunk)(states, Layout()).states, whole, torch.float32)
 
 
 def whole_and_seen(listens_to):
     """A training step's states and gradients, and what a listener at that place was given."""
-    block, seen = build_block(), []
+    layer, seen = build_layer(), []
     if listens_to:
-        block.get_submodule(listens_to).register_forward_hook(
+        layer.get_submodule(listens_to).register_forward_hook(
             lambda _, inputs, out: seen.append((inputs[0], out))
         )
     states = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    out = block(states, Layout()).states
-    gradients = torch.autograd.grad(out.square().sum(), [states, *block.parameters()])
+    out = layer(states, Layout()).states
+    gradients = torch.autograd.grad(out.square().sum(), [states, *layer.parameters()])
     return [out, *gradients], seen
 
 
@@ -86,11 +73,11 @@ def test_whoever_listens_in_training_hears_what_the_layer_says(place):
 def test_weights_that_come_when_a_layer_is_called():
     """accelerate replaces `forward`; until then, the weights are on no device."""
     accelerate = pytest.importorskip("accelerate")
-    block, states = build_block().eval(), torch.randn(2, 5, 16)
-    expected = block(states, Layout()).states
-    accelerate.cpu_offload(block, "cpu")
-    assert all(parameter.is_meta for parameter in block.parameters())
-    assert_close(block(states, Layout()).states, expected, torch.float32)
+    layer, states = build_layer().eval(), torch.randn(2, 5, 16)
+    expected = layer(states, Layout()).states
+    accelerate.cpu_offload(layer, "cpu")
+    assert all(parameter.is_meta for parameter in layer.parameters())
+    assert_close(layer(states, Layout()).states, expected, torch.float32)
 
 
 def test_readable_zeroes_what_the_convolution_may_not_read():
@@ -100,8 +87,15 @@ def test_readable_zeroes_what_the_convolution_may_not_read():
     assert Layout().readable(states) is states
 
 
-def test_block_packed_equals_each_alone():
-    block, states = build_block(), torch.randn(9, 16)
-    packed = block(states, Layout(cu_seqlens=torch.tensor([0, 4, 9], dtype=torch.int32))).states
-    alone = [block(part[None], Layout()).states[0] for part in states.split([4, 5])]
+def test_layer_packed_equals_each_alone():
+    layer, states = build_layer(), torch.randn(9, 16)
+    packed = layer(states, Layout(cu_seqlens=torch.tensor([0, 4, 9], dtype=torch.int32))).states
+    alone = [layer(part[None], Layout()).states[0] for part in states.split([4, 5])]
     assert_close(packed, torch.cat(alone), torch.float32)
+
+
+def test_a_replaced_dropout_is_called():
+    layer, states = build_layer(), torch.randn(2, 10, 16)
+    before = layer(states, Layout()).states
+    layer.output.LayerNorm.dropout = torch.nn.Threshold(0.0, 0.0)  # not a dropout at all
+    assert not torch.allclose(layer(states, Layout()).states, before)

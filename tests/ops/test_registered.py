@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convbert.ops import pack
 from helpers import FORMS, bounds
 
 TOKENS, LENGTHS = 7, [2, 0, 5]
@@ -50,7 +48,6 @@ OPS = ["span_dynamic_conv", "depthwise_conv", "packed_attention"]
 def test_these_are_all():
     declared = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("convbert::")}
     assert declared == {
-        "convbert::packed_linear",
         *(f"convbert::{op}{suffix}" for op in OPS for suffix in ("", "_backward")),
     }
 
@@ -62,15 +59,3 @@ def test_opcheck(form, op, suffix):
     for inputs in samples(op + suffix):
         inputs = inputs if suffix else with_gradients(inputs)
         torch.library.opcheck(getattr(torch.ops.convbert, op + suffix), tuple(inputs))
-
-
-@torch.no_grad()
-def test_fake_of_a_product_with_packed_weights():
-    """opcheck would look into the memory of the weight, which PyTorch does not show."""
-    states, weight, bias = torch.randn(2, 3, 256), torch.randn(200, 256), torch.randn(200)
-    if (packed := pack(weight)) is None:
-        pytest.skip("nothing to pack for: neither compiled kernels nor oneDNN")
-    expected = torch.ops.convbert.packed_linear(states, packed, bias, True)
-    with FakeTensorMode():
-        fake = torch.ops.convbert.packed_linear(*(torch.empty(x.shape) for x in (states, packed, bias)), True)
-    assert (fake.shape, fake.dtype, fake.stride()) == (expected.shape, expected.dtype, expected.stride())

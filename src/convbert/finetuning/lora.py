@@ -12,7 +12,6 @@ from torch import nn
 
 from convbert.errors import InputError
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.layers import GroupedLinear, Linear
 from convbert.model import ConvBertPreTrainedModel
 from convbert.optional import require
 
@@ -22,7 +21,7 @@ def target_modules(model: ConvBertPreTrainedModel) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, Linear) and not isinstance(module, GroupedLinear) and ".encoder.layer." in name
+        if isinstance(module, nn.Linear) and ".encoder.layer." in name
     ]
 
 

@@ -12,8 +12,8 @@ from convbert.batch import position_numbers
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.heads.output import ConvBertHeadOutput, head_output
-from convbert.layers import Linear, project_and_gelu
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
+from convbert.ops import gelu
 
 
 class GeneratorPredictions(nn.Module):
@@ -21,12 +21,12 @@ class GeneratorPredictions(nn.Module):
 
     def __init__(self, config: ConvBertConfig) -> None:
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.embedding_size)
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
         self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., C) to (..., E)."""
-        return self.LayerNorm(project_and_gelu(self.dense, states))
+        return self.LayerNorm(gelu(self.dense(states)))
 
 
 class ConvBertForMaskedLM(ConvBertPreTrainedModel):
@@ -38,7 +38,7 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         super().__init__(config)
         self.convbert = ConvBertModel(config)
         self.generator_predictions = GeneratorPredictions(config)
-        self.generator_lm_head: nn.Module = Linear(config.embedding_size, config.vocab_size)
+        self.generator_lm_head: nn.Module = nn.Linear(config.embedding_size, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

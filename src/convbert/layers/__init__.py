@@ -11,7 +11,7 @@ __all__ = [
     "EncoderLayer",
     "GlorotLinear",
     "GroupedLinear",
-    "Layout",
     "LayerOutput",
+    "Layout",
     "MixedAttention",
 ]

@@ -47,7 +47,9 @@ class ResidualNorm(nn.LayerNorm):
 class ResidualOutput(nn.Module):
     """Project back to model width, drop out, add the residual, normalise: the end of both halves of a layer."""
 
-    def __init__(self, dense: nn.Linear | GroupedLinear, width: int, *, norm_eps: float, dropout: float) -> None:
+    def __init__(
+        self, dense: nn.Linear | GroupedLinear, width: int, *, norm_eps: float, dropout: float
+    ) -> None:
         super().__init__()
         self.dense = dense
         self.LayerNorm = ResidualNorm(width, eps=norm_eps, dropout=dropout)

@@ -42,7 +42,7 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def is_transformed() -> bool:
-    """Whether somebody traces, fakes or transforms the computation, so that memory must not be read or written directly.
+    """Whether somebody traces, fakes or transforms the computation: memory must then not be read or written directly.
 
     Where the names are gone, only what the public functions know of is seen.
     """

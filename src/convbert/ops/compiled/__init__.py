@@ -70,7 +70,14 @@ _SIGNATURES = {
     "encoder_forward": [_INT, _POINTER, _LONG, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 4],
     "sample": [_LONG, *[_POINTER] * 3],
 }
-_SIZES = ("panel_columns", "layer_size", "linear_size", "linear_scratch", "attention_scratch", "encoder_scratch")
+_SIZES = (
+    "panel_columns",
+    "layer_size",
+    "linear_size",
+    "linear_scratch",
+    "attention_scratch",
+    "encoder_scratch",
+)
 _RESULTS = {
     "attention_backward": _INT,
     "adds_in_16_bits": _INT,
@@ -141,10 +148,7 @@ def takes(*tensors: Tensor | None) -> bool:
 
 def runs_eagerly(*tensors: Tensor | None) -> bool:
     """Nobody traces, fakes or transforms the computation, so that memory may be read and written directly."""
-    return (
-        not is_transformed()
-        and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
-    )
+    return not is_transformed() and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
 
 
 def without_gradient(*tensors: Tensor | None) -> bool:

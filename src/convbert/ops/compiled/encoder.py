@@ -54,7 +54,7 @@ class _Norm(ctypes.Structure):
     _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_double)]
 
 
-class _Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     """As in encoder.c."""
 
     _fields_ = [
@@ -84,7 +84,7 @@ class CompiledEncoder:
 
     def __init__(self, layers: Sequence[LayerWeights]) -> None:
         self._kept: list[Tensor] = []  # what the addresses below point at
-        self._layers = (_Layer * len(layers))(*map(self._layer, layers))
+        self._layers = (LayerStruct * len(layers))(*map(self._layer, layers))
         self.width = layers[0].joined.sizes[0]
 
     def num_bytes(self) -> int:
@@ -124,10 +124,12 @@ class CompiledEncoder:
         needed = compiled.library().encoder_scratch(threads, layers, tokens, bounds[2], wanted)
         scratch = states.new_empty(needed)
         results = scratch, kernels, hidden, out
-        compiled.call("encoder_forward", threads, layers, count, tokens, *bounds, states, rows, wanted, *results)
+        compiled.call(
+            "encoder_forward", threads, layers, count, tokens, *bounds, states, rows, wanted, *results
+        )
         return EncoderOutput(out, _unbind(hidden), _unbind(kernels))
 
-    def _layer(self, weights: LayerWeights) -> _Layer:
+    def _layer(self, weights: LayerWeights) -> LayerStruct:
         _check(weights)
         heads = weights.num_heads
         sizes = heads, weights.joined.sizes[1] // (4 * heads), weights.taps.shape[-1]
@@ -135,14 +137,16 @@ class CompiledEncoder:
         self._kept += [x for layer in (joined, *linear) for x in layer.tensors]
         taps = self._keep(weights.taps.permute(2, 1, 0))  # a row for each tap
         norms = self._norm(weights.norm), self._norm(weights.final_norm)
-        return _Layer(*sizes, joined.struct, taps, *(layer.struct for layer in linear), *norms)
+        return LayerStruct(*sizes, joined.struct, taps, *(layer.struct for layer in linear), *norms)
 
     def _norm(self, norm: NormWeights) -> _Norm:
         return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
 
     def _keep(self, tensor: Tensor) -> int:
         """The address of a copy of our own."""
-        self._kept.append(torch.empty_like(tensor, memory_format=torch.contiguous_format).copy_(tensor.detach()))
+        self._kept.append(
+            torch.empty_like(tensor, memory_format=torch.contiguous_format).copy_(tensor.detach())
+        )
         return self._kept[-1].data_ptr()
 
 

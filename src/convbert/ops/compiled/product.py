@@ -1,7 +1,7 @@
 """Linear layers for inference, their weights laid out as the compiled products read them, in fp32 or in 8-bit numbers.
 
-The scheme of the latter is torchao's: a unit for each output of the weight, a unit and an offset for each token, so that a
-text's result does not depend on the texts beside it. Nothing is calibrated.
+The scheme of the latter is torchao's: a unit for each output of the weight, a unit and an offset for each token, so
+that a text's result does not depend on the texts beside it. Nothing is calibrated.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class LinearStruct(ctypes.Structure):
 class PrepackedLinear:
     """A linear layer on a copy of its weights. It has no gradients.
 
-    A token x is lowest + unit * q in 8-bit numbers, with q in 0 ... 255 and 0 among the numbers from lowest to highest; a
-    row of the weight is scale * w, with w from -127 to 127. The sum over q * w is exact.
+    A token x is lowest + unit * q in 8-bit numbers, with q in 0 ... 255 and 0 among the numbers from lowest to
+    highest; a row of the weight is scale * w, with w from -127 to 127. The sum over q * w is exact.
 
     Args:
         weight: (out, in), or (groups, in / groups, out / groups); fp32.
@@ -60,15 +60,19 @@ class PrepackedLinear:
         if states.shape[-1] != self.sizes[0] or not compiled.takes(states):
             raise ValueError(f"states must be fp32 and {self.sizes[0]} wide, got {tuple(states.shape)}")
         states, out = states.contiguous(), states.new_empty(*states.shape[:-1], self.sizes[1])
-        rows, threads, layer = states.numel() // self.sizes[0], torch.get_num_threads(), ctypes.byref(self.struct)
+        rows, threads, layer = (
+            states.numel() // self.sizes[0],
+            torch.get_num_threads(),
+            ctypes.byref(self.struct),
+        )
         scratch = states.new_empty(compiled.library().linear_scratch(threads, layer, rows))
         compiled.call("linear_forward", threads, layer, rows, states, gelu, scratch, out)
         return out
 
 
 class WholeWeight(NamedTuple):
-    """A weight in 8-bit numbers: (groups, panels, in / 4, columns of a panel, 4) int8; the unit of each output (out,); and
-    the sum of its weights (out,)."""
+    """A weight in 8-bit numbers: (groups, panels, in / 4, columns of a panel, 4) int8; the unit of each output (out,);
+    and the sum of its weights (out,)."""
 
     packed: Tensor
     scale: Tensor
