@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from convbert.errors import DataWarning, InputError
@@ -17,7 +18,7 @@ from convbert.tokenization.vocabulary import CONTINUATION, LARGEST_ID, check_map
 _Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
 _Count = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 _Text = Annotated[str, Field(min_length=1)]
-_Length = Annotated[int, Field(ge=1)] | Annotated[float, Field(ge=1)]
+_Length = Annotated[float, Field(ge=1)]  # transformers writes 1e30 for no limit
 _Side = Literal["left", "right"]
 
 
@@ -46,6 +47,8 @@ class _NumberedToken(_Token):
 
 
 def _as_token(token: Any) -> Any:
+    if not isinstance(token, (str, dict, _Token)):
+        raise PydanticCustomError("token", "Input should be a token: text, or an object with its content")
     return {"content": token} if isinstance(token, str) else token
 
 
@@ -105,7 +108,7 @@ class _Config(_NamedTokens):
     max_len: _Length | None = None
     padding_side: _Side | None = None
     truncation_side: _Side | None = None
-    model_input_names: list[_Text] | None = None
+    model_input_names: list[Literal["input_ids", "token_type_ids", "attention_mask"]] | None = None
     clean_up_tokenization_spaces: bool | None = None
     split_special_tokens: bool | None = None
     chat_template: Any = None
@@ -117,18 +120,25 @@ class _Config(_NamedTokens):
         found = {name: value for name in _PASSED if (value := getattr(self, name)) is not None}
         if "strip_accents" in self.model_fields_set:
             found["strip_accents"] = self.strip_accents  # None has a meaning
+        if "model_input_names" in found:  # transformers pads by the first
+            found["model_input_names"] = list(dict.fromkeys(["input_ids", *found["model_input_names"]]))
         if isinstance(self.chat_template, str):
             found["chat_template"] = self.chat_template
-        if "model_max_length" not in found and self.max_len is not None:  # as early releases called it
-            found["model_max_length"] = self.max_len
+        if length := self.model_max_length or self.max_len:  # as early releases called it
+            found["model_max_length"] = int(length)
         return {**found, **self.named()}
 
 
 _SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 _PASSED = (
-    *("do_lower_case", "tokenize_chinese_chars", "max_input_chars_per_word", "model_max_length"),
-    *("padding_side", "truncation_side", "model_input_names"),
-    *("clean_up_tokenization_spaces", "split_special_tokens"),
+    *(
+        "do_lower_case",
+        "tokenize_chinese_chars",
+        "max_input_chars_per_word",
+        "padding_side",
+        "truncation_side",
+    ),
+    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens"),
 )
 
 
@@ -344,6 +354,12 @@ def _check_post_processor(
     )
     if first is None or last is None:
         return  # the constructor says so
+    state = json.loads(processor.__getstate__())
+    for template in state.get("processors", [state]):  # tokenizers would panic
+        pieces = [*template.get("single", ()), *template.get("pair", ())]
+        used = {piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece}
+        if missing := used - set(template.get("special_tokens", ())):
+            raise InputError(f"{path}: post_processor.special_tokens: {min(missing)!r} is missing")
     text = 1 + max(first, last)
     probe = Tokenizer(models.WordLevel({"a": text}, unk_token="a")).encode("a")
 

@@ -107,7 +107,7 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
         kwargs.pop("tokenizer_file", None)
         backend = kwargs.pop("tokenizer_object", None)
         if vocab is None:
-            vocab = vocab_file if backend is None else backend.get_vocab(with_added_tokens=False)
+            vocab = vocab_file
         named_tokens = {
             "unk_token": unk_token,
             "sep_token": sep_token,

@@ -16,6 +16,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONTINUATION = "##"
 LARGEST_ID = 2**31 - 1
+_LONGEST_GAP = 1_000_000
 
 PathLike = str | os.PathLike[str]
 
@@ -148,6 +149,13 @@ def check_mapping(
                 f"{source}: the vocabulary gives id {index} to both {owners[index]!r} and {token!r}"
             )
         owners[index] = token
+    if (highest := max(owners)) >= len(
+        owners
+    ) + _LONGEST_GAP:  # tokenizers keeps a table up to the highest id
+        raise InputError(
+            f"{source}: {owners[highest]!r} has id {highest} in a vocabulary of {len(owners)} tokens; ids may leave "
+            f"out {_LONGEST_GAP} numbers at most"
+        )
     _require_special_tokens(vocabulary, special_tokens, str(source))
     return dict(vocabulary)
 
