@@ -48,6 +48,13 @@ _RESAMPLES = 300
 _RESAMPLED = 200_000
 """Examples that all resamples of a bootstrap have together, at most; but there are at least 50."""
 _IN_PERCENT = ("f1", "exact", "best_f1", "best_exact")
+_COMMONEST = "always the commonest answer of the training data"
+_BASELINES = {
+    **dict.fromkeys(("classification", "multi-label", "multiple-choice"), _COMMONEST),
+    "regression": "always the mean of the training data",
+    "tagging": "each word's commonest tag in the training data",
+    "question-answering": "always the first three words, or no answer where that may be right",
+}
 _MEANINGS = {
     "accuracy": "share of answers that are right",
     "macro_f1": "mean of the labels' F1, each counting the same",
@@ -86,10 +93,10 @@ def report_html(
         title,
         _summary(metrics, split),
         section("Scores", _scores(metrics, split, intervals(split, predictions))),
+        section("Model and data", facts(_about(metrics, split))),
         section("Training", *_training(metrics, histories)),
         section("Answers", _overview(split, predictions, train)),
         section("Worst mistakes", worst_mistakes(split, predictions, model, tokenizer)),
-        section("Model and data", facts(_about(metrics, split))),
         section("Recipe", plan_fields(split.plan.to_dict())),
     )
 
@@ -121,14 +128,11 @@ def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Inter
     shown += note("; ".join(remarks) + "." if remarks else "")
     if ranges:
         shown += note(
-            f"95 %: the interval in which the score of this model would lie on other data like {split.name}, of as "
-            f"many examples ({len(split.examples):,})."
+            f"95 %: how far chance in the choice of these {len(split.examples):,} examples may have moved the score. "
+            "Two models whose intervals share much may be equally good."
         )
     if baseline:
-        shown += note(
-            "Without reading the text: always the commonest label of the training data, a word's commonest tag, the "
-            "mean of numbers, or a fixed guess."
-        )
+        shown += note(f"Without reading the text: {_BASELINES[split.kind.task.kind]}.")
     seeds = metrics.get("seeds", {})
     if len(seeds) > 1:
         spread = metrics["spread"]
@@ -163,7 +167,8 @@ def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Inte
             again = [split.examples[n] for n in chosen], [predictions[n] for n in chosen]
             resampled.append(kind.score(*again))
         found = {name: _middle([each[name] for each in resampled]) for name in scores} | found
-    return {name: found[name] for name in scores if name in found}
+    # Where all draws agree, as of a model that says one thing, they tell nothing of chance.
+    return {name: found[name] for name in scores if name in found and found[name][0] < found[name][1]}
 
 
 def _ratios(split: Split, predictions: Sequence[Prediction]) -> dict[str, tuple[list[float], list[float]]]:
@@ -270,7 +275,8 @@ def _labels(kind: Kind, right: list[Any], answers: list[Any], train: list[Any]) 
     """Counts, precision, recall and F1 of every label, and which was taken for which where there is one an answer."""
     is_entities = "entity_f1" in kind.task.metrics
     names = sorted(kind.known_labels) if is_entities else list(kind.labels)
-    names = names or [f"choice {n + 1}" for n in range(max([*right, *answers, *train]) + 1)]
+    if kind.task.kind == "multiple-choice":
+        names = [f"choice {n + 1}" for n in range(max([*right, *answers, *train]) + 1)]
 
     def items(target: Any) -> set[Any]:
         """What counts as right where it stands in an answer, too; its first part is the label."""
