@@ -335,6 +335,15 @@ def test_an_entry_of_the_vocabulary_may_be_special(kind, tmp_path):
 
 
 @BOTH
+@pytest.mark.parametrize("name", ["additional_special_tokens", "extra_special_tokens"])
+def test_special_tokens_of_the_caller_stand_beside_those_of_the_folder(kind, name, tmp_path):
+    read = kind.from_pretrained(legacy_folder(tmp_path), **{name: ["[E1]", "[E2]"]})
+    assert read.tokenize("the [E1] [E2]") == ["the", "[E1]", "[E2]"]
+    assert ids_of(read, "[E1]", "[E2]") == [len(WORDS), len(WORDS) + 3]
+    assert read.decode(read("the [E1] [E2]")["input_ids"], skip_special_tokens=True) == "the"
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("added", "named"),
     [
@@ -391,11 +400,15 @@ def test_a_vocabulary_that_looks_cased_is_named_once_with_the_remedy(kind, rows,
         (message,), tokenizer = told(call)
         assert remedy in message
         assert tokenizer.tokenize(word) != [word], "the ids are what they were"
-    option, value = remedy.split("=")
-    for call in ways(kind, rows, tmp_path, **{option: value == "True"}):
-        messages, tokenizer = told(call)
-        assert not messages
-        assert tokenizer.tokenize(word) == [word]
+    option = remedy.removesuffix("=False")
+    for value in (False, True):
+        for call in ways(kind, rows, tmp_path, **{option: value}):
+            messages, tokenizer = told(call)
+            assert not messages
+            assert (tokenizer.tokenize(word) == [word]) is not value
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({option: False}))
+    messages, tokenizer = told(lambda: kind.from_pretrained(tmp_path))
+    assert (messages, tokenizer.tokenize(word)) == ([], [word])
 
 
 @BOTH

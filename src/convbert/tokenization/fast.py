@@ -75,7 +75,7 @@ class ConvBertTokenizerFast(BertConventions, BertTokenizer):
             added_tokens,
             kwargs.get("name_or_path"),
             guessed=do_lower_case is None and backend is None,
-            keeps_accents=strip_accents is False,
+            accents_said=strip_accents is not None,
         )
         do_lower_case = do_lower_case is not False
         self.max_input_chars_per_word = check_word_limit(max_input_chars_per_word)

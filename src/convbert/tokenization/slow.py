@@ -121,7 +121,7 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
             kwargs.get("added_tokens_decoder", {}),
             kwargs.get("name_or_path"),
             guessed=do_lower_case is None and backend is None,
-            keeps_accents=strip_accents is False,
+            accents_said=strip_accents is not None,
         )
         do_lower_case = do_lower_case is not False
         self._rules: Tokenizer | None = None if backend is None else _check_rules(backend)
