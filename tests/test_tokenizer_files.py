@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from pathlib import Path
 
@@ -228,6 +229,20 @@ def test_settings_for_cutting_and_padding_in_the_file_cut_nothing(kind, rules, t
     assert (read.padding_side, read.truncation_side) == ("left", "left")
     if kind is ConvBertTokenizerFast:
         assert read.backend_tokenizer.encode(MARKED[1]).ids == expected[1]
+
+
+@BOTH
+def test_rules_of_its_own_are_pickled_and_found_by_path(kind, tmp_path):
+    backend = own_file(**RULES["digits"])
+    folder = save(backend, tmp_path / "own")
+    expected = [backend.encode(text).ids for text in MARKED]
+    elsewhere = legacy_folder(tmp_path / "old", added_tokens={})
+    for read in (
+        pickle.loads(pickle.dumps(kind.from_pretrained(folder))),
+        kind.from_pretrained(folder / "tokenizer.json"),
+        kind.from_pretrained(elsewhere, tokenizer_file=str(folder / "tokenizer.json")),
+    ):
+        assert [read(text)["input_ids"] for text in MARKED] == expected
 
 
 def test_rules_of_its_own_learn_another_vocabulary(tmp_path):

@@ -63,6 +63,7 @@ class BertConventions:
         from convbert.tokenization.files import read_files
 
         files = {key: resolved_vocab_files.pop(key, None) for key in _JSON_FILES}
+        files["tokenizer_file"] = kwargs.pop("tokenizer_file", None) or files["tokenizer_file"]
         kwargs = {key: value for key, value in kwargs.items() if value is not None or key not in _UNSAID}
         arguments = read_files(files, kwargs)
         given = kwargs.pop("additional_special_tokens", None) or kwargs.pop("extra_special_tokens", None)
@@ -157,7 +158,7 @@ def save_rules(backend: Tokenizer, folder: PathLike, prefix: str | None, config_
         config_file: the tokenizer_config.json that transformers has written; its class would build BERT's rules.
     """
     from convbert.schema import read_json
-    from convbert.tokenization.files import are_berts
+    from convbert.tokenization.rules import are_berts
 
     path = Path(folder, f"{prefix}-{TOKENIZER_FILE}" if prefix else TOKENIZER_FILE)
     write_whole(path, backend.to_str(pretty=True))
