@@ -50,6 +50,7 @@ figcaption { font-size: .8rem; color: var(--faint); }
 .bar div { height: .7rem; background: var(--bar); border-radius: 2px; }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: 0 .6rem .6rem 0; }
 .tile b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
+@media (max-width: 30rem) { body { margin: 1rem auto; } th, td { padding: .2rem .35rem; font-size: .85rem; } }
 """
 
 _MANY = 8

@@ -53,7 +53,7 @@ _BASELINES = {
     **dict.fromkeys(("classification", "multi-label", "multiple-choice"), _COMMONEST),
     "regression": "always the mean of the training data",
     "tagging": "each word's commonest tag in the training data",
-    "question-answering": "always the first three words, or no answer where that may be right",
+    "question-answering": "always the first three words of the context, or no answer where that may be right",
 }
 _MEANINGS = {
     "accuracy": "share of answers that are right",
@@ -105,7 +105,7 @@ def _summary(metrics: Mapping[str, Any], split: Split) -> str:
     scores = metrics["scores"].get(split.name, {})
     shown = [(f"{readable(name)}, {split.name}", f"{value:.4g}") for name, value in scores.items()][:1]
     for name, value in list((metrics.get("baseline") or {}).items())[:1]:
-        shown.append((f"{readable(name)} without reading the text", f"{value:.4g}"))
+        shown.append((f"{readable(name)} without a model", f"{value:.4g}"))
     guide = (
         "Read the scores first, then which labels or kinds of answers go wrong, then the worst mistakes one by one: "
         "they often show errors in the data."
@@ -120,9 +120,9 @@ def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Inter
         for metric, value in scores.items():
             low, high = (ranges if name == split.name else {}).get(metric, (None, None))
             rows.append((name, readable(metric), value, low, high, baseline.get(metric)))
-    head = ("data", "metric", "score", "95 % from", "to", "without reading the text")
-    kept = 6 if baseline else 5
-    shown = table(head[:kept], [row[:kept] for row in rows])
+    head = ("data", "metric", "score", "95 % from", "to", "without a model")
+    kept = [0, 1, 2, *((3, 4) if ranges else ()), *((5,) if baseline else ())]
+    shown = table([head[n] for n in kept], [[row[n] for n in kept] for row in rows])
     names = dict.fromkeys(name for scores in metrics["scores"].values() for name in scores)
     remarks = [f"{readable(name)}: {_MEANINGS[name]}" for name in names if name in _MEANINGS]
     shown += note("; ".join(remarks) + "." if remarks else "")
@@ -132,7 +132,7 @@ def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Inter
             "Two models whose intervals share much may be equally good."
         )
     if baseline:
-        shown += note(f"Without reading the text: {_BASELINES[split.kind.task.kind]}.")
+        shown += note(f"Without a model: {_BASELINES[split.kind.task.kind]}.")
     seeds = metrics.get("seeds", {})
     if len(seeds) > 1:
         spread = metrics["spread"]
@@ -210,7 +210,7 @@ def _training(metrics: Mapping[str, Any], histories: Mapping[str, History]) -> I
             Line(run, *points(history, f"{split}_{metric}"), measured=True)
             for run, history in histories.items()
         ]
-        level = {} if baseline is None or split != splits[0] else {"without reading": baseline}
+        level = {} if baseline is None or split != splits[0] else {"without a model": baseline}
         top = 100.0 if metric in _IN_PERCENT else 1.0
         title = f"{readable(metric)} on {split}"
         scores.append(Chart(title=title, lines=lines, unit=readable(metric), top=top, levels=level))
