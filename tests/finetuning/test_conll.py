@@ -153,3 +153,12 @@ def test_a_ragged_line_spoils_its_own_sentence_alone(tmp_path):
     examples = kind.read(path, report=said.append, on_bad_row="skip")
     assert [example.inputs["tokens"] for example in examples] == WORDS
     assert "1 of 3 rows" in said[-1]
+
+
+def test_a_word_may_be_empty_and_a_tag_may_not(tmp_path):
+    """Some words of the Broad Twitter Corpus are."""
+    path = tmp_path / "a.conll"
+    path.write_text("the\tO\n\tO\n\ncat\t\n")
+    first, second = read_table(path).rows
+    assert first.cells["tokens"] == ["the", ""]
+    assert "line 4" in str(second)
