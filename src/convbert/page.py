@@ -50,6 +50,7 @@ figcaption { font-size: .8rem; color: var(--faint); }
 .bar div { height: .7rem; background: var(--bar); border-radius: 2px; }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: 0 .6rem .6rem 0; }
 .tile b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
+@media (max-width: 30rem) { body { margin: 1rem auto; } th, td { padding: .2rem .35rem; font-size: .85rem; } }
 """
 
 _MANY = 8
@@ -105,8 +106,8 @@ def plan_fields(plan: Mapping[str, Any]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; columns of numbers stand to the right. None is shown as a dash."""
     rows = list(rows)
-    numeric = [bool(rows) and any(map(_is_number, column)) for column in zip(*rows, strict=True)]
-    numeric = numeric or [False] * len(head)
+    columns = list(zip(*rows, strict=True)) or [("",)] * len(head)
+    numeric = [all(value is None or _is_number(value) for value in column) for column in columns]
     cells = "".join(
         f"<th{' class=number' if right else ''} dir='auto'>{escape(name)}</th>"
         for name, right in zip(head, numeric, strict=True)
@@ -238,18 +239,16 @@ def by_step(
     Args:
         histories: name of each run to its log.
         names: figure to heading.
-        beside: a figure that is shown where it was logged at such a step, but makes no row.
+        beside: a figure that makes no row: its newest value is shown.
     """
     rows = []
     for run, history in histories.items():
-        steps: dict[Any, dict[str, Any]] = {}
+        newest: Any = None
         for entry in history:
-            steps.setdefault(entry.get("step"), {}).update(entry)
-        rows += [
-            (run, step, *map(found.get, names))
-            for step, found in steps.items()
-            if any(name in found for name in names if name != beside)
-        ]
+            newest = entry.get(beside, newest)
+            if any(name in entry for name in names if name != beside):
+                figures = (newest if name == beside else entry.get(name) for name in names)
+                rows.append((run, entry.get("step"), *figures))
     first = int(len(histories) < 2)  # a single run needs no column for its name
     shown = table(("run", "step", *names.values())[first:], [row[first:] for row in rows])
     return shown if 0 < len(rows) <= _LONG else folded(f"{len(rows)} evaluations", shown if rows else "")

@@ -174,13 +174,25 @@ def test_head_width_is_the_originals(heads, ratio, kept, width):
     ("change", "message"),
     [
         (lambda settings: settings.pop("bert_config"), "must hold 'bert_config'"),
-        (lambda settings: settings["bert_config"].pop("hidden_size"), "lacks 'hidden_size'"),
-        (lambda settings: settings["pretraining_config"].pop("embedding_size"), "lacks 'embedding_size'"),
-        (lambda settings: settings["bert_config"].update(conv_type="lconv"), "conv_type is 'lconv'"),
+        (lambda settings: settings["bert_config"].pop("hidden_size"), r"bert_config: hidden_size"),
+        (
+            lambda settings: settings["pretraining_config"].pop("embedding_size"),
+            r"pretraining_config: embedding_size",
+        ),
+        (lambda settings: settings["bert_config"].update(conv_type="lconv"), "conv_type: .*'lconv'"),
         (
             lambda settings: settings["bert_config"].update(num_attention_heads=5),
             r"hidden_size \(96\) .* num_attention_heads \(5\)",
         ),
+        (lambda settings: settings["bert_config"].update(num_attention_heads=0), "num_attention_heads"),
+        (
+            lambda settings: settings["bert_config"].update(num_attention_heads=float("nan")),
+            "num_attention_heads",
+        ),
+        (lambda settings: settings["bert_config"].update(head_ratio="2"), "head_ratio"),
+        (lambda settings: settings["bert_config"].update(hidden_size=2**63), "hidden_size"),
+        (lambda settings: settings["bert_config"].update(linear_groups=True), "linear_groups"),
+        (lambda settings: settings.update(bert_config=[1]), "must hold 'bert_config'"),
     ],
 )
 def test_a_bad_configuration_is_refused(change, message):
@@ -190,6 +202,33 @@ def test_a_bad_configuration_is_refused(change, message):
         config_from_tensorflow(settings, "discriminator")
 
 
+def test_a_checkpoint_without_the_part_is_refused(tensors):
+    discriminator = {
+        name: x for name, x in tensors.items() if name.startswith(("electra/", "discriminator_"))
+    }
+    finetuned = {name: x for name, x in discriminator.items() if not name.startswith("discriminator_")}
+    slots = {
+        f"{name}/adam_m": np.zeros_like(x) for name, x in tensors.items() if name.startswith("generator/")
+    }
+    heads = {name: x for name, x in tensors.items() if name.startswith("generator_predictions/")}
+    for others in (
+        discriminator,
+        {**finetuned, "task_specific/classify/bias": np.ones(2, np.float32)},
+        discriminator | slots,
+        discriminator | heads,
+        {"global_step": np.array(1)},
+    ):
+        with pytest.raises(InputError, match="generator"):
+            from_tensorflow(others, "generator")
+    generator = {
+        name: x for name, x in tensors.items() if name.startswith(("generator", "electra/embeddings/"))
+    }
+    with pytest.raises(InputError, match="discriminator"):
+        from_tensorflow(generator, "discriminator")
+    assert from_tensorflow(generator, "generator").keys() == from_tensorflow(tensors, "generator").keys()
+    assert all(name.startswith("convbert.") for name in from_tensorflow(finetuned, "discriminator"))
+
+
 def test_missing_and_unknown_tensors_are_named(tensors):
     missing = "electra/encoder/layer_1/attention/self/key/bias"
     with pytest.raises(InputError, match=f"discriminator lacks tensor '{missing}'"):
@@ -197,8 +236,14 @@ def test_missing_and_unknown_tensors_are_named(tensors):
     unknown = "generator/embeddings/word_embeddings"  # a generator with tables of its own
     with pytest.raises(InputError, match=f"generator has an unknown tensor '{unknown}'"):
         from_tensorflow(tensors | {unknown: tensors["electra/embeddings/word_embeddings"]}, "generator")
-    with pytest.raises(InputError, match="generator lacks tensor"):
-        from_tensorflow({"global_step": np.array(1)}, "generator")
+    with pytest.raises(InputError, match="generator has a layer 99999"):
+        from_tensorflow(tensors | {"generator/encoder/layer_99999/x": np.zeros(1)}, "generator")
+    with pytest.raises(InputError, match=r"depthwise_kernel.*shape"):
+        from_tensorflow(
+            tensors
+            | {"generator/encoder/layer_0/attention/self/conv_attn_key/depthwise_kernel": np.zeros(3)},
+            "generator",
+        )
     state = from_tensorflow(tensors, "discriminator")
     with pytest.raises(InputError, match=r"has an unknown tensor 'classifier\.weight'"):
         to_tensorflow(state | {"classifier.weight": torch.zeros(2)}, "discriminator")

@@ -130,7 +130,9 @@ def test_columns_can_be_chosen_by_number(tmp_path):
         kind_of(find_task("tagging", {"tags": "9"})).read(path)
 
 
-@pytest.mark.parametrize("name", ["eng.train", "eng.testa", "x.iob2", "A.CONLL", "a.conll.gz", "valid.TXT"])
+@pytest.mark.parametrize(
+    "name", ["eng.train", "eng.testa", "x.iob2", "NER-de-train.tsv", "A.CONLL", "a.conll.gz", "valid.TXT"]
+)
 def test_endings_that_people_use(name, tmp_path):
     import gzip
 
@@ -138,7 +140,7 @@ def test_endings_that_people_use(name, tmp_path):
     path.write_bytes(
         gzip.compress(FILES["plain"].encode()) if name.endswith("gz") else FILES["plain"].encode()
     )
-    assert [row.cells["tokens"] for row in read_table(path).rows] == WORDS
+    assert [example.inputs["tokens"] for example in kind_of(find_task("entities")).read(path)] == WORDS
 
 
 def test_a_ragged_line_spoils_its_own_sentence_alone(tmp_path):
@@ -151,3 +153,12 @@ def test_a_ragged_line_spoils_its_own_sentence_alone(tmp_path):
     examples = kind.read(path, report=said.append, on_bad_row="skip")
     assert [example.inputs["tokens"] for example in examples] == WORDS
     assert "1 of 3 rows" in said[-1]
+
+
+def test_a_word_may_be_empty_and_a_tag_may_not(tmp_path):
+    """Some words of the Broad Twitter Corpus are."""
+    path = tmp_path / "a.conll"
+    path.write_text("the\tO\n\tO\n\ncat\t\n")
+    first, second = read_table(path).rows
+    assert first.cells["tokens"] == ["the", ""]
+    assert "line 4" in str(second)

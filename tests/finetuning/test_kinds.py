@@ -133,6 +133,50 @@ def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, 
     assert tuple(prediction["answer"]) == tags
 
 
+@pytest.mark.parametrize(
+    ("labels", "answer"),
+    [
+        ("O B-X I-X", "O B-X I-X O B-X"),
+        ("O B-X I-X L-X U-X", "O B-X L-X O U-X"),
+        ("O B_X I_X", "O B_X I_X O B_X"),
+        ("O X-B X-I", "O X-B X-I O X-B"),
+        ("O B I", "O B I O B"),
+        ("O X", "O X X O X"),
+    ],
+)
+def test_a_model_with_labels_of_any_scheme_is_scored_and_gives_entities(labels, answer, tmp_path):
+    """Its answers mean the same spans as the gold tags, whose file may have another scheme."""
+    name = "ENTITY" if labels == "O B I" else "X"
+    kind = kind_of(TASKS["entities"], tuple(labels.split()))
+    path = tmp_path / "a.conll"
+    tags = f"O B-{name} E-{name} O S-{name}".split()
+    path.write_text("".join(f"word {tag}\n" for tag in tags))
+    examples = kind.read(path)
+    kind.check(examples)
+    prediction = {"answer": answer.split(), "scores": [1.0] * 5}
+    scores = kind.score(examples, [prediction])
+    assert scores["entity_f1"] == scores["accuracy"] == scores[f"entity_f1_{name}"] == 1
+    assert kind.mistake(examples[0], prediction) == 0
+    entities = kind.record(examples[0], prediction)["entities"]
+    assert [(each["type"], each["first"], each["last"]) for each in entities] == [(name, 1, 2), (name, 4, 4)]
+
+
+def test_a_type_that_the_model_does_not_know_is_named():
+    kind = kind_of(TASKS["entities"], ("B-X", "L-X", "O"))
+    with pytest.raises(InputError, match="'Y' is unknown; there are X"):
+        kind.check([Example("here", "0", {"tokens": ["a"]}, ("B-Y",))])
+
+
+def test_other_tags_have_accuracy_and_f1():
+    kind = kind_of(TASKS["tagging"], ("DET", "NOUN", "VERB"))
+    examples = [Example("here", "0", {"tokens": list("abcd")}, ("DET", "NOUN", "NOUN", "VERB"))]
+    scores = kind.score(examples, [{"answer": ["DET", "NOUN", "VERB", "VERB"]}])
+    assert scores["accuracy"] == 0.75
+    assert scores["f1_NOUN"] == scores["f1_VERB"] == pytest.approx(2 / 3)
+    assert scores["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert next(iter(scores)) == "accuracy"
+
+
 def test_windows_move_on():
     with pytest.raises(InputError, match="windows of 2 tokens cannot share 2 with their neighbours"):
         plan_windows(5, 2, 2)

@@ -18,7 +18,7 @@ LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(LABELS)
 def test_classification_scores_equal_scikit_learn(pairs):
     gold, answers = zip(*pairs, strict=True)
@@ -34,6 +34,7 @@ def test_classification_scores_equal_scikit_learn(pairs):
     assert metrics.macro_f1(gold, answers) == pytest.approx(sum(each) / len(each))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=20))
 def test_mean_squared_error_equals_scikit_learn(pairs):
     gold, answers = zip(*pairs, strict=True)
@@ -48,6 +49,7 @@ def test_matthews_by_hand():
     assert metrics.matthews(gold, [1] * 7) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=3, max_size=40))
 def test_correlations_equal_scipy_and_numpy(pairs):
     gold, answers = map(list, zip(*pairs, strict=True))
@@ -59,6 +61,7 @@ def test_correlations_equal_scipy_and_numpy(pairs):
     assert metrics.spearman(gold, answers) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-9)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sets(st.sampled_from("abcd")), st.sets(st.sampled_from("abcd"))), min_size=1, max_size=20

@@ -220,6 +220,25 @@ def test_a_label_that_is_never_answered_is_named_and_has_no_precision():
     assert re.findall(r">([^<>]+)</td>", row) == ["–", "–", "–", "0", "0"]
 
 
+def test_choices_are_counted_by_their_place():
+    """Whatever labels a configuration has."""
+    split = made_split("copa", ("LABEL_0",), [0, 1, 1])
+    answers = [{"answer": n, "probabilities": [0.4, 0.6]} for n in (0, 1, 1)]
+    document = report_of(split, answers)
+    rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in document.split("<tr>")]
+    assert ["choice 1", "1", "1", "1", "1", "1"] in rows
+    assert ["choice 2", "1", "1", "1", "2", "2"] in rows
+    assert ["choice 2", "0", "2"] in rows  # of the matrix
+    assert "LABEL_0" not in document
+
+
+def test_a_model_that_says_one_thing_has_no_interval_of_no_width():
+    split = made_split("cola", ("unacceptable", "acceptable"), ["acceptable", "unacceptable"] * 9)
+    found = intervals(split, [{"answer": "acceptable"}] * 18)
+    assert found.keys() == {"accuracy"}
+    assert found["accuracy"][0] < 0.5 < found["accuracy"][1]
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_numbers_that_are_all_right_or_all_the_same(count):
     """No spread, no correlation, perhaps one example: the page is written all the same."""

@@ -254,3 +254,33 @@ def test_unknown_words_are_said(predict, tmp_path):
     _, code, said = predict(path)
     assert code == 0
     assert "100.0% of the tokens are [UNK]" in said
+
+
+# ------------------------------------------------------------------------------- switches of a configuration
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"output_attentions": True},
+        {"output_hidden_states": True},
+        {"return_dict": False},
+        {"torchscript": True},
+    ],
+    ids=str,
+)
+def test_switches_of_a_configuration_change_no_answer(switches, model, predict, expected, tmp_path):
+    """And the commands that train and score go on as ever."""
+    folder = Path(shutil.copytree(model, tmp_path / "switched"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | switches))
+    table = write_table(tmp_path, "a.csv")
+    found, code, _ = predict(table, "--model", folder)
+    assert code == 0
+    assert [answer["answer"] for answer in found] == expected
+    common = ["--model", str(folder), "--device", "cpu"]
+    assert main(["evaluate", "--file", str(table), *common]) == 0
+    files = ["--train", str(table), "--dev", str(table), "--set", "epochs=1"]
+    assert main(["finetune", *COLUMNS, *files, "--output", str(tmp_path / "run"), *common]) == 0
+    written = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert written["dtype"] == "float32"

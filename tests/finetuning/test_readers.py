@@ -1,10 +1,14 @@
 """Files of every format to tables; damage is named with its line."""
 
+import json
+
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from convbert import InputError
-from convbert.finetuning.readers import read_table
+from convbert.finetuning.readers import ending_of, iter_rows, read_table
 
 
 def write(folder, name, text):
@@ -171,3 +175,104 @@ def test_squad_without_answers_has_no_such_column(tmp_path):
 def test_json_that_cannot_be_used_is_an_error_of_its_line(text, tmp_path):
     with pytest.raises(InputError, match="line 2: not JSON"):
         raise_errors(read_table(write(tmp_path, "a.jsonl", f'{{"a": 1}}\n{text}\n')))
+
+
+# ----------------------------------------------------------------------------- separators, endings, streams
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text,label\na,1\n",
+        "text;label\r\na;1\r\n",
+        "text\tlabel\na\t1\n",
+        "text|label\na|1\n",
+        "\ufefftext;label\na;1\n",
+        "sep=;\ntext;label\na;1\n",
+        '"text";"label"\n"a";"1"\n',
+        "text,label\ra,1\r",
+    ],
+)
+def test_cells_of_csv_are_separated_as_excel_and_others_do(text, tmp_path):
+    said = []
+    table = read_table(write(tmp_path, "a.csv", text), wanted=("text", "label"), report=said.append)
+    assert cells(table) == [{"text": "a", "label": "1"}]
+    assert bool(said) == ("," not in text)
+
+
+def test_a_comma_separates_where_the_columns_say_so(tmp_path):
+    path = write(tmp_path, "a.csv", "text,the;label\na;b,1\n")
+    assert cells(read_table(path, wanted=("text",))) == [{"text": "a;b", "the;label": "1"}]
+
+
+def test_the_index_that_pandas_writes_is_a_column_without_a_name(tmp_path):
+    pd.DataFrame({"text": ["a"], "label": [1.0]}).to_csv(tmp_path / "a.csv")
+    assert cells(read_table(tmp_path / "a.csv")) == [{"": "0", "text": "a", "label": "1.0"}]
+
+
+ROWS = [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".CSV", ".tsv", ".jsonl", ".ndjson", ".json"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+def test_text_files_may_be_compressed_and_endings_in_capitals(ending, compression, tmp_path):
+    separator = {".csv": ",", ".tsv": "\t"}.get(ending.lower())
+    if separator:
+        text = "\n".join(separator.join(each) for each in (["text", "label"], *map(dict.values, ROWS)))
+    else:
+        text = "\n".join(map(json.dumps, ROWS))
+    path = tmp_path / f"a{ending}{compression}"
+    if compression:
+        with pa.CompressedOutputStream(str(path), {".gz": "gzip", ".zst": "zstd"}[compression]) as stream:
+            stream.write(text.encode())
+    else:
+        path.write_text(text)
+    assert cells(read_table(path)) == ROWS
+    assert ending_of(path) == ending.lower()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [ROWS, {"data": ROWS}, {"version": "2", "data": ROWS}],
+    ids=["list", "data", "version and data"],
+)
+def test_json_may_be_a_list_of_objects(content, tmp_path):
+    assert cells(read_table(write(tmp_path, "a.json", json.dumps(content, indent=1)))) == ROWS
+
+
+def test_squad_may_come_without_data_around_it(tmp_path):
+    paragraph = {"context": "the cat", "qas": [{"id": 7, "question": "who ?", "answers": []}]}
+    wanted = [{"id": "7", "question": "who ?", "answers": [], "context": "the cat"}]
+    for content in (
+        [paragraph],
+        paragraph,
+        {"paragraphs": [paragraph]},
+        {"data": [{"paragraphs": [paragraph]}]},
+    ):
+        assert cells(read_table(write(tmp_path, "a.json", json.dumps(content)))) == wanted
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_rows_come_before_the_file_is_read_to_its_end(name, tmp_path):
+    first = b'{"a": 1}\n' if name.endswith("l") else b"a\n1\n"
+    path = write(tmp_path, name, first + b"\xff\n")
+    rows = iter_rows(path)
+    assert list(map(str, next(rows).cells.values())) == ["1"]
+    with pytest.raises(InputError, match="not UTF-8"):
+        next(rows)
+
+
+def test_rows_of_parquet_come_in_batches(tmp_path):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"text": [str(number) for number in range(3000)]}).to_parquet(path, row_group_size=500)
+    rows = list(iter_rows(path))
+    assert [row.cells["text"] for row in rows] == [str(number) for number in range(3000)]
+    assert rows[2999].place == f"{path}: row 3000"
+
+
+def test_parquet_with_bytes_that_are_no_text_is_refused(tmp_path):
+    column = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": column}), path)
+    with pytest.raises(InputError, match=r"a\.parquet"):
+        read_table(path)

@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 from transformers import BertTokenizer
 
+from convbert.cli import main
 from convbert.errors import InputError
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 from convbert.tokenization import ConvBertTokenizer
@@ -220,3 +221,26 @@ def test_words_too_long_to_be_looked_up_are_named(tmp_path):
     _, said, _ = learn(tmp_path, ("acgtgcta" * 20 + "\n") * 20, vocab_size=200)
     assert "[UNK]: 100.00%" in said
     assert "more than 100 characters" in said
+
+
+def test_the_command_passes_its_options_on_and_says_what_was_chosen(tmp_path, capsys):
+    source = tmp_path / "text.txt"
+    source.write_text("Le Café est ouvert, le café ferme tard.\n" * 20, encoding="utf-8")
+
+    def train(name, *options):
+        code = main(["tokenizer", "train", str(source), "--output", str(tmp_path / name), *options])
+        said = capsys.readouterr().err
+        return code, said, load_tokenizer(tmp_path / name).tokenize("Café") if code == 0 else None
+
+    code, said, tokens = train("default")
+    assert (code, tokens) == (0, ["café"])
+    assert "marks: kept" in said
+    assert "[UNK]: 0.00%" in said
+    assert train("cased", "--cased", "--keep-accents")[2] == ["Café"]
+    assert train("bare", "--lowercase", "--strip-accents")[2] == ["cafe"]
+    code, said, tokens = train("capped", "--limit-alphabet", "3", "--coverage", "0.9")
+    assert tokens == ["[UNK]"]
+    assert "are left out" in said
+    code, said, _ = train("wrong", "--coverage", "2")
+    assert code == 2
+    assert "coverage" in said

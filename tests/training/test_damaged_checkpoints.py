@@ -75,6 +75,11 @@ def test_the_run_comes_to_the_same_end(whole, run):
     assert (run / "unused-checkpoint-24").is_dir()
 
 
+def test_the_files_of_a_checkpoint_follow_the_umask(whole):
+    modes = {oct(path.stat().st_mode) for path in (whole / "checkpoint-24").iterdir()}
+    assert len(modes) == 1
+
+
 def test_without_checkpoints_a_run_begins(tmp_path):
     assert usable_checkpoint(tmp_path, lambda message: None) is None
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from convbert.configuration import ConvBertConfig, original_head_size
 from convbert.errors import InputError
+from convbert.schema import Schema, check
 
 Part = Literal["discriminator", "generator"]
 
@@ -93,20 +95,37 @@ _HEAD = {"discriminator": DISCRIMINATOR_HEAD, "generator": GENERATOR_HEAD}
 # The vocabulary head's matrix is the word embedding; files leave it out, and loading ties it.
 _TIED = "generator_lm_head.weight"
 
-_SAME_SETTINGS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "initializer_range",
-    "head_ratio",
-    "conv_kernel_size",
-)
+_Size = Annotated[int, Field(ge=1, lt=2**31)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Encoder(Schema):
+    """The original's settings of one encoder; `num_attention_heads` of a generator may be a fraction."""
+
+    vocab_size: _Size
+    hidden_size: _Size
+    num_hidden_layers: _Size
+    intermediate_size: _Size
+    hidden_act: str
+    hidden_dropout_prob: _Share
+    attention_probs_dropout_prob: _Share
+    max_position_embeddings: _Size
+    type_vocab_size: _Size
+    initializer_range: Annotated[float, Field(ge=0)]
+    head_ratio: _Size
+    conv_kernel_size: _Size
+    num_attention_heads: Annotated[float, Field(ge=1, lt=2**31)]
+    linear_groups: _Size
+    conv_type: Literal["sdconv"] = "sdconv"  # the only one that is ConvBERT's
+
+
+class _Shared(Schema):
+    """What both encoders share."""
+
+    embedding_size: _Size
+
+
+_OTHER_SETTINGS = {"num_attention_heads", "linear_groups", "conv_type"}
 
 
 def rules(part: Part, layers: int, grouped: bool, projected: bool, head: bool = True) -> list[Rule]:
@@ -148,22 +167,24 @@ def from_tensorflow(tensors: Mapping[str, np.ndarray], part: Part) -> dict[str, 
         name -> tensor. `generator_lm_head.weight` is not among them: it is the word embedding.
 
     Raises:
-        InputError: a tensor of this encoder is missing, or has a name that the table does not know.
+        InputError: there is no such encoder in it; or a tensor of it is missing, or has a name that the table does
+            not know, or a shape that it cannot have.
     """
     scopes = (f"{_SCOPE[part]}/", "electra/embeddings/", f"{part}_predictions/")
     present = {
         name for name in tensors if name.startswith(scopes) and not name.endswith(("/adam_m", "/adam_v"))
     }
+    where = f"the original's {part}"
     table = rules(
         part,
-        layers=_count_layers(present, rf"{_SCOPE[part]}/encoder/layer_(\d+)/"),
+        layers=_count_layers(present, rf"{_SCOPE[part]}/encoder/layer_(\d{{1,9}})/", where),
         grouped=any("/g_dense/" in name for name in present),
         projected=f"{_SCOPE[part]}/embeddings_project/kernel" in present,
         head=any(name.startswith(f"{part}_predictions/") for name in present),
     )
-    _require_same_names(present, {rule.original for rule in table}, f"the original's {part}")
+    _require_same_names(present, {rule.original for rule in table}, where)
     return {
-        rule.ours: torch.from_numpy(np.array(rule.change.there(tensors[rule.original]), order="C"))
+        rule.ours: torch.from_numpy(_moved(rule.change.there, tensors[rule.original], rule.original))
         for rule in table
     }
 
@@ -183,14 +204,14 @@ def to_tensorflow(state: Mapping[str, Tensor], part: Part) -> dict[str, np.ndarr
     grouped = state.get("convbert.encoder.layer.0.intermediate.dense.weight")
     table = rules(
         part,
-        layers=_count_layers(present, r"convbert\.encoder\.layer\.(\d+)\."),
+        layers=_count_layers(present, r"convbert\.encoder\.layer\.(\d{1,9})\.", f"our {part}"),
         grouped=grouped is not None and grouped.ndim == 3,
         projected="convbert.embeddings_project.weight" in present,
         head=any(not name.startswith("convbert.") for name in present),
     )
     _require_same_names(present, {rule.ours for rule in table}, f"our {part}")
     return {
-        rule.original: np.array(rule.change.back(state[rule.ours].detach().cpu().float().numpy()), order="C")
+        rule.original: _moved(rule.change.back, state[rule.ours].detach().cpu().float().numpy(), rule.ours)
         for rule in table
     }
 
@@ -206,35 +227,45 @@ def config_from_tensorflow(config: Mapping[str, Any], part: Part) -> ConvBertCon
     Raises:
         InputError: a setting is missing, or describes a model that is not ConvBERT.
     """
-    settings = _section(config, "bert_config" if part == "discriminator" else "generator_config")
-    shared = _section(config, "pretraining_config")
-    if settings.get("conv_type", "sdconv") != "sdconv":
-        raise InputError(f"conv_type is {settings['conv_type']!r}; only 'sdconv' is ConvBERT's convolution")
+    where = "the original's configuration"
+    section = "bert_config" if part == "discriminator" else "generator_config"
+    for name in (section, "pretraining_config"):
+        if not isinstance(config, Mapping) or not isinstance(config.get(name), Mapping):
+            raise InputError(f"{where} must hold {name!r}, got {config!r:.60}")
+    settings = check(_Encoder, dict(config[section]), f"{where}, {section}")
+    shared = check(_Shared, dict(config["pretraining_config"]), f"{where}, pretraining_config")
+    return ConvBertConfig(
+        **settings.model_dump(include=set(_Encoder.model_fields) - _OTHER_SETTINGS),
+        embedding_size=shared.embedding_size,
+        num_attention_heads=int(settings.num_attention_heads),
+        num_groups=settings.linear_groups,
+        attention_head_size=original_head_size(
+            settings.hidden_size, settings.num_attention_heads, settings.head_ratio
+        ),
+        layer_norm_eps=1e-12,
+        pad_token_id=0,
+    )
+
+
+def _count_layers(names: Iterable[str], pattern: str, where: str) -> int:
+    """The layers, numbered from 0 without a gap.
+
+    Raises:
+        InputError: there is none, or one is missing.
+    """
+    numbers = {int(match[1]) for match in map(re.compile(pattern).match, names) if match}
+    if not numbers:
+        raise InputError(f"{where} is not in it: there is no layer of one")
+    if max(numbers) >= len(numbers):
+        raise InputError(f"{where} has a layer {max(numbers)}, and lacks one of those before it")
+    return len(numbers)
+
+
+def _moved(move: Callable[[np.ndarray], np.ndarray], tensor: np.ndarray, name: str) -> np.ndarray:
     try:
-        return ConvBertConfig(
-            **{name: settings[name] for name in _SAME_SETTINGS},
-            embedding_size=shared["embedding_size"],
-            num_attention_heads=int(settings["num_attention_heads"]),
-            num_groups=settings["linear_groups"],
-            attention_head_size=original_head_size(
-                settings["hidden_size"], settings["num_attention_heads"], settings["head_ratio"]
-            ),
-            layer_norm_eps=1e-12,
-            pad_token_id=0,
-        )
-    except KeyError as error:
-        raise InputError(f"the original's configuration lacks {error}") from error
-
-
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if not isinstance(config.get(name), Mapping):
-        raise InputError(f"the original's configuration must hold {name!r}; it has {sorted(config)}")
-    return config[name]
-
-
-def _count_layers(names: Iterable[str], pattern: str) -> int:
-    """One more than the highest layer number."""
-    return max((int(match[1]) + 1 for match in map(re.compile(pattern).match, names) if match), default=0)
+        return np.array(move(tensor), order="C")
+    except (ValueError, IndexError) as error:
+        raise InputError(f"tensor {name!r} has the shape {tensor.shape}, which no such tensor has") from error
 
 
 def _require_same_names(present: set[str], expected: set[str], where: str) -> None:

@@ -57,8 +57,12 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
         raise
     except (LookupError, ValueError, struct.error) as error:
         raise InputError(f"{index} is damaged: {error!r}") from error
-    paths = [Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}") for shard in range(shards)]
-    contents = [_map_file(path) for path in paths]
+    used = sorted({entry.shard for entry in entries.values()})
+    paths = {shard: Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}") for shard in used}
+    contents = {shard: _map_file(path) for shard, path in paths.items()}
+    if sum(entry.size for entry in entries.values()) > sum(map(len, contents.values())):
+        names = ", ".join(map(str, paths.values()))
+        raise InputError(f"{names}: truncated, or {index} is damaged: it names more bytes than there are")
     return {
         name: _read_tensor(contents[entry.shard], name, entry, paths[entry.shard])
         for name, entry in entries.items()
@@ -78,7 +82,10 @@ def _read_tensor(content: np.ndarray, name: str, entry: _Entry, path: Path) -> n
         raise InputError(f"{path} is truncated: {name} ends at byte {entry.offset + entry.size}")
     if masked_crc32c(data) != entry.checksum:
         raise InputError(f"{path} is damaged: wrong checksum of {name}")
-    return data.view(dtype).reshape(entry.shape)
+    try:
+        return data.view(dtype).reshape(entry.shape)
+    except ValueError as error:  # an empty one with a side that no array has
+        raise InputError(f"the index beside {path} is damaged: {name} has the shape {entry.shape}") from error
 
 
 def _map_file(path: Path) -> np.ndarray:
@@ -87,7 +94,10 @@ def _map_file(path: Path) -> np.ndarray:
         raise InputError(f"{path} does not exist")
     if not path.stat().st_size:  # which cannot be mapped
         raise InputError(f"{path} is empty")
-    return np.memmap(path, np.uint8, mode="r")
+    try:
+        return np.memmap(path, np.uint8, mode="r")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _read_index(path: Path) -> tuple[int, dict[str, _Entry]]:
@@ -104,7 +114,9 @@ def _read_index(path: Path) -> tuple[int, dict[str, _Entry]]:
                 entries[key.decode()] = _parse_entry(value)
             else:
                 shards = _parse_header(value, path)
-    if any(entry.shard >= shards for entry in entries.values()) or not shards:
+    if not entries:
+        raise InputError(f"{path} names no variable")
+    if any(entry.shard >= shards for entry in entries.values()):
         raise InputError(f"{path} is damaged: its header does not fit its entries")
     return shards, entries
 
@@ -139,28 +151,37 @@ def _walk_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _parse_header(message: bytes, path: Path) -> int:
     """The number of shards."""
     fields = dict(_parse_fields(message))
-    if fields.get(2, 0):
+    if _number(fields, 2):
         raise InputError(f"{path}: the values are stored big-endian, which is not supported")
-    return fields[1]
+    return _number(fields, 1)
 
 
 def _parse_entry(message: bytes) -> _Entry:
     fields = dict(_parse_fields(message))
-    dimensions = [
-        dict(_parse_fields(value)) for number, value in _parse_fields(fields.get(2, b"")) if number == 2
-    ]
+    shape = _parse_fields(fields.get(2, b""))
+    dimensions = [dict(_parse_fields(value)) for number, value in shape if number == 2]
     return _Entry(
-        dtype=fields.get(1, 0),
-        shape=tuple(dimension.get(1, 0) for dimension in dimensions),
-        shard=fields.get(3, 0),
-        offset=fields.get(4, 0),
-        size=fields.get(5, 0),
-        checksum=fields.get(6, 0),
+        dtype=_number(fields, 1),
+        shape=tuple(_number(dimension, 1) for dimension in dimensions),
+        shard=_number(fields, 3),
+        offset=_number(fields, 4),
+        size=_number(fields, 5),
+        checksum=_number(fields, 6),
     )
 
 
-def _parse_fields(message: bytes) -> Iterator[tuple[int, Any]]:
+def _number(fields: dict[int, Any], number: int) -> int:
+    """Fields that are 0 are left out."""
+    value = fields.get(number, 0)
+    if not isinstance(value, int):
+        raise ValueError(f"field {number} is no number")
+    return value
+
+
+def _parse_fields(message: Any) -> Iterator[tuple[int, Any]]:
     """The number and value of each field of a protocol buffer; a value of length-delimited type is bytes."""
+    if not isinstance(message, bytes):
+        raise ValueError("a number stands in place of a message")
     position = 0
     while position < len(message):
         tag, position = _read_varint(message, position)
@@ -196,3 +217,5 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
+        if shift >= 64:
+            raise ValueError("a number of more than 64 bits")

@@ -80,7 +80,7 @@ def read_sentences(
     if not lines:
         return NAMES, []
     layout = _layout(path, blocks, comments, wanted)
-    if comments and not all(map(_KEY_AND_VALUE.match, comments)):
+    if comments and "xpos" not in layout.chosen and not all(map(_KEY_AND_VALUE.match, comments)):
         report(f"{path}: {len(comments):,} comment lines are left out; the first: {comments[0]!r:.60}")
     if layout.note:
         report(f"{path}: {layout.note}")
@@ -106,7 +106,8 @@ def _sentence(
             return InputError(
                 f"{path}: line {line.number}: {line.cells[0]!r:.40} where the number of the word should be"
             )
-        if not all(line.cells[number].strip() for number in kept.values()):
+        # Words may be empty: in the Broad Twitter Corpus some are, and read as [UNK].
+        if not all(line.cells[number].strip() for number in list(kept.values())[1:]):
             return InputError(f"{path}: line {line.number}: an empty cell: {line.text!r:.60}")
     cells = {name: [line.cells[number] for line in words] for name, number in kept.items()}
     tags = cells.get("tags", [])

@@ -116,7 +116,8 @@ class Kind(ABC):
         """
         target = self.task.columns[self.target_role]
         wanted = [*self.input_columns(), *([target] if labelled else ())]
-        table = read_table(path, self.task.headerless, wanted, report)
+        seen = [*wanted, target] if labelled is None else wanted
+        table = read_table(path, self.task.headerless, seen, report)
         if labelled is None:
             labelled = target in table.columns
         table.check_columns(wanted)
@@ -155,7 +156,7 @@ class Kind(ABC):
         if on_bad_row not in ("fail", "skip"):
             raise InputError(f'on_bad_row must be "fail" or "skip", got {on_bad_row!r}')
         if on_bad_row == "fail" and not self.task.skips_broken_rows:
-            others = f" (and {len(bad) - 1:,} more rows cannot be used)" if len(bad) > 1 else ""
+            others = f" (in all, {len(bad):,} rows cannot be used)" if len(bad) > 1 else ""
             raise InputError(f"{bad[0]}{others}; --on-bad-row skip leaves such rows out")
         if len(bad) == rows:
             raise InputError(f"{path}: no row can be used; the first: {bad[0]}")

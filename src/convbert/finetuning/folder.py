@@ -101,6 +101,8 @@ class RunFolder:
             if before.get(name) is not None and before[name] != value and name not in _MAY_CHANGE
         ]
         if not changes and stored["contents"] is not None:
+            if len(stored["contents"]) != len(now["contents"]):
+                raise InputError(f"{self.record}: contents: one entry for each file is wanted")
             files = zip([now["train"], *now["dev"]], stored["contents"], now["contents"], strict=True)
             changes = [f"{path} held other data" for path, old, new in files if old != new]
         if changes:
@@ -145,7 +147,9 @@ class RunFolder:
         """
         path = self.of_seed(seed) / "log.jsonl"
         entries = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+        ):
             place = f"{path}: line {number}"
             try:
                 entries.append(check(_Entry, parse_json(line), place).model_dump())

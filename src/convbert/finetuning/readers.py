@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from convbert.errors import InputError
 from convbert.finetuning.conll import Sentence, read_sentences
+from convbert.heads.tags import read_scheme
 from convbert.optional import require
 from convbert.schema import Schema, check, parse_json
 
@@ -125,6 +127,8 @@ def _open(
     if kind == ".parquet":
         return _read_parquet(path)
     lines = _lines(path, compression)
+    if kind == ".tsv":
+        lines, kind = _look_for_tokens(lines, wanted)
     if kind in (".tsv", ".csv"):
         return _read_delimited(path, lines, kind, headerless, wanted, report)
     if kind == ".json":
@@ -133,6 +137,21 @@ def _open(
         return None, _read_json_lines(path, lines)
     columns, found = read_sentences(path, _without_ends(lines), wanted, report)
     return columns, iter([_row_of(path, each) for each in found])
+
+
+def _look_for_tokens(
+    lines: Iterator[tuple[int, str]], wanted: Sequence[str]
+) -> tuple[Iterator[tuple[int, str]], str]:
+    """GermEval's files end with .tsv, and have a token a line and no header: the same lines, and how to read them."""
+    begin: list[tuple[int, str]] = []
+    for number, line in lines:
+        begin.append((number, line))
+        if line.strip() and not line.startswith("#"):
+            break
+    cells = begin[-1][1].split("\t") if begin else []
+    is_header = set(cells) & set(wanted) or read_scheme([cells[-1].strip()] if cells else []).unknown
+    is_conll = "tokens" in wanted and len(cells) > 1 and not is_header
+    return chain(begin, lines), ".conll" if is_conll else ".tsv"
 
 
 def _row_of(path: Path, found: Sentence | InputError) -> Read:

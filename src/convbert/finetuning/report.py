@@ -48,6 +48,13 @@ _RESAMPLES = 300
 _RESAMPLED = 200_000
 """Examples that all resamples of a bootstrap have together, at most; but there are at least 50."""
 _IN_PERCENT = ("f1", "exact", "best_f1", "best_exact")
+_COMMONEST = "always the commonest answer of the training data"
+_BASELINES = {
+    **dict.fromkeys(("classification", "multi-label", "multiple-choice"), _COMMONEST),
+    "regression": "always the mean of the training data",
+    "tagging": "each word's commonest tag in the training data",
+    "question-answering": "always the first three words of the context, or no answer where that may be right",
+}
 _MEANINGS = {
     "accuracy": "share of answers that are right",
     "macro_f1": "mean of the labels' F1, each counting the same",
@@ -86,10 +93,10 @@ def report_html(
         title,
         _summary(metrics, split),
         section("Scores", _scores(metrics, split, intervals(split, predictions))),
+        section("Model and data", facts(_about(metrics, split))),
         section("Training", *_training(metrics, histories)),
         section("Answers", _overview(split, predictions, train)),
         section("Worst mistakes", worst_mistakes(split, predictions, model, tokenizer)),
-        section("Model and data", facts(_about(metrics, split))),
         section("Recipe", plan_fields(split.plan.to_dict())),
     )
 
@@ -98,7 +105,7 @@ def _summary(metrics: Mapping[str, Any], split: Split) -> str:
     scores = metrics["scores"].get(split.name, {})
     shown = [(f"{readable(name)}, {split.name}", f"{value:.4g}") for name, value in scores.items()][:1]
     for name, value in list((metrics.get("baseline") or {}).items())[:1]:
-        shown.append((f"{readable(name)} without reading the text", f"{value:.4g}"))
+        shown.append((f"{readable(name)} without a model", f"{value:.4g}"))
     guide = (
         "Read the scores first, then which labels or kinds of answers go wrong, then the worst mistakes one by one: "
         "they often show errors in the data."
@@ -113,22 +120,19 @@ def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Inter
         for metric, value in scores.items():
             low, high = (ranges if name == split.name else {}).get(metric, (None, None))
             rows.append((name, readable(metric), value, low, high, baseline.get(metric)))
-    head = ("data", "metric", "score", "95 % from", "to", "without reading the text")
-    kept = 6 if baseline else 5
-    shown = table(head[:kept], [row[:kept] for row in rows])
+    head = ("data", "metric", "score", "95 % from", "to", "without a model")
+    kept = [0, 1, 2, *((3, 4) if ranges else ()), *((5,) if baseline else ())]
+    shown = table([head[n] for n in kept], [[row[n] for n in kept] for row in rows])
     names = dict.fromkeys(name for scores in metrics["scores"].values() for name in scores)
     remarks = [f"{readable(name)}: {_MEANINGS[name]}" for name in names if name in _MEANINGS]
     shown += note("; ".join(remarks) + "." if remarks else "")
     if ranges:
         shown += note(
-            f"95 %: the interval in which the score of this model would lie on other data like {split.name}, of as "
-            f"many examples ({len(split.examples):,})."
+            f"95 %: how far chance in the choice of these {len(split.examples):,} examples may have moved the score. "
+            "Two models whose intervals share much may be equally good."
         )
     if baseline:
-        shown += note(
-            "Without reading the text: always the commonest label of the training data, a word's commonest tag, the "
-            "mean of numbers, or a fixed guess."
-        )
+        shown += note(f"Without a model: {_BASELINES[split.kind.task.kind]}.")
     seeds = metrics.get("seeds", {})
     if len(seeds) > 1:
         spread = metrics["spread"]
@@ -163,7 +167,8 @@ def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Inte
             again = [split.examples[n] for n in chosen], [predictions[n] for n in chosen]
             resampled.append(kind.score(*again))
         found = {name: _middle([each[name] for each in resampled]) for name in scores} | found
-    return {name: found[name] for name in scores if name in found}
+    # Where all draws agree, as of a model that says one thing, they tell nothing of chance.
+    return {name: found[name] for name in scores if name in found and found[name][0] < found[name][1]}
 
 
 def _ratios(split: Split, predictions: Sequence[Prediction]) -> dict[str, tuple[list[float], list[float]]]:
@@ -205,7 +210,7 @@ def _training(metrics: Mapping[str, Any], histories: Mapping[str, History]) -> I
             Line(run, *points(history, f"{split}_{metric}"), measured=True)
             for run, history in histories.items()
         ]
-        level = {} if baseline is None or split != splits[0] else {"without reading": baseline}
+        level = {} if baseline is None or split != splits[0] else {"without a model": baseline}
         top = 100.0 if metric in _IN_PERCENT else 1.0
         title = f"{readable(metric)} on {split}"
         scores.append(Chart(title=title, lines=lines, unit=readable(metric), top=top, levels=level))
@@ -270,7 +275,8 @@ def _labels(kind: Kind, right: list[Any], answers: list[Any], train: list[Any]) 
     """Counts, precision, recall and F1 of every label, and which was taken for which where there is one an answer."""
     is_entities = "entity_f1" in kind.task.metrics
     names = sorted(kind.known_labels) if is_entities else list(kind.labels)
-    names = names or [f"choice {n + 1}" for n in range(max([*right, *answers, *train]) + 1)]
+    if kind.task.kind == "multiple-choice":
+        names = [f"choice {n + 1}" for n in range(max([*right, *answers, *train]) + 1)]
 
     def items(target: Any) -> set[Any]:
         """What counts as right where it stands in an answer, too; its first part is the label."""

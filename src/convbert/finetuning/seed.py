@@ -13,7 +13,7 @@ from transformers import set_seed
 from convbert.configuration import ConvBertConfig
 from convbert.finetuning.data import Feature, Kind, Prediction, Report
 from convbert.finetuning.folder import RunFolder, write_whole
-from convbert.finetuning.inference import Split, check_finite
+from convbert.finetuning.inference import Split, ready
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.recipes import FinetuningPlan
@@ -68,8 +68,8 @@ class SeedTrainer:
         """
         set_seed(seed)
         root, splits = self.folder.of_seed(seed), self.splits
-        model = build_model(self.source, read_config(self.source), self.kind, self.plan, self.keep_head)
-        check_finite(model, self.source)
+        config = read_config(self.source)
+        model = ready(build_model(self.source, config, self.kind, self.plan, self.keep_head), self.source)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
         trainer, clock, stop = self._build_trainer(seed, net, model.config)
         checkpoint = usable_checkpoint(root, self.report)

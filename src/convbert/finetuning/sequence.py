@@ -172,6 +172,10 @@ class MultiLabel(SequenceKind):
         return [{"answer": often or [self.labels[int(shares.argmax())]]}] * len(examples)
 
 
+_HIGHEST = 1e30
+"""Numbers beyond have squares that are none in fp32."""
+
+
 class Regression(SequenceKind):
     """A number, learned in standard deviations from the mean; `finish` puts both into the model's last layer."""
 
@@ -187,8 +191,8 @@ class Regression(SequenceKind):
             number = float(cell) if isinstance(cell, str | int | float) else float("nan")
         except (ValueError, OverflowError):
             number = float("nan")
-        if not np.isfinite(number) or isinstance(cell, bool):
-            raise InputError(f"{row.place}: {column} must be a number, got {cell!r:.60}")
+        if not abs(number) < _HIGHEST or isinstance(cell, bool):
+            raise InputError(f"{row.place}: {column} must be a number (below 1e30), got {cell!r:.60}")
         return number
 
     def learn(self, train: Sequence[Example]) -> None:

@@ -19,6 +19,7 @@ from convbert.finetuning.tasks import Task
 from convbert.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.loading import load_filled
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
+from convbert.schema import read_json
 from convbert.tokenization import ConvBertTokenizerFast
 
 TASK_FILE = "finetuning.json"
@@ -110,11 +111,11 @@ def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
         )
     if path is None:
         return None
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Task.from_dict(record["task"]), FinetuningPlan(**record["plan"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{source}/{TASK_FILE}: is damaged ({error})") from error
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{source}/{TASK_FILE}: an object is wanted, got {type(record).__name__}")
+    task = Task.from_dict(record.get("task"), f"{source}/{TASK_FILE}: task")
+    return task, FinetuningPlan.from_dict(record.get("plan"), f"{source}/{TASK_FILE}: plan")
 
 
 def kind_of_model(task: Task, config: ConvBertConfig, source: str) -> Kind:

@@ -255,7 +255,8 @@ def _report_unknown(tokenizer: PreTrainedTokenizerBase, sample: list[str], repor
         counter.add(tokenizer(paragraph, add_special_tokens=False, verbose=False)["input_ids"], paragraph)
     example = f", e.g. in {counter.example!r}" if counter.unknown else ""
     limit = tokenizer.max_input_chars_per_word
-    hint = f"; a word of more than {limit} characters is [UNK] as a whole" if counter.sentence() else ""
+    is_long = any(len(word) > limit for paragraph in sample for word in paragraph.split())
+    hint = f"; a word of more than {limit} characters is [UNK] as a whole" if is_long else ""
     report(f"[UNK]: {counter.share:.2%} of the tokens of the corpus{example}{hint}")
 
 

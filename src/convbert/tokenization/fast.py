@@ -57,8 +57,11 @@ class ConvBertTokenizerFast(BertConventions, BertTokenizer):
     ) -> None:
         kwargs.pop("tokenizer_file", None)
         backend = kwargs.get("tokenizer_object")
+        added_tokens = kwargs.get("added_tokens_decoder", {})
         if vocab is None:
-            vocab = vocab_file if backend is None else backend.get_vocab(with_added_tokens=False)
+            vocab = vocab_file
+        if vocab is None and backend is not None:  # from `train_new_from_iterator`, whose new rows it holds
+            vocab, added_tokens = backend.get_vocab(with_added_tokens=False), {}
         named_tokens = {
             "unk_token": unk_token,
             "sep_token": sep_token,
@@ -69,10 +72,10 @@ class ConvBertTokenizerFast(BertConventions, BertTokenizer):
         vocabulary = build_vocabulary(
             vocab,
             named_tokens,
-            kwargs.get("added_tokens_decoder", {}),
+            added_tokens,
             kwargs.get("name_or_path"),
             guessed=do_lower_case is None and backend is None,
-            keeps_accents=strip_accents is False,
+            accents_said=strip_accents is not None,
         )
         do_lower_case = do_lower_case is not False
         self.max_input_chars_per_word = check_word_limit(max_input_chars_per_word)

@@ -11,8 +11,6 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from convbert.errors import InputError
-from convbert.schema import read_json
-from convbert.tokenization.files import are_berts, check_config, read_files
 from convbert.tokenization.vocabulary import VOCABULARY_FILE, PathLike
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -40,6 +38,8 @@ class BertConventions:
             InputError: the vocabulary cannot be used (see `load_vocabulary`), or a file is damaged, or says what these
                 tokenizers cannot do; the message names it.
         """
+        from convbert.tokenization.files import check_config  # pydantic takes long to import
+
         config = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "tokenizer_config.json")
         if config.is_file():
             check_config(config)  # transformers looks into it before it calls us back
@@ -60,9 +60,17 @@ class BertConventions:
         **kwargs: Any,
     ) -> Any:
         """Called by `from_pretrained` with the files it found."""
+        from convbert.tokenization.files import read_files
+
         files = {key: resolved_vocab_files.pop(key, None) for key in _JSON_FILES}
+        files["tokenizer_file"] = kwargs.pop("tokenizer_file", None) or files["tokenizer_file"]
         kwargs = {key: value for key, value in kwargs.items() if value is not None or key not in _UNSAID}
         arguments = read_files(files, kwargs)
+        given = kwargs.pop("additional_special_tokens", None) or kwargs.pop("extra_special_tokens", None)
+        if given is not None:  # beside those of the folder
+            given = given.values() if isinstance(given, dict) else given
+            special = {str(token): token for token in [*arguments.get("extra_special_tokens", ()), *given]}
+            kwargs["extra_special_tokens"] = list(special.values())
         if "vocab" in arguments:
             resolved_vocab_files.pop("vocab_file", None)
         elif (
@@ -149,6 +157,9 @@ def save_rules(backend: Tokenizer, folder: PathLike, prefix: str | None, config_
         prefix: of the file's name, if any.
         config_file: the tokenizer_config.json that transformers has written; its class would build BERT's rules.
     """
+    from convbert.schema import read_json
+    from convbert.tokenization.rules import are_berts
+
     path = Path(folder, f"{prefix}-{TOKENIZER_FILE}" if prefix else TOKENIZER_FILE)
     write_whole(path, backend.to_str(pretty=True))
     prefix_of_pieces = backend.model.continuing_subword_prefix

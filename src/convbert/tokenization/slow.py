@@ -107,7 +107,7 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
         kwargs.pop("tokenizer_file", None)
         backend = kwargs.pop("tokenizer_object", None)
         if vocab is None:
-            vocab = vocab_file if backend is None else backend.get_vocab(with_added_tokens=False)
+            vocab = vocab_file
         named_tokens = {
             "unk_token": unk_token,
             "sep_token": sep_token,
@@ -121,7 +121,7 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
             kwargs.get("added_tokens_decoder", {}),
             kwargs.get("name_or_path"),
             guessed=do_lower_case is None and backend is None,
-            keeps_accents=strip_accents is False,
+            accents_said=strip_accents is not None,
         )
         do_lower_case = do_lower_case is not False
         self._rules: Tokenizer | None = None if backend is None else _check_rules(backend)

@@ -16,6 +16,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONTINUATION = "##"
 LARGEST_ID = 2**31 - 1
+_LONGEST_GAP = 1_000_000
 
 PathLike = str | os.PathLike[str]
 
@@ -148,6 +149,13 @@ def check_mapping(
                 f"{source}: the vocabulary gives id {index} to both {owners[index]!r} and {token!r}"
             )
         owners[index] = token
+    if (highest := max(owners)) >= len(
+        owners
+    ) + _LONGEST_GAP:  # tokenizers keeps a table up to the highest id
+        raise InputError(
+            f"{source}: {owners[highest]!r} has id {highest} in a vocabulary of {len(owners)} tokens; ids may leave "
+            f"out {_LONGEST_GAP} numbers at most"
+        )
     _require_special_tokens(vocabulary, special_tokens, str(source))
     return dict(vocabulary)
 
@@ -158,7 +166,7 @@ def build_vocabulary(
     added_tokens: Mapping[int, AddedToken],
     name: str | None,
     guessed: bool,
-    keeps_accents: bool,
+    accents_said: bool,
 ) -> dict[str, int]:
     """The vocabulary that a constructor's arguments describe, checked.
 
@@ -167,7 +175,8 @@ def build_vocabulary(
         named_tokens: argument name to special token; those not in `added_tokens` must be in the vocabulary.
         added_tokens: tokens that a saved tokenizer holds beside its vocabulary.
         name: where it comes from, for messages.
-        guessed: nobody has said whether it is cased; `keeps_accents` then says whether it is read as if it kept them.
+        guessed: nobody has said whether it is cased.
+        accents_said: somebody has said whether it keeps accents.
     """
     name = name or ("the given vocabulary" if isinstance(source, Mapping) else str(source))
     for argument in ("unk_token", "cls_token", "sep_token"):
@@ -187,7 +196,7 @@ def build_vocabulary(
         vocabulary = load_vocabulary(source, required)
     _check_added(vocabulary, added_tokens, name)
     if guessed:
-        _warn_of_unreachable_rows(vocabulary, {*required, *elsewhere}, keeps_accents, name)
+        _warn_of_unreachable_rows(vocabulary, {*required, *elsewhere}, accents_said, name)
     return vocabulary
 
 
@@ -213,7 +222,7 @@ _strip_accents = normalizers.BertNormalizer(**{**_unchanged, "strip_accents": Tr
 
 
 def _warn_of_unreachable_rows(
-    vocabulary: Collection[str], special_tokens: Collection[str], keeps_accents: bool, name: str
+    vocabulary: Collection[str], special_tokens: Collection[str], accents_said: bool, name: str
 ) -> None:
     """Say that a vocabulary looks cased, or looks as if it kept accents, where nobody has said what it is.
 
@@ -223,18 +232,19 @@ def _warn_of_unreachable_rows(
     rows = [row.removeprefix(CONTINUATION) for row in vocabulary if not _BRACKETED.fullmatch(row)]
     rows = [row for row in rows if row not in special_tokens]
     suspects = [row for row in rows if not row.isascii() or row != row.lower()]
-    for rule, what, remedy in (
-        (_lower_case, "have capitals, which", "do_lower_case=False if it is cased"),
-        (_strip_accents, "have accents or vowel signs, which", "strip_accents=False if it keeps them"),
+    for rule, what, switch in (
+        (_lower_case, "capitals", "do_lower_case"),
+        (_strip_accents, "accents or vowel signs", "strip_accents"),
     ):
-        if rule is _strip_accents and keeps_accents:
+        if rule is _strip_accents and accents_said:
             return
         unreachable = [row for row in suspects if rule(row) != row]
         if len(unreachable) > _TELLING_SHARE * len(rows):
             warnings.warn(
-                f"{name}: {len(unreachable) / len(rows):.0%} of the rows {what} no text can reach, e.g. "
-                f"{unreachable[0]!r}: nothing says how the vocabulary was made, so texts are lower-cased and accents "
-                f"{'kept' if keeps_accents else 'stripped'}; give {remedy}, or True if it is not",
+                f"{name}: {len(unreachable) / len(rows):.0%} of the rows have {what}, e.g. {unreachable[0]!r}, and no "
+                "text reaches them: nothing says how the vocabulary was made, so texts lose them. If it keeps them, "
+                f'give {switch}=False, or write {{"{switch}": false}} to a tokenizer_config.json beside it; '
+                "otherwise the same with true",
                 DataWarning,
                 stacklevel=4,
             )

@@ -124,6 +124,8 @@ class CheckpointingTrainer(Trainer):
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
         self.state.save_to_json(str(draft / STATE_FILE))
+        for path in draft.glob("*.safetensors"):  # which safetensors shows to nobody else, whatever the umask
+            path.chmod((draft / STATE_FILE).stat().st_mode)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As Trainer's, for a figure of any name; a better one than before is saved at once."""
