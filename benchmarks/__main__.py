@@ -16,6 +16,7 @@ from benchmarks import (
     int8,
     masked_lm,
     memory,
+    neighbours,
     padding,
     pipeline,
     pretraining,
@@ -33,6 +34,7 @@ PARTS = {
     "masked_lm": masked_lm,
     "int8": int8,
     "padding": padding,
+    "neighbours": neighbours,
     "bandwidth": bandwidth,
     "pretraining": pretraining,
 }

@@ -100,3 +100,35 @@ def _check_cpp_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise UnavailableError("no C++ compiler found") from error
+
+
+def onnx_runtime(model: Any, inputs: dict[str, torch.Tensor], threads: int) -> Any:
+    """Ours exported to ONNX, as a call in ONNX Runtime on `inputs`: batch and length of any size, padding allowed.
+
+    Raises:
+        UnavailableError: `onnxruntime` or `onnxscript` is not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (what torch.onnx.export writes with)
+    except ImportError as error:
+        raise UnavailableError(f"{error.name} is not installed: pip install 'convbert[bench]'") from error
+    from tempfile import TemporaryDirectory
+
+    model.conv_backend = "reference"
+    names = ["input_ids", "attention_mask"]
+    given = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
+    any_size = {name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in names}
+    # An example of two rows, one of them padded: a size of 1 would become a constant.
+    example = {"input_ids": torch.ones(2, 9, dtype=torch.long), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    example["attention_mask"][1, 5:] = 0
+    with TemporaryDirectory() as folder:
+        path = f"{folder}/model.onnx"
+        torch.onnx.export(
+            model, (), path, kwargs=example, dynamic_shapes=any_size, dynamo=True, external_data=False, verbose=False
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {name: given[name].numpy() for name in names}
+    return lambda: session.run(None, feed)
