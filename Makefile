@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Its own bar where somebody looks, nothing else.
+PIP := $(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check
 # The CPU build, from wherever pip looks or from PyTorch's own index; the CUDA build and its gigabytes only as a last resort.
 TORCH := torch==2.13.0
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
@@ -37,9 +38,13 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt $(wildcard src/convbert/ops/compiled/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convbert needs Python 3.11 or newer, not " + sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
+	@echo "Setting up .venv, once; this takes some minutes."
+	@echo "1 of 3: a virtual environment"
+	@$(PYTHON) -m venv .venv
+	@echo "2 of 3: PyTorch, some 200 MB"
 	@$(PIP) $(TORCH)+cpu 2>/dev/null || $(PIP) --index-url $(CPU_BUILDS) $(TORCH)+cpu 2>/dev/null || $(PIP) $(TORCH)
-	$(PIP) -c constraints.txt -e '.[dev]'
+	@echo "3 of 3: the other packages, and convbert itself, which compiles its kernels"
+	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
 clean:

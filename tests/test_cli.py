@@ -361,3 +361,57 @@ def test_settings_take_the_type_of_their_field():
     parsed = parse_settings(["weight_decay=0", "hidden_act=relu", "lowercase=false", "seed=3"], smoke())
     assert parsed == {"weight_decay": 0.0, "hidden_act": "relu", "lowercase": False, "seed": 3}
     assert isinstance(parsed["weight_decay"], float)
+
+
+# ----------------------------------------------------------------------------------- streams and ends
+
+
+def test_stdout_is_utf8_whatever_the_locale(model_dir, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    text = "the [MASK] sat 猫 😀"
+    assert main(["fill-mask", text, "--json", "--model", str(model_dir)]) == 0
+    assert json.loads(written.getvalue().decode("utf-8"))["text"] == text
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_a_closed_stream_is_said(closed, monkeypatch, model_dir, capsys):
+    monkeypatch.setattr(sys, closed, None)
+    assert main(["fill-mask", "-", "--model", str(model_dir)]) == 2
+    assert f"{closed} is closed" in capsys.readouterr().err
+
+
+def test_a_file_that_ends_early_is_not_ctrl_c(monkeypatch, capsys):
+    def ends(*_, **__):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("convbert.doctor.examine", ends)
+    assert main(["doctor"]) == 1
+    assert "EOFError: Ran out of input" in capsys.readouterr().err
+
+
+def test_unknown_words_are_said_once_on_the_command_line(model_dir, stdin, capsys):
+    stdin("хороший [MASK]\nплохой [MASK]\n".encode())
+    assert main(["fill-mask", "-", "--json", "--model", str(model_dir)]) == 0
+    captured = capsys.readouterr()
+    assert len(json_lines(captured.out)) == 2
+    assert captured.err.count("[UNK]") == 1
+    assert "хороший" in captured.err
+
+
+def test_nothing_but_bad_lines_is_a_failure(model_dir, stdin, capsys):
+    stdin(b"no mask\nnor here\n")
+    assert main(["fill-mask", "-", "--json", "--skip-bad", "--model", str(model_dir)]) == 2
+    assert "2 lines skipped" in capsys.readouterr().err
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch, capsys):
+    import huggingface_hub
+
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    assert main(["fill-mask", "the [MASK]", "--model", "nobody/nothing"]) == 2
+    assert "nobody/nothing" in capsys.readouterr().err

@@ -163,3 +163,32 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch, capsys, tmp_path)
         assert sentence in capsys.readouterr().err
     extras = doctor.as_dict(doctor.examine())["extras"]["train"]
     assert extras == {"value": False, "reason": 'datasets missing: pip install "convbert[train]"'}
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": ""}, None),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_a_container_is_read(tmp_path, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert doctor.cpu_quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("quota", "threads", "advice"), [(1.5, 4, "=1"), (2.0, 2, None), (None, 2, None)])
+def test_more_threads_than_the_quota_gives_cores_are_said(monkeypatch, quota, threads, advice):
+    monkeypatch.setattr(doctor, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    found = doctor.as_dict(doctor.examine())["cpu"]["threads"]
+    assert found["value"] == threads
+    assert ("quota" in found["reason"]) == (advice is not None)
+    assert advice is None or f"OMP_NUM_THREADS{advice}" in found["reason"]

@@ -7,6 +7,8 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from convbert.quantization import Int8Linear
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _CONVOLUTIONS = ("span_dynamic_conv", "depthwise_conv")
 _RACE = "speeds, as multiples of this one: a layer of 768 x 3072 on 256 tokens, measured now"
-_RACE_SECONDS = 0.15  # and no more calls
+_ROUNDS = 15
 _HOW = {
     "bf16": "weights and activations in bfloat16",
     "int8": "8-bit weights and activations in the wide layers of the encoder, for inference",
@@ -88,11 +90,39 @@ def _cpu() -> list[Finding]:
     return [
         Finding("cpu", "name", _cpu_name()),
         Finding("cpu", "cores", usable, "that this process may use"),
-        Finding("cpu", "threads", torch.get_num_threads(), "OMP_NUM_THREADS sets how many PyTorch starts"),
+        _threads(usable, cpu_quota()),
         Finding("cpu", "instructions", torch.backends.cpu.get_cpu_capability()),
         Finding("cpu", "onednn", torch.backends.mkldnn.is_available()),
         _compiled_kernels(),
     ]
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores that the container's quota gives, such as 1.5; None where there is no quota.
+
+    Args:
+        root: where the control groups are mounted, version 2 or 1.
+    """
+    for read in (
+        lambda: (root / "cpu.max").read_text().split(),
+        lambda: [(root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")],
+    ):
+        try:
+            quota, period = (int(number) for number in read())
+        except (OSError, ValueError):  # not mounted, or "max"
+            continue
+        return quota / period if quota > 0 and period > 0 else None
+    return None
+
+
+def _threads(usable: int, quota: float | None) -> Finding:
+    threads = torch.get_num_threads()
+    cores = usable if quota is None else min(float(usable), quota)
+    if threads <= max(1.0, cores):
+        return Finding("cpu", "threads", threads, "OMP_NUM_THREADS sets how many PyTorch starts")
+    by = "this process may use" if quota is None or quota >= usable else "the container's quota gives"
+    reason = f"more than the {cores:g} cores that {by}, so they wait for each other"
+    return Finding("cpu", "threads", threads, f"{reason}: set OMP_NUM_THREADS={max(1, int(cores))}")
 
 
 def _compiled_kernels() -> Finding:
@@ -177,13 +207,14 @@ def _packed_linear() -> Finding:
 
 def _precisions(device: torch.device) -> list[Finding]:
     """For each precision its speed in a short race against fp32, or False; and what "auto" takes."""
-    seconds = _seconds_per_call("fp32", device)
+    reasons = {precision: why_not(precision, device) for precision in _HOW}
+    seconds = _race(["fp32", *(name for name, reason in reasons.items() if reason is None)], device)
     findings = [Finding("precision", f"fp32 on {device.type}", 1.0, _RACE)]
     for precision, how in _HOW.items():
-        reason = why_not(precision, device)
+        reason = reasons[precision]
         speed: float | bool = False
         if reason is None:
-            speed = round(seconds / _seconds_per_call(precision, device), 2)
+            speed = round(seconds["fp32"] / seconds[precision], 1)
             slow = why_slow(precision, device)
             reason = f"runs, but slower: {slow}" if slow else how
         findings.append(Finding("precision", f"{precision} on {device.type}", speed, reason))
@@ -201,16 +232,19 @@ def _wide_layer(device: torch.device, precision: str) -> nn.Module:
 
 
 @torch.inference_mode()
-def _seconds_per_call(precision: str, device: torch.device) -> float:
-    """The best of several, so that a busy machine does not decide."""
-    layer = _wide_layer(device, precision)
-    states = torch.ones(256, 768, device=device, dtype=DTYPES.get(precision, torch.float32))
-    seconds: list[float] = []
-    while len(seconds) < 2 or (len(seconds) < 9 and sum(seconds) < _RACE_SECONDS):
-        started = time.perf_counter()
-        layer(states)[0, 0].item()  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+def _race(precisions: list[str], device: torch.device) -> dict[str, float]:
+    """Seconds per call: medians of rounds in which all take their turn, so that a busy moment hits them alike."""
+    layers = {precision: _wide_layer(device, precision) for precision in precisions}
+    states = torch.ones(256, 768, device=device)
+    inputs = {precision: states.to(DTYPES.get(precision, torch.float32)) for precision in precisions}
+    seconds: dict[str, list[float]] = {precision: [] for precision in precisions}
+    for round_ in range(_ROUNDS + 2):
+        for precision, layer in layers.items():
+            started = time.perf_counter()
+            layer(inputs[precision])[0, 0].item()  # waits for the device
+            if round_ >= 2:  # the first ones are for warming up
+                seconds[precision].append(time.perf_counter() - started)
+    return {precision: median(times) for precision, times in seconds.items()}
 
 
 def _extras() -> list[Finding]:

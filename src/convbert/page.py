@@ -43,7 +43,8 @@ canvas { image-rendering: pixelated; outline: 1px solid var(--line); }
 figcaption { font-size: .8rem; color: var(--faint); }
 .map { display: grid; justify-content: start; overflow-x: auto; padding: 1px; font-size: .7rem; }
 .map span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; unicode-bidi: plaintext; }
-.map .row { text-align: right; padding-right: .4rem; max-width: 7rem; }
+.map .row { text-align: right; padding-right: .4rem; max-width: 7rem; position: sticky; left: 0;
+background: var(--paper); }
 .map .column { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 7rem; padding-top: .3rem; }
 .bars td { padding: 0 .5rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
 .bars .bar { width: 9rem; min-width: 4rem; vertical-align: middle; }

@@ -150,3 +150,18 @@ def test_progress_lines_pile_up_only_where_they_cannot_be_rewritten(stream, line
         progress.on_log(None, state, TrainerControl(), logs=logs)
     assert stream.getvalue().count("\n") == lines
     assert "heldout masked loss 2" in stream.getvalue()
+
+
+def test_a_step_line_shows_one_loss():
+    """Of fine-tuning that of the examples; the optimizer's is weighed by the size of the batch."""
+    line = progress_text(1, Clock(max_steps=2), {"loss": 0.25, "learning_rate": 1e-3, "train_loss": 0.5})
+    assert line.count("loss") == 1
+    assert "train loss 0.5" in line
+    assert "loss 0.25" in progress_text(1, Clock(max_steps=2), {"loss": 0.25, "learning_rate": 1e-3})
+
+
+def test_a_log_holds_no_number_that_json_has_not(tmp_path):
+    history = HistoryFile(tmp_path / "log.jsonl")
+    state = TrainerState(log_history=[{"step": 1, "heldout_loss": float("nan")}], is_world_process_zero=True)
+    history.on_train_begin(None, state, None)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "heldout_loss": null}\n'

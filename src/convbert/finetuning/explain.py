@@ -41,7 +41,7 @@ function draw(values, most, rows, columns, cell, caption, tip) {
     const y = Math.min(rows.length - 1, Math.floor(e.offsetY / cell));
     canvas.title = `${rows[y]} reads ${tip(x, y)}: ${(values[y * columns.length + x] / 255).toFixed(2)}`;
   };
-  map.style.gridTemplateColumns = `auto repeat(${columns.length}, ${cell}px)`;
+  map.style.gridTemplateColumns = `max-content repeat(${columns.length}, ${cell}px)`;
   map.style.gridTemplateRows = `auto repeat(${rows.length}, ${cell}px)`;
   map.style.lineHeight = `${cell}px`;
   const put = (name, kind, row, column) => {

@@ -80,6 +80,8 @@ def _try_out(rules: Mapping[str, Any], path: str) -> None:
         ("normalizer", "normalize_str", text),
         ("pre_tokenizer", "pre_tokenize_str", text),
         ("decoder", "decode", ["a", "##b", "▁c", "."]),
+        ("decoder", "decode", [""]),
+        ("decoder", "decode", []),
     ):
         if rules[part] is not None:
             _guarded(partial(getattr(rules[part], method), argument), path, part)
