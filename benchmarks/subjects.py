@@ -120,12 +120,22 @@ def onnx_runtime(model: Any, inputs: dict[str, torch.Tensor], threads: int) -> A
     given = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
     any_size = {name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in names}
     # An example of two rows, one of them padded: a size of 1 would become a constant.
-    example = {"input_ids": torch.ones(2, 9, dtype=torch.long), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    example = {
+        "input_ids": torch.ones(2, 9, dtype=torch.long),
+        "attention_mask": torch.ones(2, 9, dtype=torch.long),
+    }
     example["attention_mask"][1, 5:] = 0
     with TemporaryDirectory() as folder:
         path = f"{folder}/model.onnx"
         torch.onnx.export(
-            model, (), path, kwargs=example, dynamic_shapes=any_size, dynamo=True, external_data=False, verbose=False
+            model,
+            (),
+            path,
+            kwargs=example,
+            dynamic_shapes=any_size,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -70,26 +70,17 @@ def test_precision_is_what_loading_does(report):
     assert all(isinstance(found[f"{name} on cpu"]["value"], float) for name in ("bf16", "int8"))
 
 
-def test_packed_linear_is_what_loading_does(report):
-    packed = convbert.load(precision="fp32").base_model.encoder.layer[0].intermediate.dense.packed
-    name = "onednn" if packed.is_mkldnn else "compiled"
-    assert report["ops"]["packed linear on cpu"]["value"] == name
-
-
-@pytest.mark.filterwarnings("ignore::convbert.errors.SlowerWarning")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_layers_race_as_loading_leaves_them(precision):
-    loaded = convbert.load(precision=precision).base_model.encoder.layer[0].intermediate.dense
-    racing = [type(module) for module in doctor._wide_layer(torch.device("cpu"), precision).modules()]
-    assert type(loaded) in racing
+def test_encoder_is_what_loading_does(report):
+    frozen = convbert.load(precision="fp32").base_model.encoder.freezer.num_int8 is not None
+    assert (report["ops"]["encoder on cpu"]["value"] == "compiled") == frozen
 
 
 def test_precision_that_is_slow_or_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr("convbert.precision.supports_bfloat16", lambda device: False)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr("convbert.precision.compiled.why_missing", lambda: "no kernels")
     found = doctor.as_dict(doctor.examine())["precision"]
     assert found["int8 on cpu"]["value"] is False
-    assert "without oneDNN" in found["int8 on cpu"]["reason"]
+    assert "no kernels" in found["int8 on cpu"]["reason"]
     assert found["bf16 on cpu"]["reason"] == "runs, but slower: this processor has no bf16 instructions"
     assert found["auto on cpu"] == {"value": "fp32", "reason": "this processor has no bf16 instructions"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +18,12 @@ from torch import nn
 import convbert
 from convbert import embedded
 from convbert.errors import InputError
-from convbert.inference import pack_weights
-from convbert.layers import Linear
 from convbert.ops import compiled
 from convbert.ops.attention import packed_form
 from convbert.ops.backends import why_not_fast
-from convbert.ops.compiled import product
+from convbert.ops.compiled.product import PrepackedLinear
 from convbert.optional import EXTRAS, install_hint, missing_packages
 from convbert.precision import DTYPES, automatic, why_not, why_slow
-from convbert.quantization import Int8Linear
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _CONVOLUTIONS = ("span_dynamic_conv", "depthwise_conv")
@@ -164,8 +162,8 @@ def _devices() -> list[torch.device]:
 
 def _ops(device: torch.device) -> list[Finding]:
     """Which form each op takes on `device` when its backend is "auto"."""
-    products = [_packed_linear()] if device.type == "cpu" else []
-    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device), *products]
+    encoder = [_encoder()] if device.type == "cpu" else []
+    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device), *encoder]
 
 
 def _convolution(op: str, device: torch.device) -> Finding:
@@ -193,16 +191,13 @@ def _attention(device: torch.device) -> list[Finding]:
     return [sdpa, Finding("ops", f"packed {name}", form.name, why)]
 
 
-def _packed_linear() -> Finding:
-    """The linear layers of a model from `convbert.load`."""
-    name = "packed linear on cpu"
-    if compiled.build() in product.BUILDS:
-        return Finding(
-            "ops", name, "compiled", "in fp32, and a layer without gradients is one call; else oneDNN's"
-        )
-    if torch.backends.mkldnn.is_available():
-        return Finding("ops", name, "onednn", "weights laid out once, when a model is loaded")
-    return Finding("ops", name, "default", "this build of PyTorch comes without oneDNN: nothing is packed")
+def _encoder() -> Finding:
+    """The layers of a model in evaluation mode, without gradients."""
+    if compiled.build() is None:
+        return Finding("ops", "encoder on cpu", "layer by layer", "compiled kernels are missing, see cpu")
+    return Finding(
+        "ops", "encoder on cpu", "compiled", "without gradients and in fp32 or int8, all layers in one call"
+    )
 
 
 def _precisions(device: torch.device) -> list[Finding]:
@@ -222,13 +217,12 @@ def _precisions(device: torch.device) -> list[Finding]:
     return [*findings, Finding("precision", f"auto on {device.type}", name, why)]
 
 
-def _wide_layer(device: torch.device, precision: str) -> nn.Module:
-    """The layer that costs most in a model of base size, as `convbert.load` leaves it."""
-    layer = Linear(768, 3072)
-    if precision == "int8":
-        return Int8Linear(layer.weight, layer.bias)
-    layer = layer.to(device, DTYPES[precision])
-    return pack_weights(nn.Sequential(layer)) if device.type == "cpu" else layer
+def _wide_layer(device: torch.device, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The layer that costs most in a model of base size, as `convbert.load` runs it."""
+    layer = nn.Linear(768, 3072)
+    if device.type == "cpu" and compiled.build() and precision in ("fp32", "int8"):
+        return PrepackedLinear(layer.weight, layer.bias, int8=precision == "int8")
+    return layer.to(device, DTYPES[precision])
 
 
 @torch.inference_mode()
