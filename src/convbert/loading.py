@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from convbert.heads.token_classification import ConvBertForTokenClassification
 from convbert.hub import check_hub
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.precision import Precision, check_precision, set_precision
+from convbert.stored import prepare_loading
 
 Device = str | int | torch.device | None
 PathLike = str | os.PathLike[str]
@@ -119,7 +121,28 @@ def load_filled(
         raise InputError(
             f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
         )
+    _use(model, source)
     return model
+
+
+def _use(model: ConvBertPreTrainedModel, source: str) -> None:
+    """Refuse weights that are not finite, and forget what the folder wants returned: that is its caller's to say."""
+    check_finite_weights(model, source)
+    config = model.config
+    config.output_attentions = config.output_hidden_states = False
+    config.return_dict = True
+
+
+def check_finite_weights(model: torch.nn.Module, source: object) -> None:
+    """Refuse weights with NaN or infinities, from which no answer means anything.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, weight in model.named_parameters():
+        # A sum costs little, but can overflow.
+        if not weight.sum().isfinite() and not weight.isfinite().all():
+            raise InputError(f"{source}: the weights hold NaN or infinite numbers, the first in {name}")
 
 
 def find_task(task: str) -> str:
@@ -161,6 +184,12 @@ def _embedded_folder(task: str) -> str:
 def _read(source: str, task: str) -> ConvBertPreTrainedModel:
     """The model as it is stored, on the CPU."""
     check_source(source)
+    if os.path.isdir(source) and (wrapped := prepare_loading(Path(source))):
+        how = ", ".join(map(str, wrapped["key_mapping"]))
+        raise InputError(
+            f"{source}: the weights have the names of another wrapper ({how.replace(chr(92), '').lstrip('^')}): "
+            "read them with from_pretrained and save them again with save_pretrained"
+        )
     options = {"dtype": "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quiet_loading():
@@ -169,6 +198,7 @@ def _read(source: str, task: str) -> ConvBertPreTrainedModel:
         # A contradiction within the configuration does not say which folder it is from.
         raise error if source in str(error) else InputError(f"{source}: {error}") from error
     _check_report(source, task, report)
+    _use(model, source)
     return model
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
+from convbert.layers.linear import is_plain
 from convbert.ops import dropout
 
 
@@ -48,4 +50,17 @@ class Embeddings(nn.Module):
             words = self.word_embeddings(words)
         total = words + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         normed = self.LayerNorm(total)
-        return dropout(normed, self.dropout.p) if self.dropout.training else normed
+        if is_plain(self.dropout, nn.Dropout):
+            return dropout(normed, self.dropout.p) if self.dropout.training else normed
+        return self.dropout(normed)
+
+    def is_listened_to(self) -> bool:
+        """Whether somebody sees, or has replaced, what these modules read or return: as (B, T, E) by custom."""
+        parts = (self.word_embeddings, self.position_embeddings, self.token_type_embeddings)
+        is_plain_here = (
+            is_plain(self, Embeddings)
+            and is_plain(self.LayerNorm, nn.LayerNorm)
+            and is_plain(self.dropout, nn.Dropout)
+            and all(is_plain(part, nn.Embedding) for part in parts)
+        )
+        return not is_plain_here or bool(_global_forward_hooks or _global_forward_pre_hooks)
