@@ -196,7 +196,7 @@ def test_fill_mask_refuses_a_precision(capsys):
 
 
 BAD_LINES = {
-    "no mask": (b"no mask here", "[MASK]"),
+    "no mask": (b"the cat sat .", "[MASK]"),
     "empty": (b"", "empty"),
     "too long": (b"[MASK]" + b" cat" * 40, "43 tokens"),
     "not UTF-8": (b"the [MASK] \xff", "not UTF-8"),

@@ -37,6 +37,14 @@ class Batch:
     inputs: Inputs
     layout: Layout
     packing: Packing | None = None
+    padded: Inputs | None = None
+    """The inputs as the caller gave them, where `inputs` has fewer axes."""
+
+    def unpad(self, states: Tensor) -> Tensor:
+        """From the caller's shape (B, T, ...) to that of the encoder."""
+        if self.packing is not None:
+            return self.packing.pack(states)
+        return states if self.layout.cu_seqlens is None else states.squeeze(0)
 
     def repad(self, states: Tensor) -> Tensor:
         """The caller's shape (B, T, ...), zero where there is no token."""
@@ -142,7 +150,7 @@ def read_batch(
     if bounds is not None:
         at_most = min(shape[1], config.max_position_embeddings) if longest is None else longest
         layout = Layout(bounds.cu_seqlens, at_most, conv_backend=conv_backend)
-        return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout)
+        return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout, padded=inputs)
     mask = None if attention_mask is None else attention_mask.bool()
     # A traced program cannot depend on where the padding is.
     tracing = is_traced()
@@ -158,7 +166,7 @@ def read_batch(
     packing = pack_mask(mask, summary)
     unpadded = Inputs(*(packing.pack(x.expand(*shape, *x.shape[2:])) for x in inputs))
     layout = Layout(packing.cu_seqlens, packing.max_length, conv_backend=conv_backend)
-    return Batch(unpadded, layout, packing)
+    return Batch(unpadded, layout, packing, inputs)
 
 
 def packed_bounds(

@@ -8,7 +8,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from convbert.config_file import ConfigFile, read_config_file
+from convbert.damage import naming_damage
 from convbert.errors import InputError
+from convbert.schema import check
 
 
 @strict
@@ -88,6 +91,29 @@ class ConvBertConfig(PreTrainedConfig):
             return self.attention_head_size
         return (self.hidden_size // self.num_kept_heads) // 2
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', with errors that name the folder.
+
+        Raises:
+            InputError: no such folder, one of another model, or a damaged `config.json`.
+        """
+        with naming_damage(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', from the forms that old and hand-made files have, see `read_config_file`.
+
+        Raises:
+            InputError: it is of another model, or a key has another type or range.
+        """
+        content = read_config_file(config_dict)
+        if "num_labels" in kwargs:
+            content.pop("id2label", None)
+            content.pop("label2id", None)
+        return super().from_dict(content, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """As transformers' own, with our two keys left out while they are unset."""
         keys = super().to_dict()
@@ -97,27 +123,12 @@ class ConvBertConfig(PreTrainedConfig):
         return keys
 
     def _check(self) -> None:
-        sizes = (
-            "vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings "
-            "type_vocab_size embedding_size head_ratio conv_kernel_size num_groups"
-        )
-        for name in sizes.split():
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
-        if self.num_hidden_layers < 0:
-            raise InputError(f"num_hidden_layers must not be negative, got {self.num_hidden_layers}")
+        fields = {name: getattr(self, name) for name in ConfigFile.model_fields if name in _FIELDS}
+        check(ConfigFile, fields, "the configuration")
         if self.conv_kernel_size % 2 == 0:
             raise InputError(
                 f"conv_kernel_size must be odd, so that a window has a middle; got {self.conv_kernel_size}"
             )
-        if self.attention_head_size is not None and self.attention_head_size < 1:
-            raise InputError(
-                f"attention_head_size must be at least 1 or None, got {self.attention_head_size}"
-            )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise InputError(f"{name} must be at least 0 and below 1, got {value}")
         if self.hidden_act not in ACT2FN:
             raise InputError(
                 f"hidden_act must be one of {', '.join(sorted(ACT2FN))}; got {self.hidden_act!r}"
@@ -181,6 +192,7 @@ def original_head_size(hidden_size: int, num_attention_heads: float, head_ratio:
     return None if 2 * kept_heads * round(size) == hidden_size else round(size)
 
 
+_FIELDS = set(ConvBertConfig.__annotations__)
 # [PAD] is row 0 of the published vocabulary; transformers' class default of 1 is kept for files alone.
 _SMALL = {
     "embedding_size": 128,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ def naming_damage(source: object) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(source) in str(error) or os.path.basename(str(source)) == "":
+            raise
+        raise InputError(f"{source}: {error}") from error
     except Exception as error:
         problem = _problem(error)
         if problem is None:
@@ -41,4 +44,6 @@ def _problem(error: Exception) -> str | None:
         return f"a JSON file is damaged ({error})"
     if isinstance(error, StrictDataclassError):
         return f"config.json: {' '.join(str(error).split())}"
+    if isinstance(error, PermissionError):
+        return f"cannot be read: {error.filename or ''} {error.strerror}"
     return str(error) if isinstance(error, OSError) else None

@@ -119,7 +119,28 @@ def load_filled(
         raise InputError(
             f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
         )
+    _use(model, source)
     return model
+
+
+def _use(model: ConvBertPreTrainedModel, source: str) -> None:
+    """Refuse weights that are not finite, and forget what the folder wants returned: that is its caller's to say."""
+    check_finite_weights(model, source)
+    config = model.config
+    config.output_attentions = config.output_hidden_states = False
+    config.return_dict = True
+
+
+def check_finite_weights(model: torch.nn.Module, source: object) -> None:
+    """Refuse weights with NaN or infinities, from which no answer means anything.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, weight in model.named_parameters():
+        # A sum costs little, but can overflow.
+        if not weight.sum().isfinite() and not weight.isfinite().all():
+            raise InputError(f"{source}: the weights hold NaN or infinite numbers, the first in {name}")
 
 
 def find_task(task: str) -> str:
@@ -169,6 +190,7 @@ def _read(source: str, task: str) -> ConvBertPreTrainedModel:
         # A contradiction within the configuration does not say which folder it is from.
         raise error if source in str(error) else InputError(f"{source}: {error}") from error
     _check_report(source, task, report)
+    _use(model, source)
     return model
 
 

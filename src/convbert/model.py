@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +31,11 @@ from convbert.layers import (
     MixedAttention,
 )
 from convbert.ops import Backend
+from convbert.ops._torch_internals import is_listened_to
 from convbert.saving import save_model
+from convbert.stored import prepare_loading
+
+_CHOOSES_WEIGHTS = {"state_dict", "key_mapping", "variant", "gguf_file", "use_safetensors"}
 
 
 @dataclass
@@ -75,8 +81,13 @@ class ConvBertPreTrainedModel(PreTrainedModel):
             InputError: no such folder, no weights in it, or weights that are damaged or not plain tensors. Nothing
                 is ever unpickled.
         """
-        with naming_damage(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        folder = pretrained_model_name_or_path
+        with naming_damage(folder):
+            if isinstance(folder, (str, os.PathLike)) and not _CHOOSES_WEIGHTS & kwargs.keys():
+                place = Path(folder, kwargs.get("subfolder") or "")
+                if (place / "config.json").is_file():
+                    kwargs |= prepare_loading(place)
+            return super().from_pretrained(folder, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', but a full disk leaves the folder as it was.
@@ -264,6 +275,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
             InputError: ids outside the tables, more tokens than positions, a mask of another shape.
         """
         words = self._words(input_ids, inputs_embeds)
+        is_asked = output_attentions is not None
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -272,7 +284,9 @@ class ConvBertModel(ConvBertPreTrainedModel):
             position_ids = position_ids[None]
         bounds = packed_bounds(words, attention_mask, position_ids, cu_seq_lens_q, max_length_q, seq_idx)
         if bounds is not None and output_attentions:
-            raise InputError("attention maps need a padded batch, not a packed one")
+            if is_asked:
+                raise InputError("attention maps need a padded batch, not a packed one")
+            output_attentions = False  # a configuration asks for what a batch can give
         batch = read_batch(
             self.config,
             words,
@@ -317,8 +331,17 @@ class ConvBertModel(ConvBertPreTrainedModel):
         raise InputError("give exactly one of input_ids and inputs_embeds")
 
     def _embed(self, batch: Batch) -> Tensor:
-        states = self.embeddings(*batch.inputs)
+        if batch.padded is not None and self._is_listened_to():
+            return batch.unpad(self._project(self.embeddings(*batch.padded)))
+        return self._project(self.embeddings(*batch.inputs))
+
+    def _project(self, states: Tensor) -> Tensor:
         return self.embeddings_project(states) if self.projects_embeddings else states
+
+    def _is_listened_to(self) -> bool:
+        project = self.embeddings_project if self.projects_embeddings else None
+        replaced = project is not None and (type(project) is not GlorotLinear or is_listened_to(project))
+        return replaced or self.embeddings.is_listened_to()
 
 
 def _output(

@@ -83,7 +83,13 @@ def whole_folder(folder: PathLike) -> Iterator[Path]:
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as draft:
                 yield Path(draft)
-                for file in sorted(Path(draft).iterdir()):
+                files = sorted(Path(draft).iterdir())
+                probe = Path(draft) / ".mode"
+                probe.touch()  # has the mode that the umask gives; safetensors writes for its owner alone
+                mode = probe.stat().st_mode & 0o777
+                for file in files:
+                    if file.is_file():
+                        file.chmod(mode)
                     os.replace(file, target / file.name)
     except BaseException:
         if is_new:

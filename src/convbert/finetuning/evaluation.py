@@ -17,6 +17,7 @@ from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
 from convbert.finetuning.start import (
+    architecture_of,
     kind_of_model,
     read_config,
     read_task,
@@ -230,7 +231,7 @@ def _caption(inputs: dict[str, Any]) -> str:
 
 def _general_task(config: Any, source: str) -> Task:
     """What a head is for, where no task is named: of a folder that something else fine-tuned."""
-    (architecture,) = config.architectures or ("ConvBertModel",)
+    architecture = architecture_of(config)
     if architecture == "ConvBertForSequenceClassification":
         problems = {"regression": "regression", "multi_label_classification": "multi-label-classification"}
         is_number = config.num_labels == 1

@@ -28,6 +28,12 @@ TASK_FILE = "finetuning.json"
 _PRETRAINED = ("ConvBertModel", "ConvBertForMaskedLM", "ConvBertForPreTraining")
 
 
+def architecture_of(config: ConvBertConfig) -> str:
+    """The class that a configuration names: the one with a head where there are several, the encoder for none."""
+    names = config.architectures or ["ConvBertModel"]
+    return next((name for name in names if name.startswith("ConvBertFor")), names[0])
+
+
 def read_config(source: str) -> ConvBertConfig:
     """The model's configuration."""
     with naming_damage(source):
@@ -46,7 +52,7 @@ def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) 
     Raises:
         InputError: the checkpoint was fine-tuned for something else, and nobody said that its head should go.
     """
-    (architecture,) = config.architectures or ("ConvBertModel",)
+    architecture = architecture_of(config)
     wanted = kind.model_class.__name__
     if new_head or architecture in _PRETRAINED:
         return False
@@ -125,7 +131,7 @@ def kind_of_model(task: Task, config: ConvBertConfig, source: str) -> Kind:
         InputError: the model has the head of another kind of task.
     """
     kind = kind_of(task, tuple(config.id2label[number] for number in range(config.num_labels)))
-    (architecture,) = config.architectures or ("ConvBertModel",)
+    architecture = architecture_of(config)
     wanted = kind.model_class.__name__
     problem = kind.config_changes().get("problem_type")
     if architecture != wanted:

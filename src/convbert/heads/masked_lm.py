@@ -11,7 +11,7 @@ from transformers.utils import can_return_tuple
 from convbert.batch import position_numbers
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
-from convbert.heads.output import ConvBertHeadOutput, head_output
+from convbert.heads.output import ConvBertHeadOutput, class_numbers, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.ops import gelu
 
@@ -94,5 +94,6 @@ class ConvBertForMaskedLM(ConvBertPreTrainedModel):
         loss = None
         if labels is not None:
             labels = labels.flatten() if logits_to_keep is None else labels.flatten()[logits_to_keep]
-            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels)
+            flat = logits.flatten(0, -2).float()
+            loss = F.cross_entropy(flat, class_numbers(labels, len(flat), flat.shape[1]))
         return head_output(encoded, loss, logits)

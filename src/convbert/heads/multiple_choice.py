@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
-from convbert.heads.output import ConvBertHeadOutput, head_output
+from convbert.heads.output import ConvBertHeadOutput, class_numbers, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 
 
@@ -109,4 +109,7 @@ class ConvBertForMultipleChoice(ConvBertPreTrainedModel):
         mask = None if self.config.conv_reads_padding else attention_mask
         summary = self.sequence_summary(encoded.last_hidden_state, mask)
         logits = self.classifier(summary).view(-1, words.shape[1])
-        return head_output(encoded, None if labels is None else F.cross_entropy(logits, labels), logits)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits, class_numbers(labels, len(logits), logits.shape[1]))
+        return head_output(encoded, loss, logits)

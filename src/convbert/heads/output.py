@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
-from convbert.batch import packed_bounds
+from convbert.batch import is_traced, packed_bounds
 from convbert.errors import InputError
 from convbert.model import ConvBertModelOutput
 
@@ -42,3 +43,21 @@ def refuse_packed(
     given = (kwargs.get(name) for name in ("cu_seq_lens_q", "max_length_q", "seq_idx"))
     if packed_bounds(words, attention_mask, position_ids, *given) is not None:
         raise InputError("this is computed per text: give a padded batch, not a packed one")
+
+
+def class_numbers(labels: Tensor, count: int, num_classes: int, name: str = "labels") -> Tensor:
+    """Class numbers of any whole type and shape, as (count,) int64; -100 does not count.
+
+    Raises:
+        InputError: they are no whole numbers, not as many, or (on a CPU, where looking costs nothing) out of range.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(f"{name} must be class numbers, whole numbers, got {labels.dtype}")
+    if labels.numel() != count:
+        raise InputError(f"{name} must be {count} class numbers, got the shape {tuple(labels.shape)}")
+    numbers = labels.reshape(-1).long()
+    if numbers.device.type == "cpu" and not is_traced():
+        wrong = numbers[(numbers != -100) & ((numbers < 0) | (numbers >= num_classes))]
+        if len(wrong):
+            raise InputError(f"{name} holds {int(wrong[0])}; classes run from 0 to {num_classes - 1}")
+    return numbers

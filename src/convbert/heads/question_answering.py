@@ -94,4 +94,9 @@ class ConvBertForQuestionAnswering(ConvBertPreTrainedModel):
 
 def _edge_loss(logits: Tensor, positions: Tensor) -> Tensor:
     beyond = logits.shape[1]
-    return F.cross_entropy(logits, positions.view(-1).clamp(0, beyond), ignore_index=beyond)
+    if positions.is_floating_point() or positions.dtype == torch.bool or positions.numel() != len(logits):
+        raise InputError(
+            f"start_positions and end_positions must be ({len(logits)},) whole numbers, "
+            f"got {tuple(positions.shape)} of {positions.dtype}"
+        )
+    return F.cross_entropy(logits, positions.view(-1).long().clamp(0, beyond), ignore_index=beyond)

@@ -13,7 +13,7 @@ from transformers.utils import can_return_tuple
 from convbert.batch import is_traced
 from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
-from convbert.heads.output import ConvBertHeadOutput, head_output, refuse_packed
+from convbert.heads.output import ConvBertHeadOutput, class_numbers, head_output, refuse_packed
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
 
 
@@ -69,8 +69,8 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
         """Score each text.
 
         Args:
-            labels: (B,) class numbers; (B,) or (B, num_labels) floats for regression; (B, num_labels) floats of 0 and
-                1 for several labels. Without `config.problem_type`, the shape and type of the labels decide.
+            labels: (B,) class numbers; (B,) or (B, num_labels) floats for regression; (B, num_labels) of 0 and 1 for
+                several labels. Without `config.problem_type`, the shape of the labels decides.
             kwargs: see `ConvBertModel.forward`, as for the other arguments.
 
         Returns:
@@ -93,15 +93,20 @@ class ConvBertForSequenceClassification(ConvBertPreTrainedModel):
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         problem = self.config.problem_type or self._guess_problem(labels)
-        if problem == "regression":
-            return F.mse_loss(logits.squeeze(-1), labels.view(logits.squeeze(-1).shape).to(logits.dtype))
         if problem == "single_label_classification":
-            return F.cross_entropy(logits, labels.view(-1))
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+            if self.num_labels < 2:
+                raise InputError("single_label_classification needs num_labels of at least 2, got 1")
+            return F.cross_entropy(logits, class_numbers(labels, len(logits), self.num_labels))
+        if labels.shape != logits.shape and (self.num_labels > 1 or labels.numel() != len(logits)):
+            raise InputError(f"labels of {problem} must be {tuple(logits.shape)}, got {tuple(labels.shape)}")
+        labels = labels.view(logits.shape).to(logits.dtype)
+        if problem == "regression":
+            return F.mse_loss(logits, labels)
+        return F.binary_cross_entropy_with_logits(logits, labels)
 
     def _guess_problem(self, labels: Tensor) -> str:
         if self.num_labels == 1:
             return "regression"
-        if labels.dtype in (torch.long, torch.int):
-            return "single_label_classification"
-        return "multi_label_classification"
+        if labels.dim() == 2 and labels.shape[1] == self.num_labels:
+            return "multi_label_classification"
+        return "single_label_classification"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
-from convbert.heads.output import ConvBertHeadOutput, head_output
+from convbert.heads.output import ConvBertHeadOutput, class_numbers, head_output
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel, head_dropout
 
 
@@ -56,5 +56,6 @@ class ConvBertForTokenClassification(ConvBertPreTrainedModel):
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
+            flat = logits.view(-1, self.num_labels)
+            loss = F.cross_entropy(flat, class_numbers(labels, len(flat), self.num_labels))
         return head_output(encoded, loss, logits)

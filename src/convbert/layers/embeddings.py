@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from convbert.ops import dropout
+from convbert.ops._torch_internals import hooks_of_all_modules, is_listened_to
 
 
 class Embeddings(nn.Module):
@@ -48,4 +49,16 @@ class Embeddings(nn.Module):
             words = self.word_embeddings(words)
         total = words + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         normed = self.LayerNorm(total)
+        if type(self.dropout) is not nn.Dropout or is_listened_to(self.dropout):
+            return self.dropout(normed)
         return dropout(normed, self.dropout.p) if self.dropout.training else normed
+
+    def is_listened_to(self) -> bool:
+        """Whether somebody sees, or has replaced, what these modules read or return: as (B, T, E) by custom."""
+        kinds = (Embeddings, nn.Embedding, nn.LayerNorm, nn.Dropout)
+        everywhere = hooks_of_all_modules()
+        return (
+            everywhere is None
+            or any(everywhere)
+            or any(type(part) not in kinds or is_listened_to(part) for part in self.modules())
+        )
