@@ -15,12 +15,14 @@ from benchmarks import (
     forward,
     masked_lm,
     memory,
+    neighbours,
     oracle,
     padding,
     pipeline,
     pretraining,
     readme,
     report,
+    subjects,
     timing,
     training,
 )
@@ -32,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convbert import ConvBertModel
 from convbert.layers import GroupedLinear
+from helpers import assert_close
 
 CPU = torch.device("cpu")
 QUICK = Run(CPU, rounds=2, warmup=1, compile=False)
@@ -439,7 +442,7 @@ def test_readme_table_from_small_data(tmp_path):
     assert text.startswith("Before.\n")
     assert text.endswith("\nAfter.\n")
     assert "old" not in text
-    assert "| forward pass, base 8×128 | 2.00× | 0.80× | 1.05× |" in text
+    assert "| forward pass, base 8×128 | 2.00× |  | 0.80× | 1.05× |" in text
     assert "Abacus, torch 2.13.0, transformers 5.23.0" in text
 
 
@@ -460,3 +463,22 @@ def test_committed_pages_say_what_their_data_say():
 
 def test_published_sizes_are_measured():
     assert {case.size for case in cases.forward_cases(CPU)} == set(PUBLISHED)
+
+
+def test_neighbours_are_busy_and_then_gone():
+    with neighbours.busy(2) as processes:
+        assert [process.poll() for process in processes] == [None, None]
+    assert None not in [process.poll() for process in processes]
+    assert [case.neighbours for case in neighbours.cases(CPU)] == [0, 1, 2] * 3
+
+
+@torch.no_grad()
+def test_a_model_in_onnx_runtime_gives_its_states():
+    pytest.importorskip("onnxruntime", reason="the extra bench is not installed")
+    pytest.importorskip("onnxscript", reason="the extra bench is not installed")
+    model, _ = subjects.twins(SIZES["tiny"](), torch.float32, CPU)
+    inputs = Case("tiny", (3, 11), half_padded=True).inputs(CPU)
+    (found,) = subjects.onnx_runtime(model, inputs, threads=1)()[:1]
+    expected = model(**inputs).last_hidden_state
+    real = inputs["attention_mask"].bool()
+    assert_close(torch.from_numpy(found)[real], expected[real], torch.float32)

@@ -19,6 +19,7 @@ from convbert.configuration import ConvBertConfig
 from convbert.errors import InputError
 from convbert.layers import Layout
 from convbert.ops import Backend, Packing, pack_mask
+from convbert.ops._torch_internals import assert_async
 from convbert.ops.unpad import Bounds, position_in_sequence, summarise
 
 
@@ -217,7 +218,7 @@ def _check_bounds(bounds: Bounds, num_tokens: int) -> Bounds:
         f"cu_seq_lens_q must run from 0 to {num_tokens} without going back, in steps of max_length_q at most"
     )
     if cu_seqlens.device.type == "cuda":
-        torch._assert_async(fits, wanted)  # the error comes later, but nothing waits for the device
+        assert_async(fits, wanted)  # the error comes later, but nothing waits for the device
     elif not fits:
         raise InputError(f"{wanted} ({max_length}), got {cu_seqlens.tolist()}")
     return Bounds(cu_seqlens, max_length)

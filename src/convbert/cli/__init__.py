@@ -64,9 +64,14 @@ def _convbert(
     """
 
 
-# PyTorch and oneDNN, each for itself, keep what was generated for the last 1024 shapes: hundreds of megabytes. Batches
-# without padding hardly ever have the same shape twice, but all layers of one batch do.
-_KEPT_SHAPES = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+# Set before the libraries are loaded, unless somebody else has. A thread that waits for work sleeps soon, and leaves its
+# core to whoever has the work. PyTorch and oneDNN, each for itself, keep what was generated for the last 1024 shapes,
+# hundreds of megabytes: batches without padding hardly ever have the same shape twice, but all layers of one batch do.
+_ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "10000",
+    "LRU_CACHE_CAPACITY": "64",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words, debug = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
     quiet_libraries(debug)
-    for name, shapes in _KEPT_SHAPES.items():
-        os.environ.setdefault(name, shapes)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         use_utf8()
         code = app(args=words or ["--help"], prog_name="convbert", standalone_mode=False)

@@ -15,6 +15,17 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
 
 
+flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+flash_backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+"""Attention of (B, H, T, D) on a CPU with the logarithms of its sums; without them, attention takes plain steps."""
+
+
+def assert_async(holds: Tensor, message: str) -> None:
+    """Have a GPU stop later where something does not hold, without waiting for it; unchecked where the name is gone."""
+    if hasattr(torch, "_assert_async"):
+        torch._assert_async(holds, message)
+
+
 def hooks_of(module: nn.Module) -> list[Mapping[Any, Any]] | None:
     """The dictionaries that hold who listens to a module; they stay the same while listeners come and go.
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from convbert.ops._torch_internals import flash, flash_backward
 
 
 def attend_sequences(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float) -> Tensor:
@@ -31,13 +30,15 @@ def _forward(
     out, log_total = _empty_results(query)
     generator = _generator(seed)
     for q, k, v, mixed, log_sum in _sequences(cu_seqlens, query, key, value, out, log_total[..., None]):
-        if generator is None:
-            result, logs = _flash(q, k, v)
+        if generator is None and flash is not None:
+            result, logs = flash(q, k, v)
         else:
             scores = _scores(q, k)
             logs = scores.logsumexp(-1)
             weights = (scores - logs[..., None]).exp_()
-            result = weights.mul_(_kept(weights, dropout, generator)) @ v.to(weights.dtype)
+            if generator is not None:
+                weights.mul_(_kept(weights, dropout, generator))
+            result = weights @ v.to(weights.dtype)
         mixed.copy_(result)
         log_sum.copy_(logs[..., None])
     return out, log_total
@@ -64,11 +65,11 @@ def _backward(
     generator = _generator(seed)
     per_token = (grad, query, key, value, out, log_total[..., None], *grads)
     for g, q, k, v, mixed, log_sum, *results in _sequences(cu_seqlens, *per_token):
-        if generator is None:
-            found = _flash_backward(g, q, k, v, mixed, log_sum.squeeze(-1), 0.0, False)
+        if generator is None and flash_backward is not None:
+            found = flash_backward(g, q, k, v, mixed, log_sum.squeeze(-1), 0.0, False)
         else:
             weights = (_scores(q, k) - log_sum).exp_()
-            kept = _kept(weights, dropout, generator)
+            kept = 1.0 if generator is None else _kept(weights, dropout, generator)
             g, q, k, v, mixed = (x.to(weights.dtype) for x in (g, q, k, v, mixed))
             grad_v = (weights * kept).mT @ g
             grad_scores = weights * (kept * (g @ v.mT) - (g * mixed).sum(-1, keepdim=True))

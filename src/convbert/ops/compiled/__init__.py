@@ -20,7 +20,7 @@ from torch import Tensor
 from convbert.ops._torch_internals import is_transformed
 
 # Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
-_BUILDS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
+_BUILDS = {"AVX512": ("avx512_vnni", "avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
 MAX_TAPS = 64  # as in kernels.c
 ABI = 1  # as in kernels.c: grows with every change of a function or a struct that both sides know
 _ELEMENTS_PER_THREAD = 16384  # less than that is done before another thread has woken up
@@ -131,6 +131,8 @@ def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
     # A library from before the last change of what crosses the border would be told nonsense.
     if not hasattr(library, "abi") or library.abi() != ABI:
         return None, "the compiled kernels are of another version of convbert: install the package again"
+    if not library.runs_here():
+        return None, f"this processor lacks instructions of the build {name}"
     for function, arguments in _SIGNATURES.items():
         getattr(library, function).argtypes = arguments
         getattr(library, function).restype = _RESULTS.get(function)

@@ -17,6 +17,15 @@
 
 EXPORT int abi(void) { return ABI; }
 
+/* Whether this processor has the instructions beyond those that PyTorch reports. */
+EXPORT int runs_here(void) {
+#if defined(__AVX512VNNI__)
+    return __builtin_cpu_supports("avx512vnni") != 0;
+#else
+    return 1;
+#endif
+}
+
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
