@@ -64,7 +64,7 @@ def _convbert(
     """
 
 
-# Set before the libraries are loaded, unless somebody else has. A thread that waits for work sleeps soon, and leaves its
+# Set before the libraries are loaded, unless somebody else has. A thread that waits for work sleeps soon and leaves its
 # core to whoever has the work. PyTorch and oneDNN, each for itself, keep what was generated for the last 1024 shapes,
 # hundreds of megabytes: batches without padding hardly ever have the same shape twice, but all layers of one batch do.
 _ENVIRONMENT = {
