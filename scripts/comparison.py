@@ -4,9 +4,9 @@
     python scripts/comparison.py run CORPUS HELDOUT TASKS --scale small --minutes-per-run 60 # on a GPU
     python scripts/comparison.py page                                             # docs/results_pretraining.md again
 
-Three contenders: `convbert`, replaced token detection; `electra`, the same objective with our encoder's attention
+Four contenders: `convbert`, replaced token detection; `electra`, the same objective with our encoder's attention
 alone, which is ELECTRA's encoder, head for head (a test compares the two); `bert`, that encoder and masked language
-modelling; `convbert-mlm`, the fourth corner. Each is trained twice: on as many tokens as
+modelling; `convbert-mlm`, ConvBERT and masked language modelling. Each is trained twice: on as many tokens as
 ConvBERT, and with as many floating-point operations (`convbert.pretraining.flops`). How many is found once, by timing
 ConvBERT, and kept in `settings.json`.
 

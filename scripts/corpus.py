@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.shards import SHARDS, Layout, Manifest, Shard
@@ -60,7 +60,8 @@ def write_arrow(folder: Path, shards: int) -> None:
 def open_plain(folder: Path) -> SequenceDataset:
     manifest = Manifest.read(folder)
     assert manifest is not None
-    manifest.check_shards(folder)
+    if problem := manifest.problem(folder, thorough=False):
+        raise SystemExit(problem)
     return SequenceDataset(folder, manifest)
 
 
@@ -147,7 +148,12 @@ def table(lines: dict[str, dict[str, float]]) -> str:
     return head + "\n".join(body)
 
 
-def main(shards: int = 8, items: int = 64_000) -> None:
+def main(
+    shards: Annotated[int, typer.Argument(min=1, help=f"Of {PER_SHARD:,} sequences each.")] = 8,
+    items: Annotated[int, typer.Argument(min=BATCH, help="Sequences to read.")] = 64_000,
+) -> None:
+    """Print two tables: forms of the same sequences side by side, and the memory that larger corpora take."""
+
     def alone(*arguments: Any) -> dict[str, float]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(measure, arguments)
@@ -164,4 +170,4 @@ def main(shards: int = 8, items: int = 64_000) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    typer.run(main)

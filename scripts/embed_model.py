@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
 from convbert.saving import save_tokenizer, whole_folder
@@ -20,7 +22,7 @@ EARLIER_TOKENS = 15_030_915
 TARGET = Path(__file__).parent.parent / "src/convbert/models/english"
 
 
-def main(run: Path) -> None:
+def main(run: Annotated[Path, typer.Argument(help="Folder of a finished pre-training run.")]) -> None:
     """Copy what a user needs, and fill the card in."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
@@ -29,6 +31,9 @@ def main(run: Path) -> None:
     model = ConvBertForMaskedLM.from_pretrained(run / "model", dtype="float16")
     with whole_folder(TARGET) as draft:
         model.save_pretrained(draft)
+        file = draft / "config.json"  # only the file is in half precision: nobody should train in it unasked
+        config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "float32"}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         tokenizer = ConvBertTokenizerFast.from_pretrained(run / "model")
         save_tokenizer(tokenizer, draft, model.config.max_position_embeddings)
         shutil.copy(run / "model/loss.png", draft / "loss.png")
@@ -37,7 +42,7 @@ def main(run: Path) -> None:
     print(f"{TARGET}: {size / 1e6:.1f} MB")
 
 
-def fill_in(prose: str, metrics: dict, plan: dict) -> str:
+def fill_in(prose: str, metrics: dict[str, Any], plan: dict[str, Any]) -> str:
     """The card: its prose with each `{figure}` replaced, and the resolved recipe in place of `{plan}`."""
     for name, value in metrics.items():
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -47,4 +52,4 @@ def fill_in(prose: str, metrics: dict, plan: dict) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    typer.run(main)

@@ -164,7 +164,9 @@ def outcome(name: str, files: Files, run: Path) -> Outcome:
     dev = kind.read(files.dev[0])
     metric = metrics["metric"]
     ours = read_predictions(run, "dev")
-    baselines = [kind.majority(train, dev)]
+    frequent = kind.majority(train, dev)
+    assert frequent is not None  # tasks without one are not on this page
+    baselines = [frequent]
     linear = linear_answers(kind, train, dev)
     if linear is not None:
         baselines.append([{"answer": answer} for answer in linear])

@@ -60,7 +60,7 @@ def main(
     }
     differing = 0
     for name, (mine, other) in pairs.items():
-        same = (mine.argmax(-1) == other.argmax(-1)).sum().item()
+        same = int((mine.argmax(-1) == other.argmax(-1)).sum())
         differing += len(rows) - same
         print(
             f"{name}: {same:,} of {len(rows):,} labels equal, logits within {(mine - other).abs().max():.1e}"
