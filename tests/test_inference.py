@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from convbert import (
     ConvBertConfig,
@@ -16,7 +17,8 @@ from convbert import (
     InputError,
     inference,
 )
-from convbert.layers import Layout
+from convbert.layers import Layout, MixedAttention
+from convbert.model import ConvBertLayer
 from convbert.ops.compiled.encoder import CompiledEncoder
 from helpers import FORMS, assert_close, bounds
 
@@ -142,9 +144,16 @@ def test_many_callers_at_once():
     assert all(torch.equal(a, b) for a, b in zip(found, expected * 3, strict=True))
 
 
+class _Doubling(nn.Linear):
+    def forward(self, states):
+        return 2 * super().forward(states)
+
+
 CHANGES = {
     "in place": lambda layer: layer.intermediate.dense.weight.mul_(2),
     "behind autograd's back": lambda layer: layer.intermediate.dense.weight.data.mul_(2),
+    "a row, behind autograd's back": lambda layer: layer.intermediate.dense.weight.data[7].mul_(9),
+    "a column, behind autograd's back": lambda layer: layer.output.dense.weight.data[:, 300].mul_(99),
     "other memory": lambda layer: setattr(
         layer.attention.self.query.weight, "data", 2 * layer.attention.self.query.weight.data
     ),
@@ -158,6 +167,13 @@ CHANGES = {
     ),
     "a listener": lambda layer: layer.output.register_forward_hook(lambda *args: args[-1] * 2),
     "a dropout that drops": lambda layer: layer.output.LayerNorm.dropout.train(),
+    "another class": lambda layer: setattr(layer.output.dense, "__class__", _Doubling),
+    "another activation": lambda layer: setattr(layer.intermediate, "activation", torch.relu),
+    "another epsilon": lambda layer: setattr(layer.output.LayerNorm, "eps", 5.0),
+    "pieces of the feed-forward layer": lambda layer: (
+        setattr(layer, "feed_forward_chunk", 3),
+        layer.output.dense.weight.mul_(2),
+    ),
 }
 """Done to a layer, by what it is."""
 
@@ -179,6 +195,16 @@ class TestStandsForTheModel:
         assert not torch.allclose(found, before)
         assert_close(found, expected, torch.float32)
 
+    def test_weights_with_gaps_between_their_numbers(self):
+        model, batch = spread(build()), padded_batch()
+        weight = model.encoder.layer[0].output.dense.weight
+        weight.data = weight.data.repeat_interleave(2, 1)[:, ::2]
+        before = run(model, batch).last_hidden_state
+        weight.data[255] += 1
+        after = run(model, batch).last_hidden_state
+        assert not torch.allclose(after, before)
+        assert_close(after, layer_by_layer(model, batch).last_hidden_state, torch.float32)
+
     def test_a_listener_that_has_gone(self, calls):
         model, batch, heard = build(), padded_batch(), []
         run(model, batch)
@@ -189,6 +215,25 @@ class TestStandsForTheModel:
             listening.remove()
         assert (len(heard), len(calls)) == (4, 1)
         run(model, batch)
+        assert len(calls) == 2
+
+    @pytest.mark.parametrize("kind", [nn.Linear, ConvBertLayer, MixedAttention])
+    def test_a_class_that_somebody_listens_to(self, kind, monkeypatch, calls):
+        model, heard, forward = build(), [], kind.forward
+        run(model)
+        monkeypatch.setattr(kind, "forward", lambda *args: heard.append(1) or forward(*args))
+        run(model)
+        assert len(heard) >= 2
+        monkeypatch.undo()
+
+    def test_pruned_for_good(self, calls):
+        model, batch = build(), padded_batch()
+        before = run(model, batch).last_hidden_state
+        prune.l1_unstructured(model.encoder.layer[0].intermediate.dense, "weight", 0.5)
+        pruned = run(model, batch).last_hidden_state
+        assert not torch.allclose(pruned, before)
+        prune.remove(model.encoder.layer[0].intermediate.dense, "weight")
+        assert_close(run(model, batch).last_hidden_state, pruned, torch.float32)
         assert len(calls) == 2
 
     def test_training_goes_on(self):

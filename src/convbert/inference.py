@@ -51,6 +51,11 @@ _PARTS: dict[str, tuple[type[nn.Module], ...]] = {
     "output.LayerNorm.dropout": (nn.Dropout,),
 }
 """What a layer is made of when one call can stand for it."""
+_KINDS: set[type[nn.Module]] = {EncoderLayer}.union(*_PARTS.values())
+_FORWARDS = {kind: kind.forward for kind in _KINDS}
+"""What these classes do, unless somebody replaces it for all their objects."""
+_SETTINGS = ("num_heads", "activation", "eps", "feed_forward_chunk")
+"""Attributes of parts that the frozen form has copies of."""
 
 
 class Freezer:
@@ -152,6 +157,9 @@ class _Frozen:
             for name, held in place.items()
         ]
         self._own = [part.__dict__ for part in parts]
+        self._settings = [(own, name, own[name]) for own in self._own for name in own.keys() & set(_SETTINGS)]
+        self._parts, self._kinds = parts, [type(part) for part in parts]
+        self._forwards = {kind: kind.forward for kind in self._kinds}
         hooks = [hooks_of(part) for part in parts] + [hooks_of_all_modules()]
         self._can_listen = None not in hooks
         self._hooks = [each for found in hooks if found for each in found]
@@ -162,6 +170,9 @@ class _Frozen:
             len(layers) == len(self.layers)
             and all(layer is held for layer, held in zip(layers, self.layers, strict=True))
             and all(place.get(name) is held for place, name, held in self._places)
+            and all(own.get(name) is held for own, name, held in self._settings)
+            and list(map(type, self._parts)) == self._kinds
+            and all(kind.forward is held for kind, held in self._forwards.items())
             and [(weight.data_ptr(), version_of(weight)) for weight in self.weights] == self._versions
             and self._sample.is_unchanged()
         )
@@ -181,7 +192,10 @@ def _freeze(layers: Sequence[Any], int8: bool) -> _Frozen | None:
     is_countable = all(version_of(x) is not None for x in tensors)
     if not layers or not all(map(_is_known, layers)) or not is_countable or not compiled.takes(*tensors):
         return None
-    sizes = {(layer.attention.self.num_heads, *(x.shape for x in layer.parameters())) for layer in layers}
+    sizes = {
+        (layer.attention.self.num_heads, *sorted((name, x.shape) for name, x in layer.named_parameters()))
+        for layer in layers
+    }
     if (
         len(sizes) > 1
         or layers[0].attention.self.key_conv_attn_layer.depthwise.weight.shape[-1] > compiled.MAX_TAPS
@@ -191,11 +205,12 @@ def _freeze(layers: Sequence[Any], int8: bool) -> _Frozen | None:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    if not isinstance(layer, EncoderLayer) or unwrap(type(layer).forward) is not EncoderLayer.forward:
+    if not isinstance(layer, EncoderLayer) or unwrap(type(layer).forward) is not _FORWARDS[EncoderLayer]:
         return False
     for path, kinds in _PARTS.items():
         above, _, name = path.rpartition(".")
-        if type(layer.get_submodule(above)._modules.get(name)) not in kinds:
+        kind = type(layer.get_submodule(above)._modules.get(name))
+        if kind not in kinds or kind.forward is not _FORWARDS[kind]:
             return False
     return layer.intermediate.activation is F.gelu and not layer.feed_forward_chunk
 
