@@ -28,7 +28,7 @@ def snippets_folder(tmp_path_factory):
     reviews = "".join(f"{text},{stars}\n" for text, stars in (("a warm film", 5), ("two lost hours", 1)) * 8)
     for name in ("train.csv", "dev.csv"):
         (folder / name).write_text(f"review,stars\n{reviews}", encoding="utf-8")
-    (folder / "reviews.txt").write_text("a warm and funny film\n", encoding="utf-8")
+    (folder / "new.csv").write_text("review\na warm and funny film\n", encoding="utf-8")
     paragraph = "The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
     (folder / "corpus.txt").write_text("\n".join([paragraph * 5] * 40), encoding="utf-8")
     released = folder / "YituTech/conv-bert-base"
