@@ -88,19 +88,21 @@ class Freezer:
         wants_kernels: bool = False,
     ) -> EncoderOutput | None:
         """All layers in one call; None where they have to run one by one. See `CompiledEncoder.__call__`."""
+        if not self.enabled or not layers or layers[0].training:
+            self._frozen = None  # while somebody trains, its memory is better used
+            return None
         wants_steps = layout.eager or layout.attention_mask is not None or layout.conv_mask is not None
-        if not self.enabled or wants_steps or layout.conv_backend == "reference" or states.numel() == 0:
+        if wants_steps or layout.conv_backend == "reference" or states.numel() == 0:
             return None
         if not compiled.takes(states) or torch.is_autocast_enabled("cpu"):
             return None
+        if torch.is_grad_enabled() and not compiled.without_gradient(states, *layers[0].parameters()):
+            return None  # most likely nobody will ask for the frozen form
         frozen = self._frozen  # read once: another thread may make it anew
         if frozen is None or not frozen.stands_for(layers):
-            frozen = self._freeze(layers)
-        if (
-            frozen is None
-            or not frozen.is_at_rest()
-            or not compiled.without_gradient(states, *frozen.weights)
-        ):
+            self.freeze(layers)
+            frozen = self._frozen
+        if frozen is None or not frozen.is_at_rest() or not compiled.without_gradient(*frozen.weights):
             return None
         wanted = {"wants_hidden": wants_hidden, "wants_kernels": wants_kernels}
         return frozen.call(states, layout.cu_seqlens, rows, **wanted)
@@ -115,14 +117,6 @@ class Freezer:
     def num_int8(self) -> int | None:
         """Linear layers in 8-bit numbers; None where nothing is frozen."""
         return None if self._frozen is None else self._frozen.num_int8
-
-    def _freeze(self, layers: Sequence[Any]) -> _Frozen | None:
-        self._frozen = None
-        if (
-            not torch.is_grad_enabled() and not layers[0].training
-        ):  # else somebody trains, most likely: not now
-            self.freeze(layers)
-        return self._frozen
 
 
 def freeze(encoder: Any, *, int8: bool = False) -> int | None:
@@ -188,9 +182,10 @@ class _Frozen:
 
 def _freeze(layers: Sequence[Any], int8: bool) -> _Frozen | None:
     """None where one call would be another encoder."""
+    if not layers or not all(map(_is_known, layers)):
+        return None
     tensors = [x for layer in layers for x in layer.parameters()]
-    is_countable = all(version_of(x) is not None for x in tensors)
-    if not layers or not all(map(_is_known, layers)) or not is_countable or not compiled.takes(*tensors):
+    if not compiled.takes(*tensors) or None in map(version_of, tensors):
         return None
     sizes = {
         (layer.attention.self.num_heads, *sorted((name, x.shape) for name, x in layer.named_parameters()))
