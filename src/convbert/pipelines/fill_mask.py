@@ -64,10 +64,11 @@ class FillMask(PackedTexts, FillMaskPipeline):
         mask = self.tokenizer.mask_token
         if not inputs.strip():
             raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
+        if mask not in inputs:  # before its tokens are counted
+            raise InputError(f"there is no {mask} in the text {excerpt(inputs)}")
         part = self.encode(inputs, **tokenizer_kwargs)
         if not (part["input_ids"] == self.tokenizer.mask_token_id).any():
-            problem = f"{mask} is behind the cut" if mask in inputs else f"there is no {mask}"
-            raise InputError(f"{problem} in the text {excerpt(inputs)}")
+            raise InputError(f"{mask} is behind the cut in the text {excerpt(inputs)}")
         return part
 
     def _forward(
