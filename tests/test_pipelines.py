@@ -6,7 +6,9 @@ import math
 import types
 import warnings
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 import transformers
@@ -244,6 +246,45 @@ def test_a_piece_is_of_the_word_before_it_whatever_marks_were_stripped(folders):
         assert [(x["entity_group"], round(x["score"], 6)) for x in marked] == [
             (x["entity_group"], round(x["score"], 6)) for x in plain
         ]
+
+
+class TestFormsOfInput:
+    """All at once, in whatever holds them; what old programs call them."""
+
+    @pytest.mark.parametrize(
+        "form", [tuple, np.array, pandas.Series, lambda texts: datasets.Dataset.from_dict({"x": texts})["x"]]
+    )
+    def test_texts(self, form, folders):
+        classify = convbert.pipeline("text-classification", folders["text-classification"])
+        assert_same(classify(form(TEXTS)), classify(TEXTS))
+
+    def test_questions(self, folders):
+        answer = convbert.pipeline("question-answering", folders["question-answering"])
+        asked, contexts = "who ran?", ["the cat sat on a mat", "a dog ran"]
+        expected = [answer(question=asked, context=context) for context in contexts]
+        assert_same(answer(question=asked, context=contexts), expected)
+        assert_same(answer(question=(asked, asked), context=np.array(contexts)), expected)
+        rows = [{"question": asked, "context": context} for context in contexts]
+        assert_same(answer(data=rows), expected)
+        assert_same(answer(X=rows), expected)
+        assert_same(answer(datasets.Dataset.from_list(rows)), expected)
+        assert_same(answer(asked, contexts[1]), expected[1])
+
+    def test_whole_numbers_of_numpy(self, folders):
+        fill = convbert.pipeline("fill-mask", folders["fill-mask"])
+        assert_same(fill(TEXTS[0], top_k=np.int64(3)), fill(TEXTS[0], top_k=3))
+
+
+@pytest.mark.parametrize(("target", "is_said"), [("xyz", True), ("cats", True), ("Cat", False)])
+def test_a_target_that_is_no_token_is_said(target, is_said, folders):
+    fill = convbert.pipeline("fill-mask", folders["fill-mask"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = fill(TEXTS[0], targets=[target, "dog"])
+    assert len(found) == 2
+    said = [str(each.message) for each in said if each.category is DataWarning]
+    assert bool(said) == is_said
+    assert all(target in message for message in said)
 
 
 def test_a_text_without_a_mask_is_not_counted(folders):
