@@ -3,9 +3,12 @@
 import itertools
 import json
 import math
+import types
 import warnings
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 import transformers
@@ -174,6 +177,123 @@ def test_token_classification_of_long_texts_and_of_words(folders):
     assert_same(ours(LONG, truncation=True), reference(LONG))  # which always cuts
     words = ["the", "cats", "ran", "faster"]
     assert_same(ours(words, is_split_into_words=True), reference(words, is_split_into_words=True))
+
+
+class TestEntitiesOfAnyScheme:
+    """Labels of models from elsewhere; the groups are those that `convbert predict` gives."""
+
+    TEXT = "the cat sat on the mat"
+
+    def entities(self, folder, labels, tags, **kwargs):
+        """What a model says that gives these tags to the words."""
+        save_twin(folder, "token-classification", id2label=dict(enumerate(labels)))
+        ner = convbert.pipeline("ner", folder, **{"aggregation_strategy": "simple", **kwargs})
+        words, wanted = self.TEXT.split(), iter(tags)
+
+        def forward(input_ids, **_):
+            tokens = ner.tokenizer.convert_ids_to_tokens(input_ids[0])
+            rows = [labels.index(next(wanted)) if token in words else 0 for token in tokens]
+            logits = 9 * torch.nn.functional.one_hot(torch.tensor(rows), len(labels)).float()
+            return types.SimpleNamespace(logits=logits[None])
+
+        ner.model.forward = forward
+        return [(found["entity_group"], found["word"]) for found in ner(self.TEXT)]
+
+    @pytest.mark.parametrize(
+        ("labels", "tags", "expected"),
+        [
+            ("O B-X I-X B-Y", "B-X I-X B-X O B-Y I-X", "X: the cat; X: sat; Y: the; X: mat"),
+            ("O B-X I-X L-X U-X", "B-X L-X B-X I-X L-X U-X", "X: the cat; X: sat on the; X: mat"),
+            ("O B-X I-X E-X S-X", "S-X S-X B-X E-X O I-X", "X: the; X: cat; X: sat on; X: mat"),
+            ("O B-X M-X E-X S-X", "S-X B-X M-X E-X S-X O", "X: the; X: cat sat on; X: the"),
+            ("O B_X I_X B_Y I_Y", "B_X I_X B_X O B_Y I_Y", "X: the cat; X: sat; Y: the mat"),
+            ("O X-B X-I Y-B Y-I", "X-B X-I X-B O Y-B Y-I", "X: the cat; X: sat; Y: the mat"),
+            ("O B I", "B I B O O I", "ENTITY: the cat; ENTITY: sat; ENTITY: mat"),
+            ("O X Y Z", "X X Y O X Z", "X: the cat; Y: sat; X: the; Z: mat"),
+            ("LABEL_0 LABEL_1", "LABEL_1 LABEL_1 " * 3, "LABEL_1: the cat sat on the mat"),
+            ("N V I DET", "DET N V I DET N", "DET: the; N: cat; V: sat; I: on; DET: the; N: mat"),
+        ],
+        ids=[
+            "bio",
+            "bilou",
+            "iobes",
+            "bmes",
+            "underscores",
+            "behind",
+            "untyped",
+            "bare",
+            "numbered",
+            "parts of speech",
+        ],
+    )
+    def test_groups(self, labels, tags, expected, tmp_path):
+        found = self.entities(tmp_path, labels.split(), tags.split())
+        assert "; ".join(f"{kind}: {words}" for kind, words in found) == expected
+
+    def test_what_is_outside(self, tmp_path):
+        found = self.entities(
+            tmp_path, ["O", "B-X", "L-X"], ["B-X", "L-X", "O", "O", "B-X", "O"], ignore_labels=["X"]
+        )
+        assert found == [("O", "sat on"), ("O", "mat")]
+
+
+def test_a_piece_is_of_the_word_before_it_whatever_marks_were_stripped(folders):
+    ner = convbert.pipeline("ner", folders["token-classification"], ignore_labels=[])
+    for strategy in ("first", "average", "max"):
+        plain, marked = (
+            ner(text, aggregation_strategy=strategy) for text in ("the cat sat", "the ca\u0301t sa\u0300t")
+        )
+        assert [(x["entity_group"], round(x["score"], 6)) for x in marked] == [
+            (x["entity_group"], round(x["score"], 6)) for x in plain
+        ]
+
+
+class TestFormsOfInput:
+    """All at once, in whatever holds them; what old programs call them."""
+
+    @pytest.mark.parametrize(
+        "form", [tuple, np.array, pandas.Series, lambda texts: datasets.Dataset.from_dict({"x": texts})["x"]]
+    )
+    def test_texts(self, form, folders):
+        classify = convbert.pipeline("text-classification", folders["text-classification"])
+        assert_same(classify(form(TEXTS)), classify(TEXTS))
+
+    def test_questions(self, folders):
+        answer = convbert.pipeline("question-answering", folders["question-answering"])
+        asked, contexts = "who ran?", ["the cat sat on a mat", "a dog ran"]
+        expected = [answer(question=asked, context=context) for context in contexts]
+        assert_same(answer(question=asked, context=contexts), expected)
+        assert_same(answer(question=(asked, asked), context=np.array(contexts)), expected)
+        rows = [{"question": asked, "context": context} for context in contexts]
+        assert_same(answer(data=rows), expected)
+        assert_same(answer(X=rows), expected)
+        assert_same(answer(datasets.Dataset.from_list(rows)), expected)
+        assert_same(answer(asked, contexts[1]), expected[1])
+
+    def test_whole_numbers_of_numpy(self, folders):
+        fill = convbert.pipeline("fill-mask", folders["fill-mask"])
+        assert_same(fill(TEXTS[0], top_k=np.int64(3)), fill(TEXTS[0], top_k=3))
+
+
+@pytest.mark.parametrize(("target", "is_said"), [("xyz", True), ("cats", True), ("Cat", False)])
+def test_a_target_that_is_no_token_is_said(target, is_said, folders):
+    fill = convbert.pipeline("fill-mask", folders["fill-mask"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = fill(TEXTS[0], targets=[target, "dog"])
+    assert len(found) == 2
+    said = [str(each.message) for each in said if each.category is DataWarning]
+    assert bool(said) == is_said
+    assert all(target in message for message in said)
+
+
+def test_a_text_without_a_mask_is_not_counted(folders):
+    fill = convbert.pipeline("fill-mask", folders["fill-mask"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = list(fill.stream(["\u4e00\u4e01 \u4e02", "the cat [MASK]"], on_error="return"))
+    assert isinstance(found[0], InputError)
+    assert fill.unknown.unknown == 0
 
 
 @each_budget

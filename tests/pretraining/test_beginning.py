@@ -13,6 +13,7 @@ from convbert.pretraining.beginning import begin, check_beginning
 from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import recipe, smoke
 from convbert.pretraining.run import pretrain
+from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 
 FIELDS = {"vocab_size": 200, "bf16": False, "max_steps": 4, "save_every": 2, "log_every": 1}
 
@@ -103,7 +104,7 @@ def test_a_run_goes_on_training_what_it_began_with(first, corpus, tmp_path):
 def test_the_embedded_model_fits_its_recipe():
     plan = recipe("embedded", start_from="embedded")
     objective = build_objective(plan, plan.model_config(12_288))
-    check_beginning(plan, 12_288)
+    check_beginning(plan, load_tokenizer(embedded.folder()))
     begin(objective, plan)
     given = ConvBertForMaskedLM.from_pretrained(embedded.folder(), dtype=torch.float32).state_dict()
     for name, weight in objective.model.state_dict().items():
@@ -121,7 +122,7 @@ def test_the_embedded_model_fits_its_recipe():
 def test_another_architecture_is_refused_and_the_field_named(first, changes, said):
     plan = smoke(**FIELDS, **changes, start_from=str(first / "model"))
     with pytest.raises(InputError, match=said):
-        check_beginning(plan, vocab_size(first))
+        check_beginning(plan, load_tokenizer(first / "model"))
 
 
 def test_another_vocabulary_is_refused_before_the_corpus_is_read(first, corpus, tmp_path, tokenizer):

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbert.cli.failures import say
 
 if TYPE_CHECKING:
+    from convbert.pretraining.data import Reading
     from convbert.pretraining.dry_run import Estimate
     from convbert.pretraining.recipes import PretrainingPlan
 
 
 def show_estimate(
-    plan: PretrainingPlan, corpus: Sequence[str], tokenizer: Path | None, device: str | None, *, as_json: bool
+    plan: PretrainingPlan,
+    corpus: Sequence[str],
+    tokenizer: Path | None,
+    device: str | None,
+    reading: Reading,
+    *,
+    as_json: bool,
 ) -> None:
     """Estimate a run and print what it will take."""
     from convbert.pretraining.dry_run import dry_run
 
-    estimate = dry_run(plan, list(corpus), tokenizer=tokenizer, device=device, report=say)
+    estimate = dry_run(plan, list(corpus), tokenizer=tokenizer, device=device, reading=reading, report=say)
     if as_json:
-        print(json.dumps({"plan": plan.to_dict(), **estimate.to_dict()}))
+        print(to_json({"plan": plan.to_dict(), **estimate.to_dict()}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -34,6 +42,17 @@ def show_estimate(
     for row in rows_of(estimate, plan):
         table.add_row(*row)
     Console().print(table)
+
+
+def to_json(content: Any) -> str:
+    """JSON, with null where a figure is not a finite number, such as the AUC of a text without replaced tokens."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(content), allow_nan=False)
 
 
 def rows_of(estimate: Estimate, plan: PretrainingPlan) -> Iterator[tuple[str, str, str]]:

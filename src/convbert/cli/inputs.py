@@ -12,7 +12,7 @@ from typing import Any
 
 from convbert.cli.lines import BLOCK_BYTES, Line, open_stdin, read_blocks
 from convbert.errors import InputError
-from convbert.finetuning.readers import Row, ending_of, iter_rows
+from convbert.finetuning.readers import CONLL_ENDINGS, SPLIT_ENDINGS, Row, ending_of, iter_rows
 from convbert.schema import parse_json
 
 _TABLES = {
@@ -26,11 +26,10 @@ _TABLES = {
 """Format to the ending that the readers of labelled data know it by."""
 FORMATS = ("auto", "text", "jsonl", *_TABLES)
 _BY_ENDING = {
+    **dict.fromkeys(CONLL_ENDINGS, "conll"),
     **{ending: name for name, ending in _TABLES.items()},
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".iob": "conll",
-    ".bio": "conll",
 }
 _MAGIC = {
     b"PAR1": "a Parquet file",
@@ -89,7 +88,7 @@ def open_input(
         given: one of `FORMATS`; "auto" goes by the ending, and by the first lines where it says nothing.
         wanted: the columns of a table that are read.
         headerless: columns of a table without a header.
-        tags: a text file whose lines end with one of them is in CoNLL columns.
+        tags: of a tagger: a text file whose lines end with one of them is in CoNLL columns, and so is "eng.testb".
         report: told what the input was taken for.
 
     Raises:
@@ -97,7 +96,10 @@ def open_input(
     """
     check_input(name, given)
     shown = "stdin" if name == "-" else name
-    format_ = given if given != "auto" else _BY_ENDING.get("" if name == "-" else ending_of(Path(name)))
+    ending = "" if name == "-" else ending_of(Path(name))
+    format_ = given if given != "auto" else _BY_ENDING.get(ending)
+    if given == "auto" and tags and ending in SPLIT_ENDINGS:
+        format_ = "conll"
     if format_ in _TABLES:
         yield _table(name, format_, wanted, headerless, report)
         return

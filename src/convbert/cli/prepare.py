@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +19,29 @@ if TYPE_CHECKING:
     from convbert.pretraining.corpus.shards import Manifest
 
 
+TextColumn = Annotated[str, typer.Option(help="Of JSON lines, Parquet, CSV, TSV and data sets.")]
+DocumentPerLine = Annotated[
+    bool,
+    typer.Option(
+        "--document-per-line", help="Text files: every line is a document. Else empty lines part them."
+    ),
+]
+Lowercase = Annotated[
+    bool | None,
+    typer.Option("--lowercase/--cased", help="A vocabulary that is learned folds case. As fits the text."),
+]
+KeepAccents = Annotated[
+    bool | None,
+    typer.Option("--keep-accents/--strip-accents", help="Likewise, accents and vowel signs."),
+]
+
+
 def run(
     output: Annotated[Path, typer.Option(help="Folder for the prepared corpus.")],
     corpus: Annotated[
         list[str] | None,
         typer.Option(
-            help="Text, JSON lines or Parquet, plain, .gz or .zst; a folder or quoted glob; may be repeated."
+            help="Text, JSON lines, Parquet, CSV or TSV; .gz and .zst; a folder or quoted glob; may be repeated."
         ),
     ] = None,
     dataset: Annotated[
@@ -31,18 +49,14 @@ def run(
         typer.Option(metavar="NAME[:CONFIG]", help="A data set of the hub, streamed, or one saved to disk."),
     ] = None,
     split: Annotated[str, typer.Option(help="Of --dataset.")] = "train",
-    text_column: Annotated[str, typer.Option(help="Of JSON lines, Parquet and data sets.")] = "text",
-    document_per_line: Annotated[
-        bool,
-        typer.Option(
-            "--document-per-line", help="Text files: every line is a document. Else empty lines part them."
-        ),
-    ] = False,
+    text_column: TextColumn = "text",
+    document_per_line: DocumentPerLine = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary that is learned.")] = 30_522,
-    cased: Annotated[bool, typer.Option("--cased", help="The one that is learned keeps upper case.")] = False,
+    lowercase: Lowercase = None,
+    keep_accents: KeepAccents = None,
     sequence_length: Annotated[int, typer.Option(help="Tokens in a full sequence.")] = 128,
     min_sequence_length: Annotated[int, typer.Option(help="Shorter rests are dropped.")] = 16,
     segments: Annotated[
@@ -76,6 +90,13 @@ def run(
       convbert prepare --verify --output prepared
     """
     require("train", "convbert prepare")
+    sources = [*(corpus or []), *([f"dataset:{dataset}@{split}"] if dataset else [])]
+    # What can be refused without torch, whose import takes seconds.
+    if not verify:
+        if not sources:
+            raise InputError("nothing to prepare: give --corpus or --dataset")
+        check_sources(sources)
+        check_tokenizer_options(tokenizer, None, lowercase, keep_accents)
     from convbert.pretraining.corpus.packing import Packing
     from convbert.pretraining.corpus.prepare import Preparation
     from convbert.pretraining.corpus.reading import Reading
@@ -83,12 +104,12 @@ def run(
     from convbert.pretraining.prepare import NewVocabulary, prepare
 
     if verify:
-        manifest = open_corpus(output, verify=True).manifest
+        opened = open_corpus(output, verify=True)
+        manifest = opened.manifest
+        for loss in opened.losses():
+            say(loss)
         say(f"{output}: {len(manifest.shards)} shards are as they were written")
     else:
-        sources = [*(corpus or []), *([f"dataset:{dataset}@{split}"] if dataset else [])]
-        if not sources:
-            raise InputError("nothing to prepare: give --corpus or --dataset")
         preparation = Preparation(
             sources,
             output,
@@ -98,12 +119,42 @@ def run(
             workers or _cores(),
             engine,
         )
-        vocabulary = tokenizer or NewVocabulary(vocab_size, lowercase=not cased)
+        vocabulary = tokenizer or NewVocabulary(vocab_size, lowercase, keep_accents)
         with prepare_line(say) as watch:
             manifest = prepare(preparation, vocabulary, report=say, watch=watch)
-        for problem in manifest.skipped:
-            say(f"skipped: {problem}")
-    print(json.dumps(_counts(manifest, output)) if as_json else output)
+    print(json.dumps(_counts(manifest, output), allow_nan=False) if as_json else output)
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse sources of text that are not there.
+
+    Raises:
+        InputError: naming one.
+    """
+    from convbert.pretraining.corpus.shards import prepared_folder
+    from convbert.pretraining.corpus.sources import find_sources
+
+    if prepared_folder(sources) is None:
+        find_sources(sources)
+
+
+def check_tokenizer_options(
+    tokenizer: Path | None, start_from: str | None, lowercase: bool | None, keep_accents: bool | None
+) -> None:
+    """Refuse a tokenizer that is not there, and options that it would have decided.
+
+    Raises:
+        InputError: naming them.
+    """
+    if tokenizer is not None and not tokenizer.is_dir():
+        raise InputError(f"{tokenizer}: no tokenizer here: there is no such folder")
+    for given, source in (("--tokenizer", tokenizer), ("--start-from", start_from)):
+        for option, value in (
+            ("--lowercase or --cased", lowercase),
+            ("--keep-accents or --strip-accents", keep_accents),
+        ):
+            if source is not None and value is not None:
+                raise InputError(f"{option} is for a vocabulary that is learned, and {given} brings its own")
 
 
 def _cores() -> int:
@@ -114,7 +165,7 @@ def _cores() -> int:
 def _counts(manifest: Manifest, output: Path) -> dict[str, Any]:
     return {
         "output": str(output),
-        **{what: manifest.count(what) for what in ("documents", "sequences", "tokens")},
+        **manifest.totals(),
         "shards": len(manifest.shards),
         "skipped": len(manifest.skipped),
         "vocab_size": manifest.vocab_size,

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from convbert.cli.estimate import show_estimate, to_json
 from convbert.cli.failures import INTERRUPTED, is_first_process, say
+from convbert.cli.finetune import check_model_path
+from convbert.cli.prepare import (
+    DocumentPerLine,
+    KeepAccents,
+    Lowercase,
+    TextColumn,
+    check_sources,
+    check_tokenizer_options,
+)
 from convbert.errors import InputError
 from convbert.optional import require
 from convbert.signals import handling
@@ -22,17 +32,19 @@ if TYPE_CHECKING:
     from convbert.pretraining.recipes import PretrainingPlan
 
 
+RECIPE_NAMES = ("smoke", "tiny", "embedded", "small", "medium_small", "base")
+
+
 def run(
     corpus: Annotated[
-        list[str], typer.Option(help="Text, JSON lines, Parquet, folder, quoted glob, or what prepare made.")
+        list[str],
+        typer.Option(help="Text, JSON lines, Parquet, CSV, folder, quoted glob, or what prepare made."),
     ],
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the run; the model ends up in its model/, a generator in generator/."),
     ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="Plan to start from: smoke, tiny, embedded, small, medium_small or base.")
-    ] = "small",
+    recipe: Annotated[str, typer.Option(help=f"Plan to start from: {', '.join(RECIPE_NAMES)}.")] = "small",
     objective: Annotated[
         str | None,
         typer.Option(
@@ -43,6 +55,8 @@ def run(
     heldout: Annotated[
         list[str] | None, typer.Option(help="Text that is only evaluated on; may be repeated.")
     ] = None,
+    text_column: TextColumn = "text",
+    document_per_line: DocumentPerLine = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
     ] = None,
@@ -54,6 +68,8 @@ def run(
         ),
     ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Tokens in the vocabulary that is learned.")] = None,
+    lowercase: Lowercase = None,
+    keep_accents: KeepAccents = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens in a full sequence.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Length of the run in optimizer steps.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes instead.")] = None,
@@ -95,16 +111,31 @@ def run(
       convbert pretrain --recipe base --corpus corpus/ --output runs/deep --set num_hidden_layers=24
     """
     require("train", "convbert pretrain")
+    # What can be refused without torch, whose import takes seconds.
+    if device not in (None, "cpu"):
+        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    if recipe not in RECIPE_NAMES:
+        raise InputError(f"no recipe named {recipe!r}; there are {', '.join(RECIPE_NAMES)}")
+    if output is None and not dry_run:
+        raise InputError("--output is missing: name a folder for the run, or say --dry-run")
+    is_over = output is not None and (output / "metrics.json").exists()  # and its texts may be gone
+    for sources in () if is_over else (corpus, heldout):
+        if sources:
+            check_sources(sources)
+    check_tokenizer_options(tokenizer, start_from, lowercase, keep_accents)
+    check_model_path(start_from)
+    from convbert.pretraining.data import Reading
     from convbert.pretraining.recipes import recipe as find_recipe
     from convbert.pretraining.run import pretrain as train
 
-    if device not in (None, "cpu"):
-        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    reading = Reading(text_column, document_per_line)
     plan = find_recipe(recipe)
     changes = {
         "objective": objective,
         "start_from": start_from,
         "vocab_size": vocab_size,
+        "lowercase": lowercase,
+        "keep_accents": keep_accents,
         "sequence_length": sequence_length,
         "max_steps": max_steps,
         "max_minutes": max_minutes,
@@ -118,12 +149,9 @@ def run(
     if is_first:
         show_plan(plan)
     if dry_run:
-        from convbert.cli.estimate import show_estimate
-
-        show_estimate(plan, corpus, tokenizer, device, as_json=as_json)
+        show_estimate(plan, corpus, tokenizer, device, reading, as_json=as_json)
         return 0
-    if output is None:
-        raise InputError("--output is missing: name a folder for the run, or say --dry-run")
+    assert output is not None
     try:
         with ending_on_sigterm():
             result = train(
@@ -132,6 +160,7 @@ def run(
                 output,
                 tokenizer=tokenizer,
                 heldout=heldout or None,
+                reading=reading,
                 device=device,
                 report=say,
             )
@@ -142,7 +171,7 @@ def run(
         # A scheduler that ends a job by SIGTERM has got what it asked for.
         return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
     if is_first:
-        print(json.dumps(result.metrics) if as_json else result.model_dir)
+        print(to_json(result.metrics) if as_json else result.model_dir)
     return 0
 
 

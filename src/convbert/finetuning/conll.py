@@ -174,6 +174,8 @@ def _layout(
         is_said = path.suffix.lower() != ".conllu"
         note = "read as CoNLL-U: the words from column 2, their tags (UPOS) from column 4" if is_said else ""
         return Layout({"tokens": 1, "tags": 3, "xpos": 4}, 10, True, note)
+    if width == 1 and wanted and "tags" not in wanted:
+        return Layout({"tokens": 0}, 1)
     has_documents = width >= 11 and all(len({line.cells[0] for line in block}) == 1 for block in blocks)
     if has_documents and _counts(blocks, 2):
         note = "read as OntoNotes' columns: the words from column 4, entities from column 11"

@@ -461,9 +461,8 @@ def _with_names(cells: dict[str, Any], names: dict[str, list[str]]) -> dict[str,
     return cells
 
 
-_CONLL = (
-    *(".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes", ".txt"),
-    *(".train", ".testa", ".testb", ".dev", ".test"),  # CoNLL-2003's eng.train, CoNLL-2002's ned.testa
-)
-ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".json", *_CONLL)
+CONLL_ENDINGS = (".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes")
+SPLIT_ENDINGS = (".train", ".testa", ".testb", ".dev", ".test")
+"""Of files in the same columns: CoNLL-2003's eng.train, CoNLL-2002's ned.testa."""
+ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".json", ".txt", *CONLL_ENDINGS, *SPLIT_ENDINGS)
 """Of the files that `read_table` reads."""

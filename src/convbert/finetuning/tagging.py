@@ -192,7 +192,7 @@ class Tagging(Kind):
         """With the words, and with the entities where tags are those of entities."""
         record = {**prediction, "tokens": example.inputs["tokens"]}
         scheme = self._scheme
-        if scheme.types and (not scheme.unknown or any(tag[:2] in ("B-", "I-") for tag in self.labels)):
+        if scheme.marks_spans:
             spans = sorted(entity_spans(prediction["answer"], scheme.parts), key=lambda span: span[1])
             record["entities"] = [_entity(example.inputs, *span) for span in spans]
         return record

@@ -50,6 +50,11 @@ class Scheme:
         """The types of spans."""
         return {kind for letter, kind in self.parts.values() if letter not in "OX"}
 
+    @property
+    def marks_spans(self) -> bool:
+        """Whether these are tags of entities, not parts of speech of which one is called "I"."""
+        return bool(self.types) and (not self.unknown or any(tag[:2] in ("B-", "I-") for tag in self.parts))
+
 
 def read_scheme(tags: Iterable[str], *, may_be_bare: bool = True) -> Scheme:
     """The scheme that fits a set of tags, or most of them.

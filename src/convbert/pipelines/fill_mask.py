@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import FillMaskPipeline
 
-from convbert.errors import InputError
+from convbert.errors import DataWarning, InputError
 from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, check_whole, excerpt
 
 
@@ -20,7 +21,7 @@ class FillMask(PackedTexts, FillMaskPipeline):
 
     Keyword arguments, on creation or per call:
         top_k (in old programs `topk`): words to give per mask; 5 by default.
-        targets: words to choose from.
+        targets: words to choose from. Of one that is no token, the first piece is scored, with a warning.
         truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
         tokenizer_kwargs: the same, and more for the tokenizer.
     """
@@ -49,10 +50,25 @@ class FillMask(PackedTexts, FillMaskPipeline):
             raise InputError("targets is empty: name at least one word to choose from")
         for target in targets:
             check_is_text(target)
-        try:
-            return torch.from_numpy(self.get_target_ids(targets))
-        except ValueError as error:
-            raise InputError(f"targets names no word: {excerpt(repr(targets))}") from error
+        vocabulary = self.tokenizer.get_vocab()
+        found = {vocabulary[name] if name in vocabulary else self._number_of(name) for name in targets} - {
+            None
+        }
+        if not found:
+            raise InputError(f"targets names no word: {excerpt(repr(targets))}")
+        return torch.tensor(sorted(found))
+
+    def _number_of(self, target: str) -> int | None:
+        """The first token of a target that is none, as in transformers' pipeline, but said; None if there is none."""
+        ids: list[int] = self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            stand_in = f"{self.tokenizer.convert_ids_to_tokens(ids[0])} is scored in its place" if ids else ""
+            warnings.warn(
+                f"the target {excerpt(target)} is no token of the vocabulary; {stand_in or 'it is left out'}",
+                DataWarning,
+                stacklevel=2,
+            )
+        return ids[0] if ids else None
 
     def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> Part:
         """A text to tokens.
@@ -64,10 +80,11 @@ class FillMask(PackedTexts, FillMaskPipeline):
         mask = self.tokenizer.mask_token
         if not inputs.strip():
             raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
+        if mask not in inputs:  # before its tokens are counted
+            raise InputError(f"there is no {mask} in the text {excerpt(inputs)}")
         part = self.encode(inputs, **tokenizer_kwargs)
         if not (part["input_ids"] == self.tokenizer.mask_token_id).any():
-            problem = f"{mask} is behind the cut" if mask in inputs else f"there is no {mask}"
-            raise InputError(f"{problem} in the text {excerpt(inputs)}")
+            raise InputError(f"{mask} is behind the cut in the text {excerpt(inputs)}")
         return part
 
     def _forward(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -93,8 +94,7 @@ class PackedTexts(Pipeline):
             )
         self._check_names(kwargs.keys() - {"num_workers"})
         check_whole("batch_size", batch_size)
-        if isinstance(inputs, tuple):
-            inputs = list(inputs)
+        inputs = listed(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
         if hasattr(inputs, "__getitem__") and not isinstance(inputs, Iterable | str | dict):
@@ -287,6 +287,15 @@ def _is_finite(rows: Tensor) -> bool:
     return not rows.is_floating_point() or bool(rows.isfinite().all())
 
 
+def listed(texts: Any) -> Any:
+    """A tuple, an array, a column of a table or of a data set as a list; one text, or a dictionary, as it is."""
+    if isinstance(texts, str | bytes | Mapping) or not (
+        isinstance(texts, Sized) and isinstance(texts, Iterable)
+    ):
+        return texts
+    return texts if getattr(texts, "ndim", 1) == 0 else list(texts)
+
+
 def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     """Refuse an argument that is not among those that `what` has."""
     for name in sorted(set(given) - set(known)):
@@ -297,7 +306,7 @@ def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Refuse what is given, and is no whole number from `least` to `most`."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if value is not None and not (is_whole and least <= value <= (most or value)):
         room = f"at least {least}" if most is None else f"{least} to {most}"
         raise InputError(f"{name} must be {room}, a whole number; got {value!r}")
@@ -331,6 +340,10 @@ def pack(parts: Sequence[Part]) -> dict[str, Any]:
         "cu_seq_lens_k": bounds,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
+        # What the configuration of a given model says is for other callers.
+        "return_dict": True,
+        "output_attentions": False,
+        "output_hidden_states": False,
     }
 
 

@@ -13,7 +13,16 @@ from transformers.pipelines.base import ChunkPipeline
 
 from convbert.errors import InputError
 from convbert.heads.spans import Window, best_spans, log_scale, plan_windows
-from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, check_whole, excerpt, lengths_of
+from convbert.pipelines.packed import (
+    PackedTexts,
+    Part,
+    Rows,
+    check_is_text,
+    check_whole,
+    excerpt,
+    lengths_of,
+    listed,
+)
 
 
 @dataclass(frozen=True)
@@ -116,13 +125,19 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         """Answer questions.
 
         Args:
-            inputs: {"question": ..., "context": ...}, a list or an iterator of such.
+            inputs: {"question": ..., "context": ...}, a list or an iterator of such; `data` or `X` in old programs.
+            args: with a question as `inputs`, its context.
             question, context: in place of `inputs`; several of both, or several questions about one context.
 
         Returns:
             Per question {"score", "start", "end", "answer"}, where context[start:end] == answer; with `top_k`
             above 1 a list of these.
         """
+        for name in ("data", "X"):
+            given = kwargs.pop(name, None)
+            inputs = given if inputs is None else inputs
+        if isinstance(inputs, str) and len(args) == 1 and isinstance(args[0], str):
+            inputs, question, context, args = None, inputs, args[0], ()
         if inputs is None:
             inputs = _pair_up(question, context)
         elif question is not None or context is not None:
@@ -218,13 +233,17 @@ def _given(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pair_up(question: Any, context: Any) -> Any:
-    """Questions and their contexts as the pipeline reads them; one context serves all questions."""
-    if not isinstance(question, list):
+    """Questions and their contexts as the pipeline reads them; one of either serves all of the other."""
+    question, context = listed(question), listed(context)
+    several = [each for each in (question, context) if isinstance(each, list)]
+    if not several:
         return {"question": question, "context": context}
-    contexts = context if isinstance(context, list) else [context] * len(question)
-    if len(contexts) != len(question):
-        raise InputError(f"got {len(question)} questions and {len(contexts)} contexts")
-    return [{"question": asked, "context": text} for asked, text in zip(question, contexts, strict=True)]
+    questions, contexts = (
+        each if isinstance(each, list) else [each] * len(several[0]) for each in (question, context)
+    )
+    if len(contexts) != len(questions):
+        raise InputError(f"got {len(questions)} questions and {len(contexts)} contexts")
+    return [{"question": asked, "context": text} for asked, text in zip(questions, contexts, strict=True)]
 
 
 def _check_question(inputs: Any) -> tuple[str, str]:

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import TokenClassificationPipeline
 
 from convbert.errors import InputError
+from convbert.heads.tags import Part as TagPart
+from convbert.heads.tags import as_bio, scheme_of
 from convbert.pipelines.packed import PackedTexts, Part, Rows, check_is_text, count_tokens, lengths_of
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
@@ -18,7 +20,7 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
     """transformers' `TokenClassificationPipeline` on packed batches.
 
     transformers silently cuts a text that is too long; here it is an error, unless one of the first two
-    arguments says what to do.
+    arguments says what to do. Labels of any scheme make entities, as in `convbert predict`: BIO, BILOU, `PER-B`, ...
 
     Keyword arguments, on creation or per call:
         stride: read a text that is too long in windows that share so many tokens.
@@ -111,6 +113,39 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         """Each window's tokens and their logits to labels; see transformers' class."""
         windows = [{**output, "logits": output["logits"][None]} for output in all_outputs]
         return super().postprocess(windows, **params)
+
+    def gather_pre_entities(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """As transformers', which tells a word's later pieces by their lengths: wrong where marks were stripped."""
+        found: list[dict[str, Any]] = super().gather_pre_entities(*args, **kwargs)
+        model = self.tokenizer.backend_tokenizer.model if self.tokenizer.is_fast else None
+        if prefix := getattr(model, "continuing_subword_prefix", None):
+            for token in found:
+                token["is_subword"] = token["word"].startswith(prefix) and token["word"] != prefix
+        return found
+
+    def group_entities(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tokens or words that belong together, also those outside of entities."""
+        names = [entity["entity"] for entity in entities]
+        tags = as_bio(names, self._tag_parts)
+        groups: list[list[dict[str, Any]]] = []
+        kinds = []
+        for entity, tag, before in zip(entities, tags, ["", *tags], strict=False):
+            if tag.startswith("B-") or (tag == "O") != (before == "O"):
+                groups.append([])
+                kinds.append(tag[2:] or tag)
+            groups[-1].append(entity)
+        return [
+            {**self.group_sub_entities(group), "entity_group": kind}
+            for group, kind in zip(groups, kinds, strict=True)
+        ]
+
+    @property
+    def _tag_parts(self) -> dict[str, TagPart]:
+        """What each label says; one that says nothing of where spans begin is a type of its own."""
+        labels = frozenset(self.model.config.id2label.values())
+        scheme = scheme_of(labels)
+        parts = scheme.parts if scheme.marks_spans else {}
+        return {**{label: ("I", label) for label in labels}, "O": ("O", ""), **parts}
 
 
 def _without_padding(part: Part) -> Part:

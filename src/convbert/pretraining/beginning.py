@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
 from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.loading import find_model, load_filled
-from convbert.pretraining.data import PathLike, Source, prepared_folder
+from convbert.pretraining.data import PLAIN, PathLike, Reading, Source, prepared_folder
 from convbert.pretraining.folder import RunFolder
+from convbert.pretraining.memory import check_memory
 from convbert.pretraining.objective import Objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
@@ -32,9 +35,18 @@ def resolve_tokenizer(
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Callable[[str], None],
+    reading: Reading = PLAIN,
 ) -> PreTrainedTokenizerBase:
     """The given tokenizer, else that of the model to start from, else that of a prepared corpus, else one learned from
-    the corpus, which is then kept in `folder`."""
+    the corpus, which is then kept in `folder`.
+
+    Raises:
+        InputError: it cannot be used, or the plan decides what this tokenizer has decided.
+    """
+    prepared = prepared_folder(corpus)
+    for given in (tokenizer, plan.start_from, prepared):
+        if given is not None:
+            check_undecided(plan, given if isinstance(given, str | os.PathLike) else "the given tokenizer")
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return check_tokenizer(tokenizer, "the given tokenizer")
     if tokenizer is not None:
@@ -43,29 +55,48 @@ def resolve_tokenizer(
         return _tokenizer_of(plan.start_from)
     if (folder.tokenizer / "tokenizer.json").exists():
         return load_tokenizer(folder.tokenizer)
-    if (prepared := prepared_folder(corpus)) is not None:
+    if prepared is not None:
         return load_tokenizer(prepared / "tokenizer")
+    check_memory(plan, plan.vocab_size)
     report(f"learning a vocabulary of {plan.vocab_size}")
     return train_wordpiece(
         corpus,
         plan.vocab_size,
         folder.tokenizer,
         lowercase=plan.lowercase,
+        keep_accents=plan.keep_accents,
         min_frequency=plan.min_frequency,
         limit_alphabet=plan.limit_alphabet,
+        reading=reading,
+        report=report,
     )
 
 
-def check_beginning(plan: PretrainingPlan, vocab_size: int) -> None:
+def check_undecided(plan: PretrainingPlan, given: PathLike) -> None:
+    """Refuse settings of a vocabulary to be learned where one is given: nobody would heed them.
+
+    Raises:
+        InputError: naming them.
+    """
+    for name in ("lowercase", "keep_accents"):
+        if (value := getattr(plan, name)) is not None:
+            raise InputError(
+                f"{name}={value} is for a vocabulary that is learned, and this run takes that of {given}"
+            )
+
+
+def check_beginning(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse checkpoints that do not fit the plan, before any work is done.
 
     Args:
-        vocab_size: of the run's tokenizer.
+        tokenizer: the run's.
 
     Raises:
-        InputError: there is no such model, or it has another architecture than the plan says; named field by field.
+        InputError: there is no such model, or it has another architecture than the plan says, named field by field; or
+            another vocabulary than the tokenizer, or one that is reached by other rules.
     """
-    config = plan.model_config(vocab_size)
+    check_memory(plan, len(tokenizer))
+    config = plan.model_config(len(tokenizer))
     wanted = {"model": config}
     if plan.start_generator_from is not None:
         wanted["generator"] = plan.generator_config(config)
@@ -76,6 +107,9 @@ def check_beginning(plan: PretrainingPlan, vocab_size: int) -> None:
         if differing := [field for field in _ARCHITECTURE if ours[field] != theirs[field]]:
             told = ", ".join(f"{field} is {theirs[field]} there, {ours[field]} here" for field in differing)
             raise InputError(f"{source}: cannot be the beginning of the {name} of this run: {told}")
+        own = _stored_tokenizer(source)
+        if own is not None and (difference := _difference(own, tokenizer)):
+            raise InputError(f"{source}: cannot be the beginning of the {name} of this run: {difference}")
 
 
 def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
@@ -113,6 +147,55 @@ def _tokenizer_of(source: str) -> PreTrainedTokenizerBase:
     name = find_model(source)
     with naming_damage(name):
         return check_tokenizer(ConvBertTokenizerFast.from_pretrained(name), name)
+
+
+def _stored_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model; None where there is none, so that the given one must be taken for its own."""
+    with naming_damage(source):
+        quietly = {
+            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
+        }
+        if not any(cached_file(source, name, **quietly) for name in ("tokenizer.json", "vocab.txt")):
+            return None
+        return ConvBertTokenizerFast.from_pretrained(source)
+
+
+def _difference(model: PreTrainedTokenizerBase, run: PreTrainedTokenizerBase) -> str | None:
+    """Why the rows of the model would mean other words in this run."""
+    theirs, ours = model.get_vocab(), run.get_vocab()
+    if theirs != ours:
+        names = [
+            {row: word for word, row in sorted(vocabulary.items(), reverse=True)}
+            for vocabulary in (theirs, ours)
+        ]
+        differing = [row for row in range(max(map(len, names))) if names[0].get(row) != names[1].get(row)]
+        if not differing:
+            return None
+        row = differing[0]
+        return (
+            f"its vocabulary is not the tokenizer's: {len(differing):,} rows differ, "
+            f"row {row} is {names[0].get(row)!r} there, {names[1].get(row)!r} here"
+        )
+    for text in _PROBES:
+        there, here = (each.convert_ids_to_tokens(_ids(each, text)) for each in (model, run))
+        normal = [_normalised(each, text) for each in (model, run)]
+        if there != here or (None not in normal and normal[0] != normal[1]):
+            return f"its tokenizer has other rules for case, accents or words: see {text!r}"
+    return None
+
+
+_PROBES = ("The", "caf\u00e9", "\u0130", "don't", "\u4e2d\u6587", "\u0928\u093f", "a\u00a0b\t\u0000c")
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _normalised(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    return text if backend.normalizer is None else backend.normalizer.normalize_str(text)
 
 
 def _sources(plan: PretrainingPlan) -> dict[str, str]:

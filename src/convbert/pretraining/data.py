@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,26 @@ from transformers import PreTrainedTokenizerBase
 from convbert.errors import InputError
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, tell_now_and_then
-from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, ShardReader
-from convbert.pretraining.corpus.sources import PathLike, Source
+from convbert.pretraining.corpus.reading import PLAIN, Reading
+from convbert.pretraining.corpus.shards import (
+    MANIFEST,
+    SHARDS,
+    Manifest,
+    ShardReader,
+    losses_told,
+    prepared_folder,
+)
+from convbert.pretraining.corpus.sources import PathLike, Source, size_told
 from convbert.pretraining.masking import uniform
 from convbert.saving import own_folder
+from convbert.unknown import UnknownTokens
 
 __all__ = [
+    "PLAIN",
     "EpochSampler",
     "Packing",
     "PathLike",
+    "Reading",
     "SequenceDataset",
     "Source",
     "open_corpus",
@@ -40,6 +50,7 @@ __all__ = [
 ]
 
 _OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
+_COUNTED_AT_ONCE = 10_000_000  # tokens, of which [UNK] is counted in a moment
 _ROUNDS = 12  # fewer leave a trace of the order in corpora of a few dozen sequences
 
 
@@ -101,6 +112,40 @@ class SequenceDataset(Dataset):
     def count_tokens(self) -> int:
         """Tokens of the whole corpus, special ones included."""
         return self.manifest.count("tokens")
+
+    def unknown(self, unk_id: int) -> UnknownTokens:
+        """The `[UNK]` of the corpus; in sequences that an earlier version made, of a part of them."""
+        found = self.manifest.unknown()
+        if not found.tokens:
+            for ids in self.flat_ids(_COUNTED_AT_ONCE):
+                found.merge(len(ids), int((ids == unk_id).sum()), "")
+            marks = 2 * len(self) * found.tokens // max(1, self.count_tokens())
+            found.tokens = max(0, found.tokens - marks)
+        return found
+
+    def notes(self, unk_id: int) -> list[str]:
+        """What a person should know of the corpus: what of its text is not trained on, and not known.
+
+        Raises:
+            InputError: hardly anything is known.
+        """
+        unknown = self.unknown(unk_id)
+        if unknown.is_everything:
+            raise InputError(f"{self.folder}: nothing can be learned: {unknown.sentence()}")
+        sentence = unknown.sentence()
+        return [*self.losses(), *([f"warning: {sentence}"] if sentence else [])]
+
+    def losses(self) -> list[str]:
+        """What of the text is not trained on, and which files were skipped."""
+        told = losses_told(self.manifest.totals(), self.manifest.packing.min_sequence_length)
+        return told + [f"skipped: {problem}" for problem in self.manifest.skipped]
+
+    def content(self) -> str:
+        """How much there is, and of which sources."""
+        totals = self.manifest.totals()
+        counts = ", ".join(f"{totals[what]:,} {what}" for what in ("documents", "sequences", "tokens"))
+        sources = [f"{source['name']} ({size_told(source['size'])})" for source in self.manifest.sources]
+        return f"{counts} of {', '.join(sources[:5])}{f' and {len(sources) - 5} more' if sources[5:] else ''}"
 
     def _read(self, draw: int, shard: int, place: int) -> dict[str, Any]:
         reader = self._reader(shard)
@@ -185,6 +230,7 @@ def prepare_sequences(
     packing: Packing,
     *,
     name: str = "train",
+    reading: Reading = PLAIN,
     report: Callable[[str], None] = lambda message: None,
 ) -> SequenceDataset:
     """The sequences of a corpus: a folder that `convbert prepare` made, or text that is tokenised into
@@ -193,16 +239,35 @@ def prepare_sequences(
     Processes that ask for the same at once wait for the first of them.
 
     Args:
-        report: told what is being done, and how far it is, for a reader.
+        reading: how text is taken from files. Of a prepared corpus that is decided.
+        report: told what is being done, and how far it is, what was lost, and the share of `[UNK]`, for a reader.
 
     Raises:
-        InputError: the corpus cannot be read, gives no sequence, is damaged, or was prepared with another
-            vocabulary or packing.
+        InputError: the corpus cannot be read, gives no sequence, is damaged, is nothing but `[UNK]`, or was prepared
+            with another vocabulary, packing or reading.
     """
-    if (folder := prepared_folder(source)) is not None:
-        return open_corpus(folder, tokenizer, packing)
-    folder = Path(cache_dir, name)
-    preparation = Preparation(source, folder, packing)
+    dataset = _sequences(source, tokenizer, Path(cache_dir, name), packing, name, reading, report)
+    for note in dataset.notes(tokenizer.unk_token_id):
+        report(f"{name}: {note}")
+    return dataset
+
+
+def _sequences(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    packing: Packing,
+    name: str,
+    reading: Reading,
+    report: Callable[[str], None],
+) -> SequenceDataset:
+    if (prepared := prepared_folder(source)) is not None:
+        dataset = open_corpus(prepared, tokenizer, packing)
+        was = Reading(dataset.manifest.text_column, dataset.manifest.document_per_line)
+        if reading not in (PLAIN, was):
+            raise InputError(f"{prepared}: was prepared with {was}, not {reading}")
+        return dataset
+    preparation = Preparation(source, folder, packing, reading)
     vocabulary = vocabulary_of(tokenizer)
     with own_folder(folder, "preparing a corpus", wait=True):
         if preparation.finished(vocabulary) is None:
@@ -210,23 +275,6 @@ def prepare_sequences(
             report(f"tokenising {name}")
             preparation.run(vocabulary, tell_now_and_then(report))
     return open_corpus(folder, tokenizer, packing, verify=False)  # it has just been verified, or written
-
-
-def prepared_folder(source: Source) -> Path | None:
-    """The folder that `convbert prepare` made, if `source` is one.
-
-    Raises:
-        InputError: it is one of several sources.
-    """
-    names = [source] if isinstance(source, str | os.PathLike) else list(source)
-    folders = [
-        folder for folder in map(Path, names) if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir()
-    ]
-    if not folders:
-        return None
-    if len(names) > 1:
-        raise InputError(f"{folders[0]}: a prepared corpus is used alone, without other sources")
-    return folders[0]
 
 
 def open_corpus(
@@ -249,11 +297,12 @@ def open_corpus(
     if manifest is None:
         raise InputError(f"{folder}: no prepared corpus here (no {MANIFEST})")
     if not manifest.complete:
-        raise InputError(f"{folder}: its preparation was interrupted; repeat it, and it goes on")
+        with own_folder(folder, "preparing a corpus"):  # says so, if another process is at it
+            raise InputError(f"{folder}: its preparation was interrupted; repeat it, and it goes on")
     if tokenizer is not None and manifest.vocabulary != tokenizer_fingerprint(tokenizer):
         raise InputError(
-            f"{folder}: was prepared with another vocabulary ({manifest.vocab_size} tokens) than the tokenizer's "
-            f"({len(tokenizer)} tokens)"
+            f"{folder}: was prepared with another vocabulary or other rules ({manifest.vocab_size} tokens) than the "
+            f"tokenizer's ({len(tokenizer)} tokens)"
         )
     if packing is not None and packing != manifest.packing:
         was, wanted = (dataclasses.asdict(each) for each in (manifest.packing, packing))
@@ -283,6 +332,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, learned: dict[str, Any] | 
         tokenizer.cls_token_id,
         tokenizer.sep_token_id,
         learned,
+        tokenizer.unk_token_id,
     )
 
 

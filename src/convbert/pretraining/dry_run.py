@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining.beginning import check_beginning, resolve_tokenizer
-from convbert.pretraining.corpus.reading import PLAIN, read_pieces
+from convbert.pretraining.corpus.reading import PLAIN, Reading, read_pieces
 from convbert.pretraining.corpus.sources import Input, find_sources
 from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepared_folder
 from convbert.pretraining.flops import parameter_counts, step_cost
@@ -87,12 +87,13 @@ def dry_run(
     *,
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
     device: str | None = None,
+    reading: Reading = PLAIN,
     report: Callable[[str], None] = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> Estimate:
     """Estimate a run from a sample of its corpus and from some seconds of the training itself, in one process.
 
     Args:
-        corpus, tokenizer, device, report: see `pretrain`. Without a tokenizer one is learned from the sample.
+        corpus, tokenizer, device, reading, report: see `pretrain`. Without a tokenizer one is learned from the sample.
 
     Raises:
         InputError: unusable input, as in `pretrain`.
@@ -104,9 +105,9 @@ def dry_run(
             source: Source = prepared
         else:
             source = folder.root / "sample.txt"
-            share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES)
+            share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES, reading)
         resolved = resolve_tokenizer(plan, source, folder, tokenizer, lambda message: None)
-        check_beginning(plan, len(resolved))
+        check_beginning(plan, resolved)
         train = prepare_sequences(source, resolved, folder.data, plan.packing)
         if share == 1.0:
             check_enough(plan, train)
@@ -156,7 +157,7 @@ def _measure(plan: PretrainingPlan, run: Run, vocab_size: int, share: float) -> 
 # -------------------------------------------------------------------------------------------- corpus
 
 
-def write_sample(sources: Sequence[Input], path: Path, size: int) -> float:
+def write_sample(sources: Sequence[Input], path: Path, size: int, reading: Reading = PLAIN) -> float:
     """Write the beginnings of up to 16 sources, spread over all of them, as one text of about `size` bytes.
 
     Returns:
@@ -172,12 +173,12 @@ def write_sample(sources: Sequence[Input], path: Path, size: int) -> float:
     with path.open("w", encoding="utf-8") as sample:
         for source in chosen:
             written = 0
-            for piece, on_disk in read_pieces(source, PLAIN, min(share_of_each // 8 + 1, _PIECE_BYTES)):
+            for piece, on_disk in read_pieces(source, reading, min(share_of_each // 8 + 1, _PIECE_BYTES)):
                 if written >= share_of_each:
                     whole = False
                     break
                 read += on_disk
-                for document in piece.documents(PLAIN):
+                for document in piece.documents(reading):
                     written += sample.write("\n".join(document) + "\n\n")
     return 1.0 if whole else read / sum(source.size for source in sources)
 

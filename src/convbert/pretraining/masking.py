@@ -44,7 +44,7 @@ class Masking:
         if not 0 < self.mask_prob < 1:
             raise InputError(f"mask_prob must lie between 0 and 1, got {self.mask_prob}")
         shares = (self.mask_token_prob, self.random_token_prob)
-        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+        if not (min(shares) >= 0 and sum(shares) <= 1 + 1e-9):
             raise InputError(
                 "mask_token_prob and random_token_prob must not be negative and sum to at most 1, "
                 f"got {shares[0]} and {shares[1]}"

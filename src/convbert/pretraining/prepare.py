@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from convbert.errors import InputError
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, Watch
 from convbert.pretraining.corpus.shards import Manifest
-from convbert.pretraining.corpus.sources import PathLike, find_sources
-from convbert.pretraining.data import tokenizer_fingerprint, vocabulary_of
+from convbert.pretraining.corpus.sources import PathLike, overview
+from convbert.pretraining.data import SequenceDataset, tokenizer_fingerprint, vocabulary_of
+from convbert.pretraining.recipes import as_begun
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 from convbert.saving import own_folder, save_tokenizer, whole_folder
 
@@ -25,9 +26,10 @@ class NewVocabulary:
     """A vocabulary to be learned from the corpus; see `train_wordpiece`."""
 
     vocab_size: int = 30_522
-    lowercase: bool = True
+    lowercase: bool | None = None
+    keep_accents: bool | None = None
     min_frequency: int = 2
-    limit_alphabet: int = 1000
+    limit_alphabet: int | None = None
 
 
 def prepare(
@@ -50,13 +52,14 @@ def prepare(
         InputError: the corpus is unusable, the folder holds something else, or another process is at it.
     """
     folder = preparation.folder
-    find_sources(preparation.source)  # what is not there, before a folder is
+    for line in overview(preparation.source):  # what is not there, before a folder is
+        report(f"corpus: {line}")
     loaded = None if isinstance(tokenizer, NewVocabulary) else load_tokenizer(tokenizer)
     with own_folder(folder, "preparing a corpus"):
         preparation.check_folder()
-        learned = vars(tokenizer).copy() if isinstance(tokenizer, NewVocabulary) else None
+        learned = None
         if loaded is None:
-            loaded = _learn(preparation, learned or {}, report)
+            loaded, learned = _learn(preparation, vars(tokenizer).copy(), report)
         vocabulary = vocabulary_of(loaded, learned)
         preparation.check_same(vocabulary)
         if not _holds(folder / "tokenizer", vocabulary):
@@ -64,29 +67,37 @@ def prepare(
                 save_tokenizer(loaded, draft)
         if (manifest := preparation.finished(vocabulary, thorough=True)) is not None:
             report(f"{folder}: is complete")
-            return manifest
-        return preparation.run(vocabulary, watch)
+        else:
+            manifest = preparation.run(vocabulary, watch)
+    for note in SequenceDataset(folder, manifest).notes(vocabulary.unk_id):
+        report(note)
+    return manifest
 
 
-def _learn(preparation: Preparation, settings: dict[str, Any], report: Report) -> PreTrainedTokenizerBase:
-    """The vocabulary that an earlier run in this folder learned by the same settings, or a new one."""
+def _learn(
+    preparation: Preparation, settings: dict[str, Any], report: Report
+) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
+    """The vocabulary that an earlier run in this folder learned by the same settings, or a new one; and the settings
+    as they were noted."""
     folder = preparation.folder / "tokenizer"
     stored = Manifest.read(preparation.folder)
     if stored is not None:
-        if stored.learned != settings:
+        if stored.learned is None or as_begun(stored.learned, settings) != settings:
             raise InputError(
                 f"{preparation.folder}: was prepared with {_told(stored.learned)}, now {_told(settings)}; "
                 "choose another folder"
             )
-        return load_tokenizer(folder)
+        return load_tokenizer(folder), stored.learned
     report(f"learning a vocabulary of {settings['vocab_size']}")
-    return train_wordpiece(
+    learned = train_wordpiece(
         preparation.source,
         output_dir=folder,
         reading=preparation.reading,
         skip_bad=preparation.skip_bad,
+        report=report,
         **settings,
     )
+    return learned, settings
 
 
 def _holds(folder: Path, vocabulary: Vocabulary) -> bool:

@@ -31,8 +31,8 @@ class PretrainingPlan:
         objective: "rtd", replaced token detection; or "mlm", masked language modelling.
         size: published size that the model starts from: "small", "medium_small" or "base".
         model: fields of `ConvBertConfig` that differ from it; `vocab_size` comes from the tokenizer.
-        vocab_size, lowercase, min_frequency, limit_alphabet: see `train_wordpiece`; unused with a given
-            tokenizer.
+        vocab_size, min_frequency, limit_alphabet: see `train_wordpiece`; unused with a given tokenizer.
+        lowercase, keep_accents: likewise, but refused with a given tokenizer, which has decided it.
         sequence_length, min_sequence_length, segments, cross_documents: see `Packing`.
         mask_prob, whole_words: see `Masking`.
         mask_token_prob, random_token_prob: likewise; None stands for the objective's own, 0.85 and 0 with "rtd", 0.8
@@ -74,9 +74,10 @@ class PretrainingPlan:
     size: str = "small"
     model: dict[str, Any] = field(default_factory=dict)
     vocab_size: int = 30522
-    lowercase: bool = True
+    lowercase: bool | None = None
+    keep_accents: bool | None = None
     min_frequency: int = 2
-    limit_alphabet: int = 1000
+    limit_alphabet: int | None = None
     sequence_length: int = 128
     min_sequence_length: int = 16
     segments: str = "one"
@@ -134,6 +135,9 @@ class PretrainingPlan:
             )
         if self.bf16 not in (True, False, "auto"):
             raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
+        for name in ("lowercase", "keep_accents"):
+            if getattr(self, name) not in (True, False, None):
+                raise InputError(f"{name} must be True, False or None, got {getattr(self, name)!r}")
         if self.start_generator_from is not None and (self.objective != "rtd" or self.uniform_generator):
             raise InputError("start_generator_from is given, and this plan has no generator")
         if self.best_figure not in (None, *_FIGURES[self.objective]):
@@ -201,6 +205,9 @@ class PretrainingPlan:
         return dataclasses.asdict(self) | shown
 
     def _check_ranges(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, got {value!r}")
         for name in (
             *("vocab_size", "batch_size", "gradient_accumulation_steps"),
             *("log_every", "evaluate_every", "save_every", "keep_checkpoints", "max_skipped_steps"),
@@ -220,11 +227,11 @@ class PretrainingPlan:
         if self.max_steps is not None and not isinstance(self.max_steps, int):
             raise InputError(f"max_steps must be a whole number, got {self.max_steps!r}")
         for name in (
-            *("warmup_steps", "weight_decay", "seed", "heldout_seed"),
+            *("warmup_steps", "weight_decay", "adam_epsilon", "seed", "heldout_seed"),
             *("generator_weight", "discriminator_weight"),
         ):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a number and not negative, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
@@ -241,6 +248,24 @@ class PretrainingPlan:
                 f"sequence_length ({self.sequence_length}) exceeds the model's max_position_embeddings "
                 f"({config.max_position_embeddings})"
             )
+
+
+_UNDECIDED = {"lowercase": (True,), "keep_accents": (None,), "limit_alphabet": (100, 300, 1000)}
+
+
+def as_begun(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a vocabulary as they were noted, comparable with those that are wanted now.
+
+    Earlier versions had fixed defaults where None now leaves a choice to the text. What they learned by them is kept.
+    """
+    if "keep_accents" in stored or "lowercase" not in stored:
+        return stored
+    kept = {
+        name: None
+        for name, defaults in _UNDECIDED.items()
+        if wanted.get(name) is None and stored.get(name) in defaults
+    }
+    return {**stored, **kept}
 
 
 _PLAN_FIELDS = {plan_field.name for plan_field in dataclasses.fields(PretrainingPlan)}
@@ -260,7 +285,7 @@ def smoke(**overrides: Any) -> PretrainingPlan:
             "max_position_embeddings": 128,
         },
         vocab_size=500,
-        limit_alphabet=100,
+        limit_alphabet=100,  # so that any text, Chinese as well, finds room in 500 rows
         sequence_length=32,
         min_sequence_length=4,
         batch_size=8,
@@ -292,7 +317,6 @@ def tiny(**overrides: Any) -> PretrainingPlan:
             "attention_probs_dropout_prob": 0.0,
         },
         vocab_size=4096,
-        limit_alphabet=300,
         generator_hidden_size=0.5,
         batch_size=8,
         learning_rate=1e-3,
@@ -317,7 +341,6 @@ def embedded(**overrides: Any) -> PretrainingPlan:
             "attention_probs_dropout_prob": 0.0,
         },
         vocab_size=12_288,
-        limit_alphabet=300,
         batch_size=32,
         mask_prob=0.2,  # more to learn from each text, for a run that is short of time and not of text
         learning_rate=1e-3,

@@ -19,12 +19,15 @@ from convbert.errors import InputError
 from convbert.optional import require
 from convbert.pretraining import baselines
 from convbert.pretraining.beginning import begin, check_beginning, resolve_tokenizer
-from convbert.pretraining.corpus.sources import find_sources
+from convbert.pretraining.corpus.sources import Input, find_sources, overview
 from convbert.pretraining.data import (
+    PLAIN,
     EpochSampler,
     PathLike,
+    Reading,
     SequenceDataset,
     Source,
+    open_corpus,
     prepare_sequences,
     prepared_folder,
     tokenizer_fingerprint,
@@ -35,7 +38,7 @@ from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.outcome import write_models
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.watching import ReportPage, watch
-from convbert.saving import own_folder, read_json
+from convbert.saving import own_folder
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights, usable_checkpoint
@@ -76,6 +79,7 @@ def pretrain(
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
     heldout: Source | None = None,
     data_dir: PathLike | None = None,
+    reading: Reading = PLAIN,
     device: str | None = None,
     report: Report = lambda message: print(message, file=sys.stderr, flush=True),
 ) -> PretrainingResult:
@@ -94,6 +98,7 @@ def pretrain(
         tokenizer: a tokenizer or its folder; by default a vocabulary is learned from the corpus.
         heldout: text that is only evaluated on. Without it nothing is evaluated.
         data_dir: folder of the tokenised corpus, if not `output_dir/data`, so that runs can share it.
+        reading: how text is taken from the files of both. Of a prepared corpus that is decided.
         device: "cpu" leaves a GPU unused.
         report: told what is being done, for a reader.
 
@@ -114,17 +119,21 @@ def pretrain(
     arguments_of(plan, folder.root, clock, device, evaluates=heldout is not None)
     with own_folder(folder.root, "training") if is_main else nullcontext():
         is_new = main_first(processes, lambda: is_main and folder.claim(plan))
-        if (metrics := read_json(folder.metrics)) is not None:
+        if (metrics := folder.finished(plan, report)) is not None:
             report(f"{folder.root}: this run has finished")
+            if told := metrics.get("data_notes"):
+                report(told)
             return PretrainingResult(None, folder.model, metrics)
         cache = folder.data if data_dir is None else Path(data_dir)
 
         def begin_run() -> Run:
-            resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report)
-            check_beginning(plan, len(resolved))
+            resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report, reading)
+            check_beginning(plan, resolved)
 
             def prepare(source: Source, name: str) -> SequenceDataset:
-                return prepare_sequences(source, resolved, cache, plan.packing, name=name, report=report)
+                return prepare_sequences(
+                    source, resolved, cache, plan.packing, name=name, reading=reading, report=report
+                )
 
             held = None if heldout is None else prepare(heldout, "heldout")  # the smaller one first
             train = prepare(corpus, "train")
@@ -145,11 +154,18 @@ def pretrain(
 
 
 def _check_sources(corpus: Source, heldout: Source | None, report: Report) -> None:
-    """Refuse what is not there, and tell of held-out text that is trained on."""
-    found = [
-        set(find_sources(source)) if source is not None and prepared_folder(source) is None else set()
-        for source in (corpus, heldout)
-    ]
+    """Refuse what is not there, tell what is, and of held-out text that is trained on."""
+    found: list[set[Input]] = []
+    for name, source in (("train", corpus), ("heldout", heldout)):
+        found.append(set())
+        if source is None:
+            continue
+        if (prepared := prepared_folder(source)) is not None:
+            report(f"{name}: {prepared}, prepared: {open_corpus(prepared).content()}")
+            continue
+        found[-1].update(find_sources(source))
+        for line in overview(source):
+            report(f"{name}: {line}")
     if shared := sorted(map(str, set.intersection(*found))):
         report(f"warning: {shared[0]} is held out and trained on: its figures say nothing about unseen text")
 
@@ -240,11 +256,16 @@ class Run:
         with stop.listening():
             trainer.train(resume_from_checkpoint=checkpoint)
         step = trainer.state.global_step
+        notes = self._data_notes()
         if stop.received is not None and clock.fraction_done(step) < 1.0:
+            for note in notes:
+                self.report(note)
             self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
             return PretrainingResult(stop.received, model_dir=None, metrics={})
         best = trainer.state.best_global_step if self.plan.best_figure is not None else None
         metrics = self._final_metrics(trainer, clock, best)
+        if notes:
+            metrics["data_notes"] = "; ".join(notes)
         if trainer.is_fsdp_enabled or best not in (None, step):
             # Of sharded weights no process has all; the checkpoint that ends every run does.
             objective = build_objective(self.plan, config)
@@ -254,6 +275,8 @@ class Run:
             write_models(
                 self.folder, objective.models(), self.tokenizer, self.plan, metrics, trainer.state.log_history
             )
+            for note in notes:
+                self.report(note)
             self.report(f"model written to {self.folder.model}")
         trainer.accelerator.wait_for_everyone()
         return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
@@ -317,6 +340,14 @@ class Run:
             f"{plan.sequence_length} tokens, {per_step} a step; "
             f"{length}, {precision}, {trainer.args.device}"
         )
+
+    def _data_notes(self) -> list[str]:
+        """What of the texts was not trained on, or not known."""
+        notes = []
+        for name, dataset in (("train", self.train), ("heldout", self.heldout)):
+            if dataset is not None:
+                notes += [f"{name}: {note}" for note in dataset.notes(self.tokenizer.unk_token_id)]
+        return notes
 
     def _final_metrics(self, trainer: ObjectiveTrainer, clock: Clock, best: int | None) -> dict[str, Any]:
         steps, arguments = trainer.state.global_step, trainer.args

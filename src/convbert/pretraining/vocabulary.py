@@ -130,9 +130,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrained
 
 
 def _check_sizes(vocab_size: int, min_frequency: int, coverage: float, limit_alphabet: int | None) -> None:
-    if vocab_size <= len(SPECIAL_TOKENS):
+    if not len(SPECIAL_TOKENS) < vocab_size <= 2**24:  # the trainer takes memory for all of it at once
         raise InputError(
-            f"vocab_size must be above {len(SPECIAL_TOKENS)}, the special tokens; got {vocab_size}"
+            f"vocab_size must be above {len(SPECIAL_TOKENS)}, the special tokens, and at most {2**24}; got {vocab_size}"
         )
     if min_frequency < 1 or (limit_alphabet is not None and limit_alphabet < 1):
         raise InputError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from convbert.pretraining.corpus.packing import Document, Packing
 from convbert.pretraining.corpus.reading import Block, Reading
-from convbert.pretraining.corpus.shards import Layout
+from convbert.pretraining.corpus.shards import EXAMPLE_LENGTH, Counts, Layout
 
 _CHARACTERS_PER_CALL = 1 << 20
 
@@ -23,7 +23,7 @@ class Encoder:
     Args:
         tokenizer: of the `tokenizers` library, or one of transformers' written in Python.
         reading, packing, layout: see there.
-        cls_id, sep_id: special tokens.
+        cls_id, sep_id, unk_id: special tokens.
     """
 
     tokenizer: Any
@@ -32,6 +32,7 @@ class Encoder:
     layout: Layout
     cls_id: int
     sep_id: int
+    unk_id: int = -1
 
     def encode(self, block: Block) -> Encoded:
         """Tokenise and pack.
@@ -39,37 +40,52 @@ class Encoder:
         Raises:
             InputError: the block holds something that is not text.
         """
-        count = 0
+        counts = Counts()
+        documents = self._tokenise(block.documents(self.reading), counts)
+        is_crossed = self.packing.cross_documents
+        sequences: list[np.ndarray] = []
+        seconds: list[int] = []
+        for together in (documents,) if is_crossed else ([document] for document in documents):
+            before = len(sequences)
+            for ids, second in self.packing.pack(together, self.cls_id, self.sep_id):
+                sequences.append(np.array(ids, dtype=self.layout.dtype))
+                seconds.append(second)
+            counts.short_documents += not is_crossed and len(sequences) == before
+        counts.sequences = len(sequences)
+        counts.tokens = sum(map(len, sequences))
+        marks = 2 * len(sequences) + sum(second > 0 for second in seconds)
+        if is_crossed and self.packing.segments == "one":
+            marks -= max(0, counts.documents - 1)
+        counts.dropped_tokens = counts.text_tokens - (counts.tokens - marks)
+        return Encoded(self.layout.to_bytes(sequences, seconds), counts)
 
-        def documents() -> Iterator[Document]:
-            nonlocal count
-            for document in self._tokenise(block.documents(self.reading)):
-                count += 1
-                yield document
-
-        sequences, seconds = [], []
-        for ids, second in self.packing.pack(documents(), self.cls_id, self.sep_id):
-            sequences.append(np.array(ids, dtype=self.layout.dtype))
-            seconds.append(second)
-        data = self.layout.to_bytes(sequences, seconds)
-        return Encoded(data, count, len(sequences), sum(map(len, sequences)))
-
-    def _tokenise(self, documents: Iterable[list[str]]) -> Iterator[Document]:
+    def _tokenise(self, documents: Iterable[list[str]], counts: Counts) -> Iterator[Document]:
         """Documents are handed to the tokenizer by the megabyte."""
         waiting: list[list[str]] = []
         length = 0
         for document in documents:
+            if not document:
+                counts.empty_rows += 1
+                continue
+            counts.documents += 1
             waiting.append(document)
             length += sum(map(len, document))
             if length >= _CHARACTERS_PER_CALL:
-                yield from self._tokenise_together(waiting)
+                yield from self._tokenise_together(waiting, counts)
                 waiting, length = [], 0
-        yield from self._tokenise_together(waiting)
+        yield from self._tokenise_together(waiting, counts)
 
-    def _tokenise_together(self, documents: list[list[str]]) -> Iterator[Document]:
-        encoded = iter(self._ids(list(itertools.chain.from_iterable(documents))))
+    def _tokenise_together(self, documents: list[list[str]], counts: Counts) -> Iterator[Document]:
+        paragraphs = list(itertools.chain.from_iterable(documents))
+        encoded = self._ids(paragraphs)
+        for ids, paragraph in zip(encoded, paragraphs, strict=True):
+            counts.text_tokens += len(ids)
+            if unknown := ids.count(self.unk_id):
+                counts.unknown += unknown
+                counts.example = counts.example or paragraph[:EXAMPLE_LENGTH]
+        ids_of = iter(encoded)
         for document in documents:
-            yield list(itertools.islice(encoded, len(document)))
+            yield list(itertools.islice(ids_of, len(document)))
 
     def _ids(self, paragraphs: list[str]) -> list[list[int]]:
         if not paragraphs:
@@ -85,9 +101,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A shard that is not on disk yet, with its number of documents, sequences, and tokens (special ones too)."""
+    """A shard that is not on disk yet."""
 
     data: bytes
-    documents: int
-    sequences: int
-    tokens: int
+    counts: Counts

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import gzip
+import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from convbert.errors import InputError
 from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
 
 _ROWS = 1000
+_LONGEST_CELL = 1 << 27
 
 Read = Callable[[int], bytes]
 
@@ -64,7 +68,10 @@ def read_rows(source: Input, column: str) -> Iterator[tuple[list[str], int]]:
     Raises:
         InputError: the source cannot be read, or has no such column of text; the message names those it has.
     """
-    rows = _read_dataset(source, column) if isinstance(source, HubDataset) else _read_parquet(source, column)
+    if isinstance(source, HubDataset):
+        rows = _read_dataset(source, column)
+    else:
+        rows = (_read_parquet if source.format == "parquet" else _read_cells)(source, column)
     for texts, share in rows:
         yield [check_text(text, column, source) for text in texts], int(share * source.size)
 
@@ -91,9 +98,71 @@ def check_text(value: Any, column: str, place: object) -> str:
 def no_column(place: object, column: str, names: Iterable[Any]) -> InputError:
     """What to raise where there is no such column among `names`."""
     told = ", ".join(map(str, names)) or "none"
-    return InputError(
-        f"{place}: no column {column!r}; there are {told} (convbert prepare --text-column takes another)"
-    )
+    return InputError(f"{place}: no column {column!r}; there are {told} (--text-column names another)")
+
+
+def _read_cells(source: TextFile, column: str) -> Iterator[tuple[list[str | None], float]]:
+    """The rows of a CSV or TSV file with a header; cells of a TSV file are taken as they are, without quotes."""
+    usual_limit = csv.field_size_limit(_LONGEST_CELL)
+    number, texts = 0, list[str | None]()
+    try:
+        with open_bytes(source) as (read, position):
+            lines = _text_lines(read, source)
+            first = next((line for line in lines if line.strip()), "")
+            rows, names = _rows_of(first, lines, column, source.format)
+            if column not in names:
+                raise no_column(source, column, names)
+            place = names.index(column)
+            for number, row in enumerate(rows, start=1):
+                if row and len(row) != len(names):
+                    raise InputError(
+                        f"{source}: row {number} has {len(row)} cells, and there are {len(names)} columns"
+                    )
+                if row:
+                    texts.append(row[place])
+                if len(texts) >= _ROWS:
+                    yield texts, position() / source.size
+                    texts = []
+            if texts:
+                yield texts, 1.0
+    except csv.Error as error:
+        raise InputError(f"{source}: row {number + 1}: not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(usual_limit)
+
+
+def _rows_of(
+    header: str, lines: Iterator[str], column: str, kind: str
+) -> tuple[Iterator[list[str]], list[str]]:
+    """Rows and names of columns. Commas part the cells of CSV, or semicolons, if they alone find the column."""
+    if kind == "tsv":
+        rows = (line.rstrip("\r\n").split("\t") for line in lines if line.strip())
+        return rows, header.rstrip("\r\n").split("\t")
+    for separator in ",;":
+        reader = csv.reader(itertools.chain([header], lines), strict=True, delimiter=separator)
+        names = next(csv.reader([header], delimiter=separator), [])
+        if column in names:
+            break
+    names = next(reader, []) if column in names else next(csv.reader([header]), [])
+    return reader, names
+
+
+def _text_lines(read: Read, source: TextFile) -> Iterator[str]:
+    """Lines of a file of UTF-8 text with their ends, one block of it in memory at a time."""
+    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    rest, number, at_end = "", 1, False
+    while not at_end:
+        data = read(1 << 20)
+        at_end = not data
+        try:
+            *lines, rest = (rest + decode(data, final=at_end)).split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}: not UTF-8 text after line {number}: {error.reason}") from error
+        for line in lines:
+            number += 1
+            yield f"{line}\n"
+    if rest:
+        yield rest
 
 
 def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | None], float]]:

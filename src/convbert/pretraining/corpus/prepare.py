@@ -12,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from convbert.errors import InputError
 from convbert.pretraining.corpus.encoding import Encoded, Encoder
 from convbert.pretraining.corpus.packing import Packing
@@ -36,7 +38,7 @@ class Vocabulary:
         tokenizer: see `Encoder`.
         fingerprint: see `tokenizer_fingerprint`.
         size: number of tokens.
-        cls_id, sep_id: special tokens.
+        cls_id, sep_id, unk_id: special tokens.
         learned: see `Manifest`.
     """
 
@@ -46,6 +48,7 @@ class Vocabulary:
     cls_id: int
     sep_id: int
     learned: dict[str, Any] | None = None
+    unk_id: int = -1
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class Preparation:
                 manifest.layout,
                 vocabulary.cls_id,
                 vocabulary.sep_id,
+                vocabulary.unk_id,
             )
             manifest.shards = self._make_shards(sources, encoder, manifest, kept, watch)
             self._finish(manifest, sources)
@@ -207,7 +211,7 @@ class Preparation:
     def _kept_shards(self) -> dict[str, Shard]:
         """Whole shards of earlier runs, by file."""
         try:
-            lines = (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+            lines = (self.folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             stored = Manifest.read(self.folder)
             found = [] if stored is None else stored.shards
@@ -252,8 +256,7 @@ class Preparation:
     def _write_shard(self, block: Block, encoded: Encoded, key: str) -> Shard:
         path = self.folder / SHARDS / _file_of(block)
         write_atomically(path, encoded.data)
-        counts = (encoded.documents, encoded.sequences, encoded.tokens)
-        return Shard(path.name, len(encoded.data), sha256_of(path), *counts, key)
+        return Shard(path.name, len(encoded.data), sha256_of(path), key=key, **vars(encoded.counts))
 
     def _leave_nothing_useless(self) -> None:
         """A run that failed before its first shard has nothing to go on from."""
@@ -264,13 +267,10 @@ class Preparation:
                 (self.folder / name).unlink(missing_ok=True)
 
     def _finish(self, manifest: Manifest, sources: Sources) -> None:
-        if not manifest.count("sequences"):
+        if problem := self._useless(manifest, sources):
             for shard in manifest.shards:
                 (self.folder / SHARDS / shard.file).unlink()
-            names = _first_names(sources.inputs)
-            least = self.packing.min_sequence_length - (3 if self.packing.segments == "two" else 2)
-            why = f"; skipped: {'; '.join(sources.skipped[:3])}" if sources.skipped else ""
-            raise InputError(f"{names}: no document has {least} tokens or more{why}")
+            raise InputError(f"{_first_names(sources.inputs)}: {problem}")
         for source, before in zip(sources.inputs, manifest.identity, strict=True):
             if source.identity != before:
                 raise InputError(
@@ -285,6 +285,16 @@ class Preparation:
         for file in (self.folder / SHARDS).iterdir():
             if file.name not in wanted:
                 file.unlink()
+
+    def _useless(self, manifest: Manifest, sources: Sources) -> str | None:
+        """Why nothing could be learned from what was made, if that is so."""
+        if (unknown := manifest.unknown()).is_everything:
+            return f"nothing can be learned: {unknown.sentence()}"
+        if manifest.count("sequences"):
+            return None
+        least = self.packing.min_sequence_length - (3 if self.packing.segments == "two" else 2)
+        why = f"; skipped: {'; '.join(sources.skipped[:3])}" if sources.skipped else ""
+        return f"no document has {least} tokens or more{why}"
 
 
 class _Meter:
@@ -329,8 +339,8 @@ def _journal_line(shard: Shard) -> str:
 
 def _parse_shard(line: str) -> Shard | None:
     try:
-        return Shard(**json.loads(line))
-    except (ValueError, TypeError):  # the last line of a process that was killed
+        return TypeAdapter(Shard).validate_json(line, strict=True)
+    except ValueError:  # the last line of a process that was killed
         return None
 
 

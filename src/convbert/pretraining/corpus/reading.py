@@ -27,7 +27,7 @@ class Reading:
     """How text is taken from sources.
 
     Args:
-        text_column: of JSON lines, Parquet tables and data sets.
+        text_column: of JSON lines, tables and data sets.
         document_per_line: of text files: each line is a document of its own. Otherwise documents end at empty
             lines.
     """
@@ -56,7 +56,7 @@ class Piece:
     first_line: int
 
     def documents(self, reading: Reading) -> Iterator[list[str]]:
-        """Yield documents, each a list of at least one paragraph, stripped.
+        """Yield documents, each a list of paragraphs, stripped; an empty list for a row without text.
 
         Raises:
             InputError: a line is not a JSON object with the text column.
@@ -66,8 +66,7 @@ class Piece:
             yield from _text_documents(self.content, reading.document_per_line)
             return
         for text in self._texts(reading.text_column):
-            if paragraphs := _paragraphs(text.split("\n")):
-                yield paragraphs
+            yield _paragraphs(text.split("\n"))
 
     def _texts(self, column: str) -> Iterable[str]:
         if isinstance(self.content, list):
@@ -170,7 +169,7 @@ def read_pieces(source: Input, reading: Reading, size: int) -> Iterator[tuple[Pi
     Raises:
         InputError: see `Sources.blocks`.
     """
-    if isinstance(source, HubDataset) or source.format == "parquet":
+    if isinstance(source, HubDataset) or source.format in ("parquet", "csv", "tsv"):
         pieces = _row_pieces(source, reading, size)
     else:
         pieces = _line_pieces(source, reading, size)

@@ -10,15 +10,19 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from convbert.errors import InputError
 from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.corpus.sources import Source
+from convbert.schema import read_json
+from convbert.unknown import UnknownTokens
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -65,6 +69,36 @@ class Layout:
         return np.dtype(self.dtype).newbyteorder("<")
 
 
+@dataclass
+class Counts:
+    """What became of the text of a shard.
+
+    Args:
+        documents, sequences, tokens: how many; special tokens included.
+        text_tokens: tokens of the text, before any is dropped. 0: an earlier version did not count.
+        unknown: how many of them are `[UNK]`.
+        short_documents: documents that gave no sequence.
+        dropped_tokens: tokens of the text that are in no sequence: of rests that are too short, and of what was cut.
+        empty_rows: rows of tables and JSON lines without text.
+        example: the beginning of the first paragraph with an `[UNK]`.
+    """
+
+    documents: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    text_tokens: int = 0
+    unknown: int = 0
+    short_documents: int = 0
+    dropped_tokens: int = 0
+    empty_rows: int = 0
+    example: str = ""
+
+
+COUNTED = tuple(entry.name for entry in dataclasses.fields(Counts) if entry.name != "example")
+EXAMPLE_LENGTH = 100
+"""Characters; whoever shows it cuts it further."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One line of the manifest.
@@ -72,17 +106,23 @@ class Shard:
     Args:
         file: its name.
         size, sha256: of the file.
-        documents, sequences, tokens: how many; special tokens included.
         key: hash of the text it was made from, and of how.
+        documents and the others: see `Counts`.
     """
 
-    file: str
-    size: int
+    file: Annotated[str, Field(pattern=r"^\d+\.bin$")]
+    size: NonNegativeInt
     sha256: str
-    documents: int
-    sequences: int
-    tokens: int
+    documents: NonNegativeInt
+    sequences: NonNegativeInt
+    tokens: NonNegativeInt
     key: str
+    text_tokens: int = 0
+    unknown: int = 0
+    short_documents: int = 0
+    dropped_tokens: int = 0
+    empty_rows: int = 0
+    example: str = ""
 
     def problem(self, folder: Path, thorough: bool) -> str | None:
         """What is wrong with the file, if anything: with its size alone, or with what it holds, too."""
@@ -157,11 +197,11 @@ class Manifest:
     """
 
     vocabulary: str
-    vocab_size: int
+    vocab_size: PositiveInt
     packing: Packing
     text_column: str
     document_per_line: bool
-    block_bytes: int
+    block_bytes: PositiveInt
     learned: dict[str, Any] | None = None
     complete: bool = False
     sources: list[dict[str, Any]] = field(default_factory=list)
@@ -187,13 +227,25 @@ class Manifest:
         return hashlib.sha256(json.dumps([self.recipe, content]).encode()).hexdigest()
 
     def count(self, what: str) -> int:
-        """How many "documents", "sequences" or "tokens" all shards hold."""
+        """How many "documents" or whatever else is counted there is in all shards; see `Counts`."""
         return sum(getattr(shard, what) for shard in self.shards)
+
+    def totals(self) -> dict[str, Any]:
+        """All counts, as plain data."""
+        counts: dict[str, Any] = {what: self.count(what) for what in COUNTED}
+        counts["skipped_files"] = len(self.skipped)
+        counts["unknown_example"] = next((shard.example for shard in self.shards if shard.example), "")
+        return counts
+
+    def unknown(self) -> UnknownTokens:
+        """The [UNK] among the tokens of the text; of none where they were not counted."""
+        found = UnknownTokens()
+        found.merge(self.count("text_tokens"), self.count("unknown"), str(self.totals()["unknown_example"]))
+        return found
 
     def to_json(self) -> str:
         """The content of `manifest.json`, with totals for a reader."""
-        totals = {what: self.count(what) for what in ("documents", "sequences", "tokens")}
-        head = {"format": self.format, "fingerprint": self.fingerprint, **totals}
+        head = {"format": self.format, "fingerprint": self.fingerprint, **self.totals()}
         content = head | dataclasses.asdict(self)
         return json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
@@ -205,25 +257,18 @@ class Manifest:
             InputError: it is damaged, or of a later format.
         """
         path = folder / MANIFEST
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["format"] != FORMAT:
-                raise InputError(
-                    f"{path}: format {stored['format']}, this version of convbert reads {FORMAT}"
-                )
-            names = {entry.name for entry in dataclasses.fields(cls)}
-            values = {name: value for name, value in stored.items() if name in names}
-            values["packing"] = Packing(**stored["packing"])
-            values["shards"] = [Shard(**shard) for shard in stored["shards"]]
-            manifest = cls(**values)
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: damaged: {error}") from error
+        stored = read_json(path)
+        version = stored.get("format") if isinstance(stored, dict) else None
+        if version != FORMAT:
+            raise InputError(f"{path}: format {version!r:.20}, this version of convbert reads {FORMAT}")
+        try:
+            manifest = TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path}: damaged: {field}: {first['msg']}") from error
         if stored.pop("checksum", None) != _checksum(stored):
             raise InputError(f"{path}: damaged: its checksum is not that of its content")
         return manifest
@@ -241,6 +286,47 @@ class Manifest:
             if problem := shard.problem(folder, thorough):
                 return problem
         return None
+
+
+def prepared_folder(source: Source) -> Path | None:
+    """The folder that `convbert prepare` made, if `source` is one.
+
+    Raises:
+        InputError: it is one of several sources.
+    """
+    names = [source] if isinstance(source, str | os.PathLike) else list(source)
+    folders = [
+        folder for folder in map(Path, names) if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir()
+    ]
+    if not folders:
+        return None
+    if len(names) > 1:
+        raise InputError(f"{folders[0]}: a prepared corpus is used alone, without other sources")
+    return folders[0]
+
+
+def losses_told(totals: Mapping[str, Any], least: int) -> list[str]:
+    """What of a corpus is not trained on, one sentence a kind; nothing where all of it is.
+
+    Args:
+        totals: see `Manifest.totals`.
+        least: tokens of the shortest sequence.
+    """
+    told = []
+    if number := totals["short_documents"]:
+        told.append(
+            f"{number:,} of {totals['documents']:,} documents are dropped: shorter than {least} tokens with [CLS] "
+            "and [SEP] (min_sequence_length)"
+        )
+    if number := totals["dropped_tokens"]:
+        told.append(
+            f"{number:,} of {totals['text_tokens']:,} tokens are dropped: short documents, short rests and what was cut"
+        )
+    if number := totals["empty_rows"]:
+        told.append(f"{number:,} rows or lines without text are left out")
+    if number := totals["skipped_files"]:
+        told.append(f"{number:,} files are skipped")
+    return told
 
 
 def _checksum(content: dict[str, Any]) -> str:

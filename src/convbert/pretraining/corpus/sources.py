@@ -17,21 +17,30 @@ DATASET = "dataset:"
 """Begins the name of a data set: `dataset:NAME`, `dataset:NAME:CONFIGURATION`, either with `@SPLIT`."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-"""By the end of the name; anything else is text."""
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+"""By the end of the name, in small or capital letters; anything else is text."""
 
-# Collected from a folder, where other files may lie.
-_IN_FOLDERS = (".txt", ".jsonl", ".ndjson", ".parquet")
+# Collected from a folder, where other files may lie: tables often tell about the texts beside them.
+_IN_FOLDERS = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
+_ALONE_IN_FOLDERS = (".csv", ".tsv")
+_SHOWN = 5
 _SAVED_DATASET = ("state.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of text, of JSON objects a line, or a Parquet table.
+    """A file of text, of JSON objects a line, or a table.
 
     Args:
         path: where it is.
-        format: "text", "jsonl" or "parquet".
+        format: "text", "jsonl", "parquet", "csv" or "tsv".
         compression: "gzip", "zstd" or None.
     """
 
@@ -100,7 +109,8 @@ Input = TextFile | HubDataset
 def find_sources(source: Source) -> list[Input]:
     """The parts of a corpus: a file, a glob, a folder, a data set, or several of these.
 
-    Of a folder, the `.txt`, `.jsonl` and `.parquet` files at any depth, compressed (`.gz`, `.zst`) or not.
+    Of a folder, the `.txt`, `.md` (but no README), `.jsonl` and `.parquet` files at any depth, compressed (`.gz`,
+    `.zst`) or not; if there are none, the `.csv` and `.tsv` files.
 
     Returns:
         Data sets, then files, sorted and each once, so that a corpus does not depend on the order in which
@@ -125,6 +135,35 @@ def find_sources(source: Source) -> list[Input]:
     return [*sorted(hub, key=str), *(_describe(path) for path in sorted(files.values()))]
 
 
+def overview(source: Source) -> list[str]:
+    """What a corpus is made of, for a reader: its files and their sizes, and what of its folders is left out."""
+    inputs = find_sources(source)
+    shown = ", ".join(f"{each} ({size_told(each.size)})" for each in inputs[:_SHOWN])
+    more = f", and {len(inputs) - _SHOWN} more" if len(inputs) > _SHOWN else ""
+    total = (
+        f"{len(inputs)} sources, {size_told(sum(each.size for each in inputs))}: " if len(inputs) > 1 else ""
+    )
+    told = [f"{total}{shown}{more}"]
+    taken = {each.path.resolve() for each in inputs if isinstance(each, TextFile)}
+    for name in [source] if isinstance(source, str | os.PathLike) else source:
+        folder = Path(name)
+        if not folder.is_dir() or HubDataset(os.fspath(name)).saved is not None:
+            continue
+        others = [file for file in folder.rglob("*") if file.is_file() and file.resolve() not in taken]
+        if others:
+            names = ", ".join(sorted(file.name for file in others)[:_SHOWN])
+            told.append(f"{folder}: {len(others)} files are no text and left out: {names}")
+    return told
+
+
+def size_told(size: int) -> str:
+    """Bytes as people say them."""
+    if not size:
+        return "size not known"
+    power = min(3, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:,.4g} {('bytes', 'KB', 'MB', 'GB')[power]}"
+
+
 def _parse_dataset(text: str) -> HubDataset:
     rest, _, split = text.removeprefix(DATASET).partition("@")
     name, _, configuration = rest.partition(":")
@@ -142,11 +181,12 @@ def _describe(path: Path) -> TextFile:
 def _expand(name: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
-        found = [file for file in path.rglob("*") if _belongs(file)]
+        files = [file for file in path.rglob("*") if file.is_file()]
+        found = [file for file in files if _ends(file, _IN_FOLDERS) and not _is_readme(file)]
+        found = found or [file for file in files if _ends(file, _ALONE_IN_FOLDERS)]
         if not found:
-            raise InputError(
-                f"{name}: no .txt, .jsonl or .parquet file in this folder (nor .gz or .zst of them)"
-            )
+            told = ", ".join((*_IN_FOLDERS, *_ALONE_IN_FOLDERS))
+            raise InputError(f"{name}: no file of these kinds in this folder: {told}, or .gz or .zst of them")
     elif path.exists():
         found = [path]
     elif glob.has_magic(name):
@@ -158,6 +198,11 @@ def _expand(name: str) -> list[Path]:
     return found
 
 
-def _belongs(file: Path) -> bool:
+def _ends(file: Path, kinds: tuple[str, ...]) -> bool:
     inner = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
-    return inner.suffix.lower() in _IN_FOLDERS and file.is_file()
+    return inner.suffix.lower() in kinds
+
+
+def _is_readme(file: Path) -> bool:
+    """Of the texts, and none of them."""
+    return file.name.lower().startswith("readme.md")
