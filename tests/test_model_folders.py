@@ -379,3 +379,20 @@ def test_transformers_own_class_loads_the_embedded_model_in_single_precision():
     assert {weight.dtype for weight in load_file(embedded.folder() / "model.safetensors").values()} == {
         torch.float16
     }
+
+
+# -------------------------------------------------------------------------------------------- labels of heads
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.int32, torch.int16, torch.float32, torch.float16])
+def test_replaced_tokens_are_labelled_in_numbers_of_any_type(dtype):
+    model = convbert.ConvBertForPreTraining(tiny.config()).eval()
+    ids = torch.randint(5, len(tiny.WORDS), (2, 6))
+    labels = torch.tensor([[0, 1, 0, 0, 1, -100], [1, 1, 0, -100, 0, 0]])
+    judged = torch.sigmoid(model(ids).logits)[labels != -100]
+    expected = torch.nn.functional.binary_cross_entropy(judged, labels[labels != -100].float())
+    assert torch.allclose(model(ids, labels=labels.to(dtype)).loss, expected, atol=1e-5)
+    assert model(ids, labels=labels.clamp(0).bool()).loss.isfinite()
+    for wrong in (labels[:, :5], labels + 1, -labels):
+        with pytest.raises(InputError, match="labels"):
+            model(ids, labels=wrong)
