@@ -149,6 +149,21 @@ def test_without_names_there_are_as_many_labels_as_the_weights_have(case, task, 
     assert [found["score"] for found in answer(task, folder)] == before
 
 
+def test_a_configuration_is_read_without_weights(classifier):
+    (classifier / "model.safetensors").unlink()
+    edit(classifier, id2label=..., label2id=...)
+    assert convbert.ConvBertConfig.from_pretrained(classifier).num_labels == 2
+
+
+@pytest.mark.parametrize("key", ["summary_type", "summary_activation"])
+def test_words_that_multiple_choice_does_not_know_are_named(key, tmp_path):
+    convbert.ConvBertForMultipleChoice(tiny.config()).save_pretrained(tmp_path)
+    edit(tmp_path, **{key: "guess"})
+    with pytest.raises(InputError, match=key) as caught:
+        convbert.load(tmp_path, "multiple-choice")
+    assert str(tmp_path) in str(caught.value)
+
+
 def test_names_that_are_numbers_become_text(classifier):
     edit(classifier, id2label={"0": 0, "1": 1, "2": 2}, label2id={"0": 0, "1": 1, "2": 2})
     assert {found["label"] for found in answer("text-classification", classifier)} == {"0", "1", "2"}
@@ -318,7 +333,9 @@ def test_weights_of_another_framework_alone(name, classifier):
         convbert.load(classifier, "text-classification")
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "..", "no.safetensors", 3, "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "..", "no.safetensors", 3, "a\0b", "n" * 300]
+)
 def test_an_index_that_leads_out_of_the_folder(name, classifier):
     (classifier / "model.safetensors").rename(classifier.parent / "model.safetensors")
     index = {"metadata": {}, "weight_map": {"classifier.dense.bias": name}}

@@ -63,8 +63,11 @@ def check_sizes(folder: Path, config: Any) -> None:
 
 
 def stored_labels(folder: Path) -> int | None:
-    """Labels that the stored head of a classifier tells apart; None where there is no such head."""
-    return _labels({_plain(name): shape for name, shape in (_find(folder) or {}).items()})
+    """Labels that the stored head of a classifier tells apart; None where there is none, or none that can be read."""
+    try:
+        return _labels({_plain(name): shape for name, shape in (_find(folder) or {}).items()})
+    except InputError:  # told to whoever asks for the weights
+        return None
 
 
 def _labels(shapes: Shapes) -> int | None:
@@ -121,7 +124,7 @@ def _shards(index: Path) -> list[Path]:
             or "\\" in name
         ):
             raise InputError(f"{index}: weight_map: {name!r:.60} is no file of this folder")
-        if "\0" in name or not (index.parent / name).is_file():
+        if not os.path.isfile(index.parent / name):  # unlike Path.is_file, of any name
             raise InputError(f"{index}: weight_map: there is no {name!r:.60} in this folder")
     return [index.parent / name for name in sorted(set(weight_map.values()))]
 
