@@ -15,9 +15,8 @@ PACKAGE = Path(convbert.__file__).parent
 FLOORS = [
     {"errors"},
     {"schema", "unknown"},
-    {"config_file", "damage"},
+    {"config_file", "damage", "stored"},
     {"configuration", "tokenization", "optional", "saving", "signals", "embedded", "hub", "page"},
-    {"stored"},
     {"ops"},
     {"layers"},
     {"batch", "inference"},

@@ -81,7 +81,7 @@ TEXTS = {
     "empty": ("", "empty"),
     "white space": (" \t ", "empty"),
     "too long": ("[MASK] " + "cat " * 40, f"43 tokens long and the model reads {tiny.POSITIONS}"),
-    "lone surrogate": ("[MASK] \ud800", "surrogate"),
+    "lone surrogate": ("[MASK] \ud800", "surrogate|UTF-8"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from convbert.schema import Schema, check
 
 Size = Annotated[int, Field(ge=1, le=2**24)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Dtype = Literal["float16", "bfloat16", "float32", "float64"] | None
 TokenId = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 _TRUE_NAMES = {"convbert": "convbert", "conv_bert": "convbert"}
@@ -50,16 +51,18 @@ class ConfigFile(Schema):
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True
     chunk_size_feed_forward: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    problem_type: str | None = None
+    problem_type: (
+        Literal["regression", "single_label_classification", "multi_label_classification"] | None
+    ) = None
     output_attentions: bool | None = False
     output_hidden_states: bool | None = False
     return_dict: bool | None = True
     torchscript: bool | None = False
-    dtype: str | None = None
-    torch_dtype: str | None = None
+    dtype: Dtype = None
+    torch_dtype: Dtype = None
     attn_implementation: str | None = None
     transformers_version: str | None = None
-    summary_type: str = "last"
+    summary_type: Literal["last", "first", "mean", "cls_index", "attn"] = "last"
     summary_use_proj: bool | None = None
     summary_activation: str | None = None
     summary_proj_to_labels: bool | None = None
@@ -86,33 +89,9 @@ def read_config_file(content: Any, source: object = "config.json") -> dict[str, 
             f"{source}: quantization_config: weights that were quantised elsewhere cannot be read"
         )
     check(ConfigFile, content, source)
-    for name in ("dtype", "torch_dtype"):
-        if content.get(name) not in (None, "float32", "float16", "bfloat16", "float64"):
-            raise InputError(f"{source}: {name}: must be a kind of float, got {content[name]!r:.60}")
     content["architectures"] = _architectures(content.get("architectures"), source)
     _set_labels(content, source)
-    return {name: value for name, value in content.items() if _may_be_set(name)}
-
-
-def _may_be_set(name: str) -> bool:
-    """Whether a key may become an attribute: not one of Python's, nor one that transformers keeps for itself."""
-    return bool(re.fullmatch(r"[A-Za-z]\w*", name)) and name not in _RESERVED
-
-
-_RESERVED = {
-    *("num_kept_heads", "head_size", "small", "medium_small", "base", "check_sizes", "use_return_dict"),
-    *(
-        "to_dict",
-        "from_dict",
-        "from_pretrained",
-        "save_pretrained",
-        "to_json_string",
-        "to_diff_dict",
-        "update",
-    ),
-    *("get_text_config", "get_config_dict", "validate", "attribute_map", "sub_configs", "per_layer_config"),
-    *("rope_parameters", "rope_scaling", "layer_types", "config_class", "auto_map", "name_or_path"),
-}
+    return content
 
 
 def _architectures(found: Any, source: object) -> list[str] | None:
@@ -140,9 +119,8 @@ def _set_labels(content: dict[str, Any], source: object) -> None:
             content["num_labels"] = count
         return
     names = _names(labels, source)
-    if count is not None and count != len(names):
-        if any(name != f"LABEL_{number}" for number, name in enumerate(names)):
-            raise InputError(f"{source}: num_labels is {count}, and id2label has {len(names)} names")
+    are_defaults = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+    if count is not None and count != len(names) and are_defaults:
         names = [f"LABEL_{number}" for number in range(count)]
     content["id2label"] = dict(enumerate(names))
     content["label2id"] = {name: number for number, name in enumerate(names)}

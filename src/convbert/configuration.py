@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -12,6 +15,7 @@ from convbert.config_file import ConfigFile, read_config_file
 from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.schema import check
+from convbert.stored import stored_labels
 
 
 @strict
@@ -91,6 +95,11 @@ class ConvBertConfig(PreTrainedConfig):
             return self.attention_head_size
         return (self.hidden_size // self.num_kept_heads) // 2
 
+    @property
+    def is_classifier(self) -> bool:
+        """The head of the model that this comes from has a row for each label."""
+        return any("Classification" in name for name in self.architectures or ())
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As transformers', with errors that name the folder.
@@ -98,8 +107,15 @@ class ConvBertConfig(PreTrainedConfig):
         Raises:
             InputError: no such folder, one of another model, or a damaged `config.json`.
         """
-        with naming_damage(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        folder = pretrained_model_name_or_path
+        with naming_damage(folder):
+            found = super().from_pretrained(folder, *args, **kwargs)
+            if isinstance(folder, (str, os.PathLike)) and not kwargs.keys() & {"num_labels", "id2label"}:
+                _count_labels(
+                    found[0] if isinstance(found, tuple) else found,
+                    Path(folder, kwargs.get("subfolder") or ""),
+                )
+            return found
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -109,10 +125,17 @@ class ConvBertConfig(PreTrainedConfig):
             InputError: it is of another model, or a key has another type or range.
         """
         content = read_config_file(config_dict)
-        if "num_labels" in kwargs:
+        if kwargs.get("num_labels") not in (None, len(content.get("id2label") or ())):
             content.pop("id2label", None)
             content.pop("label2id", None)
-        return super().from_dict(content, **kwargs)
+        return super().from_dict({name: x for name, x in content.items() if cls._may_set(name)}, **kwargs)
+
+    @classmethod
+    def _may_set(cls, name: str) -> bool:
+        """Whether a key of a file may become an attribute: not one that is code, or transformers' own."""
+        if name in {field.name for field in fields(cls)} | {"num_labels", "output_attentions", "torch_dtype"}:
+            return True
+        return name.isidentifier() and name[0] != "_" and not hasattr(cls, name)
 
     def to_dict(self) -> dict[str, Any]:
         """As transformers' own, with our two keys left out while they are unset."""
@@ -172,6 +195,14 @@ class ConvBertConfig(PreTrainedConfig):
     def base(cls, **overrides: Any) -> ConvBertConfig:
         """ConvBERT-base of the paper (106 M parameters)."""
         return cls(**{**_BASE, **overrides})
+
+
+def _count_labels(config: ConvBertConfig, folder: Path) -> None:
+    """Where labels have no names of their own, there are as many as the stored head has rows."""
+    names = config.id2label or {}
+    are_numbers = all(name == f"LABEL_{number}" for number, name in names.items())
+    if config.is_classifier and folder.is_dir() and are_numbers:
+        config.num_labels = stored_labels(folder) or config.num_labels
 
 
 def original_head_size(hidden_size: int, num_attention_heads: float, head_ratio: int) -> int | None:

@@ -16,10 +16,7 @@ from convbert.errors import InputError
 
 @contextmanager
 def naming_damage(source: object) -> Iterator[None]:
-    """Turn what transformers, safetensors and torch say about a damaged folder into an `InputError` that names it.
-
-    Weights of other shapes than the configuration says keep transformers' own RuntimeError, which names the tensors.
-    """
+    """Turn what transformers, safetensors and torch say about a damaged folder into an `InputError` that names it."""
     try:
         yield
     except InputError as error:
@@ -38,6 +35,11 @@ def _problem(error: Exception) -> str | None:
     is_cut_zip = isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
     if isinstance(error, SafetensorError) or is_cut_zip:
         return f"the weights are damaged ({error})"
+    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
+        return (
+            "the weights have other shapes than the configuration says (transformers lists them above); "
+            "ignore_mismatched_sizes=True starts these anew"
+        )
     if isinstance(error, pickle.UnpicklingError | EOFError):
         return "the weights are a pickle with more than tensors in it, or damaged; it was not run. Ask for safetensors"
     if isinstance(error, json.JSONDecodeError | KeyError):

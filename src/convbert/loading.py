@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from convbert.heads.token_classification import ConvBertForTokenClassification
 from convbert.hub import check_hub
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
 from convbert.precision import Precision, check_precision, set_precision
+from convbert.stored import check_sizes
 
 Device = str | int | torch.device | None
 PathLike = str | os.PathLike[str]
@@ -108,10 +110,7 @@ def load_filled(
         optional_head: what lies above the encoder may be missing.
     """
     options: dict[str, Any] = {} if config is None else {"config": config}
-    with quiet_loading():
-        model, info = model_class.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+    model, info = _from_pretrained(model_class, source, dtype=torch.float32, **options)
     missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
     if optional_head:
         missing = [name for name in missing if name.startswith(f"{model_class.base_model_prefix}.")]
@@ -119,28 +118,35 @@ def load_filled(
         raise InputError(
             f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
         )
-    _use(model, source)
-    return model
+    return ready(model, source)
 
 
-def _use(model: ConvBertPreTrainedModel, source: str) -> None:
-    """Refuse weights that are not finite, and forget what the folder wants returned: that is its caller's to say."""
-    check_finite_weights(model, source)
+def _from_pretrained(model_class: type[ConvBertPreTrainedModel], source: str, **options: Any) -> Any:
+    """The model and transformers' report of what did not fit, which is the caller's to judge."""
+    if os.path.isdir(source):
+        check_sizes(Path(source), ConvBertConfig.from_pretrained(source))
+    with quiet_loading():
+        return model_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+
+
+def ready(model: ConvBertPreTrainedModel, source: object) -> ConvBertPreTrainedModel:
+    """The model, without the switches of its configuration that ask for more than answers.
+
+    Raises:
+        InputError: a weight is NaN or infinite, so that no answer would mean anything.
+    """
     config = model.config
     config.output_attentions = config.output_hidden_states = False
     config.return_dict = True
-
-
-def check_finite_weights(model: torch.nn.Module, source: object) -> None:
-    """Refuse weights with NaN or infinities, from which no answer means anything.
-
-    Raises:
-        InputError: naming the first of them.
-    """
     for name, weight in model.named_parameters():
         # A sum costs little, but can overflow.
         if not weight.sum().isfinite() and not weight.isfinite().all():
-            raise InputError(f"{source}: the weights hold NaN or infinite numbers, the first in {name}")
+            raise InputError(
+                f"{source}: {name} holds NaN or infinity: the model is damaged, or its training failed"
+            )
+    return model
 
 
 def find_task(task: str) -> str:
@@ -182,16 +188,9 @@ def _embedded_folder(task: str) -> str:
 def _read(source: str, task: str) -> ConvBertPreTrainedModel:
     """The model as it is stored, on the CPU."""
     check_source(source)
-    options = {"dtype": "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        with quiet_loading():
-            model, report = TASKS[task].model.from_pretrained(source, **options)
-    except InputError as error:
-        # A contradiction within the configuration does not say which folder it is from.
-        raise error if source in str(error) else InputError(f"{source}: {error}") from error
+    model, report = _from_pretrained(TASKS[task].model, source, dtype="auto")
     _check_report(source, task, report)
-    _use(model, source)
-    return model
+    return ready(model, source)
 
 
 def check_source(source: str) -> None:

@@ -33,9 +33,9 @@ from convbert.layers import (
 from convbert.ops import Backend
 from convbert.ops._torch_internals import is_listened_to
 from convbert.saving import save_model
-from convbert.stored import prepare_loading
+from convbert.stored import check_sizes, prepare_loading
 
-_CHOOSES_WEIGHTS = {"state_dict", "key_mapping", "variant", "gguf_file", "use_safetensors"}
+_CHOOSES_WEIGHTS = {"state_dict", "key_mapping", "variant", "gguf_file"}
 
 
 @dataclass
@@ -83,18 +83,23 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         """
         folder = pretrained_model_name_or_path
         with naming_damage(folder):
-            if isinstance(folder, (str, os.PathLike)) and not _CHOOSES_WEIGHTS & kwargs.keys():
+            is_ours = cls.__module__.startswith("convbert.")  # other classes have names of their own
+            if is_ours and isinstance(folder, (str, os.PathLike)) and not _CHOOSES_WEIGHTS & kwargs.keys():
                 place = Path(folder, kwargs.get("subfolder") or "")
                 if (place / "config.json").is_file():
-                    kwargs |= prepare_loading(place)
+                    kwargs |= prepare_loading(place, kwargs.get("use_safetensors"))
+                    if "config" not in kwargs and not kwargs.get("ignore_mismatched_sizes"):
+                        check_sizes(place, ConvBertConfig.from_pretrained(place))
             return super().from_pretrained(folder, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As transformers', but a full disk leaves the folder as it was.
+        """As transformers', but under the published names whatever the weights were loaded as, and a full disk leaves
+        the folder as it was.
 
         Raises:
             InputError: the folder cannot be written.
         """
+        kwargs.setdefault("save_original_format", False)
         save_model(super().save_pretrained, save_directory, *args, **kwargs)
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from convbert.damage import naming_damage
 from convbert.errors import InputError
 from convbert.schema import read_json
 
@@ -24,53 +23,82 @@ _ELSEWHERE = {
     "model_state.pdparams": "PaddlePaddle",
 }
 _ANCHOR = "embeddings.word_embeddings.weight"
-_WRAPPER = re.compile(r"(?:(?:module|model|_orig_mod|network|net|state_dict|model_state_dict)\.)+")
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"}
+_OUTER = _WRAPPERS | {"model", "network", "net", "state_dict", "model_state_dict"}
 _INNER = ("state_dict", "model_state_dict", "model", "module")
 
 
-def prepare_loading(folder: Path) -> dict[str, Any]:
+def prepare_loading(folder: Path, use_safetensors: bool | None = None) -> dict[str, Any]:
     """What `from_pretrained` must be told to read the weights of a folder: nothing, if they have their usual names.
 
     Raises:
-        InputError: there are none that can be read, an index leads out of the folder, their names are of no ConvBERT,
-            or their shapes are others than `config.json` says.
+        InputError: there are none that can be read, an index leads out of the folder, or their names are of no
+            ConvBERT.
     """
-    options: dict[str, Any] = {}
-    found = _find(folder)
-    if found is None:
-        return options
-    shapes = found
+    shapes = _find(folder, use_safetensors) or {}
     anchors = [name for name in shapes if name.endswith(_ANCHOR)]
-    if len(anchors) != 1:
-        example = next(iter(shapes), "none")
+    if shapes and len(anchors) != 1:
         what = f"several of them end in {_ANCHOR}" if anchors else f"none ends in {_ANCHOR}"
         raise InputError(
-            f"{folder}: the names of the weights are not those of a ConvBERT ({example}, ...): {what}"
+            f"{folder}: the names of the weights are not those of a ConvBERT ({next(iter(shapes))}, ...): {what}"
         )
-    prefix = anchors[0].removesuffix(_ANCHOR).removesuffix("convbert.")
-    if prefix and not _WRAPPER.fullmatch(prefix):
+    if anchors and _plain(anchors[0]) not in (_ANCHOR, f"convbert.{_ANCHOR}"):
         raise InputError(
-            f"{folder}: the names of the weights begin with {prefix!r}, as in {anchors[0]}; without that, or with "
-            '"convbert.", they could be read'
+            f"{folder}: the names of the weights begin with {_plain(anchors[0]).removesuffix(_ANCHOR)!r}, as in "
+            f'{anchors[0]}; without that, or with "convbert.", they could be read'
         )
-    plain = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-    _compare(folder, read_json(folder / "config.json"), plain)
-    if prefix:
-        options["key_mapping"] = {f"^{re.escape(prefix)}": ""}
-    return options
+    # Name by name: transformers applies one rule after the other, and a short one would spoil a longer one's match.
+    renamed = {f"^{re.escape(name)}$": _plain(name) for name in shapes if _plain(name) != name}
+    return {"key_mapping": renamed} if renamed else {}
 
 
-def _find(folder: Path) -> Shapes | None:
-    """Names and shapes."""
+def check_sizes(folder: Path, config: Any) -> None:
+    """Refuse the `config` of a folder when the weights in it have other sizes.
+
+    Raises:
+        InputError: naming both sizes, or the file that cannot be read.
+    """
+    if shapes := _find(folder):
+        _compare(folder, config, {_plain(name): shape for name, shape in shapes.items()})
+
+
+def stored_labels(folder: Path) -> int | None:
+    """Labels that the stored head of a classifier tells apart; None where there is none, or none that can be read."""
+    try:
+        return _labels({_plain(name): shape for name, shape in (_find(folder) or {}).items()})
+    except InputError:  # told to whoever asks for the weights
+        return None
+
+
+def _labels(shapes: Shapes) -> int | None:
+    rows = shapes.get("classifier.out_proj.bias") or shapes.get("classifier.bias")
+    return rows[0] if rows else None
+
+
+def _plain(name: str) -> str:
+    """A name without what wrappers have put there."""
+    parts = name.split(".")
+    while parts and parts[0] in _OUTER:
+        parts.pop(0)
+    return ".".join(part for part in parts if part not in _WRAPPERS)
+
+
+def _find(folder: Path, use_safetensors: bool | None = None) -> Shapes | None:
+    """Names and shapes of the weights that transformers would read; None where they are of a kind of their own.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
     for name in _WHOLE:
+        is_safe = name == _WHOLE[0]
+        if use_safetensors is not None and use_safetensors != is_safe:
+            continue
+        read = _header if is_safe else _pickled
         whole, index = folder / name, folder / f"{name}.index.json"
         if whole.is_file():
-            return _header(whole) if name == _WHOLE[0] else _pickled(whole)
+            return read(whole)
         if index.is_file():
-            shapes: Shapes = {}
-            for shard in _shards(index):
-                shapes |= _header(shard) if name == _WHOLE[0] else _pickled(shard)
-            return shapes
+            return {tensor: shape for shard in _shards(index) for tensor, shape in read(shard).items()}
     if any(file.name.startswith(("adapter_", "model.", "pytorch_model.")) for file in folder.iterdir()):
         return None  # an adapter, or a variant of the weights
     for name, framework in _ELSEWHERE.items():
@@ -96,7 +124,7 @@ def _shards(index: Path) -> list[Path]:
             or "\\" in name
         ):
             raise InputError(f"{index}: weight_map: {name!r:.60} is no file of this folder")
-        if "\0" in name or not (index.parent / name).is_file():
+        if not os.path.isfile(index.parent / name):  # unlike Path.is_file, of any name
             raise InputError(f"{index}: weight_map: there is no {name!r:.60} in this folder")
     return [index.parent / name for name in sorted(set(weight_map.values()))]
 
@@ -153,12 +181,7 @@ def _load(path: Path, place: str) -> Any:
         ) from error
 
 
-def _compare(folder: Path, config: Any, shapes: Shapes) -> None:
-    """Refuse a configuration of other sizes than the weights have."""
-    from convbert.configuration import ConvBertConfig
-
-    with naming_damage(folder):
-        own = ConvBertConfig.from_dict(config)
+def _compare(folder: Path, own: Any, shapes: Shapes) -> None:
     base = "convbert." if f"convbert.{_ANCHOR}" in shapes else ""
     layer = re.compile(re.escape(base) + r"encoder\.layer\.(\d{1,6})\.")
     numbers = {int(match[1]) for name in shapes if (match := layer.match(name))}
@@ -181,11 +204,13 @@ def _compare(folder: Path, config: Any, shapes: Shapes) -> None:
             1,
             own.conv_kernel_size,
         ),
-        "classifier.out_proj.bias": (own.num_labels,),
     }
     for name, shape in wanted.items():
         if name in shapes and shapes[name] != shape:
             _refuse(folder, f"{name} is {shapes[name]}", f"the configuration says {shape}")
+    labels = _labels(shapes) if own.is_classifier else None
+    if labels not in (None, own.num_labels):
+        _refuse(folder, f"there are {labels} labels", f"id2label has {own.num_labels} names")
 
 
 def _refuse(folder: Path, stored: str, said: str) -> None:

@@ -1,19 +1,23 @@
 """Runs that begin with trained weights."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from convbert import ConvBertForMaskedLM, embedded
+from convbert import ConvBertForMaskedLM, ConvBertTokenizer, ConvBertTokenizerFast, embedded
 from convbert.cli import main
 from convbert.errors import InputError
 from convbert.pretraining.beginning import begin, check_beginning
+from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.objective import build_objective
+from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import recipe, smoke
 from convbert.pretraining.run import pretrain
-from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
+from convbert.pretraining.vocabulary import load_tokenizer
 
 FIELDS = {"vocab_size": 200, "bf16": False, "max_steps": 4, "save_every": 2, "log_every": 1}
 
@@ -156,3 +160,146 @@ def test_the_command_line_names_a_source_that_is_none(source, corpus, tmp_path, 
     )
     assert code == 2
     assert source in capsys.readouterr().err
+
+
+def reordered(folder, first, **rules):
+    """A tokenizer of the model's words, the ordinary ones in the opposite order."""
+    words = (first / "model/vocab.txt").read_text(encoding="utf-8").splitlines()
+    words = [*words[:5], *reversed(words[5:])]
+    ConvBertTokenizerFast(vocab={word: row for row, word in enumerate(words)}, **rules).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def same_words(folder, first, **rules):
+    words = (first / "model/vocab.txt").read_text(encoding="utf-8").splitlines()
+    ConvBertTokenizerFast(vocab={word: row for row, word in enumerate(words)}, **rules).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.mark.parametrize("which", ["start_from", "start_generator_from"])
+def test_other_words_in_as_many_rows_are_refused(first, corpus, tmp_path, which):
+    plan = smoke(**FIELDS, **{which: str(first / ("model" if which == "start_from" else "generator"))})
+    words = reordered(tmp_path / "words", first)
+    with pytest.raises(InputError, match=r"row 5 is .* there, .* here"):
+        pretrain(plan, corpus, tmp_path / "run", tokenizer=words, report=lambda message: None)
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    "rules", [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
+)
+def test_other_rules_for_the_same_words_are_refused(first, tmp_path, rules):
+    plan = smoke(**FIELDS, start_from=str(first / "model"))
+    words = load_tokenizer(same_words(tmp_path / "words", first, **rules))
+    with pytest.raises(InputError, match="other rules"):
+        check_beginning(plan, words)
+
+
+def test_the_same_words_and_rules_are_taken_in_either_class_and_without_a_tokenizer_beside_the_weights(
+    first, tmp_path
+):
+    words = load_tokenizer(same_words(tmp_path / "words", first))
+    check_beginning(smoke(**FIELDS, start_from=str(first / "model")), words)
+    slow = ConvBertTokenizer.from_pretrained(first / "model")
+    check_beginning(smoke(**FIELDS, start_from=str(first / "model")), slow)
+    shutil.copytree(first / "model", tmp_path / "bare")
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        (tmp_path / "bare" / name).unlink()
+    check_beginning(smoke(**FIELDS, start_from=str(tmp_path / "bare")), words)
+
+
+def test_a_corpus_prepared_with_other_words_is_refused(first, corpus, tmp_path):
+    words = reordered(tmp_path / "words", first)
+    packing = smoke(**FIELDS).packing
+    prepare(Preparation(corpus, tmp_path / "prepared", packing), words)
+    plan = smoke(**FIELDS, start_from=str(first / "model"))
+    with pytest.raises(InputError, match="another vocabulary"):
+        pretrain(plan, tmp_path / "prepared", tmp_path / "run", report=lambda message: None)
+
+
+@pytest.mark.parametrize("choice", [{"lowercase": False}, {"keep_accents": True}])
+def test_a_given_vocabulary_has_decided_case_and_accents(first, corpus, tokenizer, tmp_path, choice):
+    (name,) = choice
+    quiet = {"device": "cpu", "report": lambda message: None}
+    with pytest.raises(InputError, match=name):
+        pretrain(smoke(**FIELDS, **choice), corpus, tmp_path / "a", tokenizer=tokenizer, **quiet)
+    with pytest.raises(InputError, match=name):
+        pretrain(smoke(**FIELDS, **choice, start_from=str(first / "model")), corpus, tmp_path / "b", **quiet)
+
+
+@pytest.fixture(scope="module")
+def accented(tmp_path_factory):
+    text = tmp_path_factory.mktemp("text") / "accents.txt"
+    text.write_text(
+        "\n".join(["The old Café in München likes a señor near the river."] * 60), encoding="utf-8"
+    )
+    return text
+
+
+@pytest.mark.parametrize(
+    ("options", "piece", "missing"),
+    [
+        (["--cased"], "M", None),
+        (["--lowercase", "--strip-accents"], "u", "ü"),
+        (["--lowercase", "--keep-accents"], "ü", "M"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["pretrain", "prepare"])
+def test_case_and_accents_are_options_of_both_commands(
+    accented, tmp_path, capsys, options, piece, missing, verb
+):
+    command = [verb, "--corpus", str(accented), "--output", str(tmp_path / "out"), *options]
+    if verb == "pretrain":
+        command += ["--recipe", "smoke", "--device", "cpu", "--max-steps", "1"]
+    else:
+        command += ["--vocab-size", "300"]
+    assert main(command) == 0
+    vocabulary = (tmp_path / "out/tokenizer/vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert piece in vocabulary
+    assert missing not in vocabulary
+    assert main(command) == 0
+    assert main([*command, "--cased" if "--lowercase" in options else "--lowercase"]) == 2
+    assert "lowercase" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "prepare"])
+def test_what_the_vocabulary_is_like_is_said(accented, tmp_path, capsys, verb):
+    command = [verb, "--corpus", str(accented), "--output", str(tmp_path / "out")]
+    main([*command, *(["--recipe", "smoke", "--max-steps", "1"] if verb == "pretrain" else [])])
+    said = capsys.readouterr().err
+    assert "--keep-accents" in said
+    assert "[UNK]: 0.00%" in said
+
+
+def test_a_run_of_an_earlier_version_goes_on(corpus, tmp_path):
+    folder = tmp_path / "run"
+    quiet = {"device": "cpu", "report": lambda message: None}
+    pretrain(smoke(**FIELDS), corpus, folder, **quiet)
+    (folder / "metrics.json").unlink()
+    stored = json.loads((folder / "plan.json").read_text())
+    del stored["keep_accents"]
+    older = stored | {"lowercase": True, "limit_alphabet": 100}
+    (folder / "plan.json").write_text(json.dumps(older))
+    with pytest.raises(InputError, match="lowercase was True, now False"):
+        pretrain(smoke(**FIELDS, lowercase=False), corpus, folder, **quiet)
+    assert pretrain(smoke(**FIELDS), corpus, folder, **quiet).finished
+    (folder / "metrics.json").unlink()
+    (folder / "plan.json").write_text(json.dumps(older | {"lowercase": False}))
+    with pytest.raises(InputError, match="lowercase was False, now None"):
+        pretrain(smoke(**FIELDS), corpus, folder, **quiet)
+
+
+def test_a_corpus_that_an_earlier_version_prepared_is_complete(corpus, tmp_path):
+    preparation = Preparation(corpus, tmp_path / "made")
+    made = prepare(preparation, NewVocabulary(200))
+    older = {"vocab_size": 200, "lowercase": True, "min_frequency": 2, "limit_alphabet": 1000}
+    (tmp_path / "made/manifest.json").write_text(replace(made, learned=older).to_json())
+    said: list[str] = []
+    assert prepare(preparation, NewVocabulary(200), report=said.append).fingerprint == made.fingerprint
+    assert any("is complete" in line for line in said)
+    with pytest.raises(InputError, match="lowercase"):
+        prepare(preparation, NewVocabulary(200, lowercase=False))

@@ -297,7 +297,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda text: text[:-20], "manifest.json: damaged"),
+            (lambda text: text[:-20], "manifest.json: not JSON"),
             (lambda text: text.replace('"sequences": ', '"sequences": 1'), "manifest.json: damaged"),
             (lambda text: text.replace('"format": 1', '"format": 7'), "format 7, this version"),
             (lambda text: "[]", "manifest.json: damaged"),

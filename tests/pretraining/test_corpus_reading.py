@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from convbert.errors import InputError
 from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
-from convbert.pretraining.corpus.sources import HubDataset, find_sources
+from convbert.pretraining.corpus.sources import HubDataset, find_sources, overview
 
 DOCUMENTS = [["one", "two words"], ["drei äöü"], ["四"], ["five", "six", "seven"]]
 
@@ -214,3 +215,65 @@ def test_a_null_is_an_empty_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "a"}\n')
     pq.write_table(pa.table({"text": [None, "b"]}), tmp_path / "b.parquet")
     assert read(tmp_path) == [[], ["a"], [], ["b"]]  # counted: see `Counts`
+
+
+TABLE = 'id,text,label\n1,"one, with a comma\nand ""two"" lines",x\n2,three,y\n3,,z\n'
+EXPECTED = [["one, with a comma", 'and "two" lines'], ["three"], []]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.csv.gz", "a.csv.zst"])
+def test_a_column_of_csv(tmp_path, name):
+    packed = {".gz": gzip.compress, ".zst": zstd}.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(packed(b"\xef\xbb\xbf" + TABLE.encode()))
+    assert read(tmp_path / name) == EXPECTED
+    assert read(tmp_path / name, reading=Reading("label")) == [["x"], ["y"], ["z"]]
+
+
+def test_semicolons_and_tabs_part_cells_too(tmp_path):
+    (tmp_path / "a.csv").write_text("id;text\n1;a, b\n2;c\n")
+    (tmp_path / "b.tsv").write_text('id\ttext\n1\t"a\n2\tb, c\n')
+    assert read(tmp_path / "a.csv") == [["a, b"], ["c"]]
+    assert read(tmp_path / "b.tsv") == [['"a'], ["b, c"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id,body\n1,a\n", "no column 'text'; there are id, body"),
+        ("id,text\n1,a,b\n", "row 1 has 3 cells"),
+        ('id,text\n1,a\n2,"b\n', "row 2"),
+        ("id,text\n1,\xff\n", "not UTF-8"),
+        ("id,text\n", "is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_named(tmp_path, content, said):
+    (tmp_path / "a.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"a\.csv.*{said}"):
+        read(tmp_path / "a.csv")
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    (tmp_path / "A.TXT").write_text("one\n\ntwo\n")
+    (tmp_path / "B.JSONL").write_text('{"text": "three"}\n')
+    (tmp_path / "C.TXT.GZ").write_bytes(gzip.compress(b"four\n"))
+    assert read(tmp_path) == [["one"], ["two"], ["three"], ["four"]]
+
+
+def test_a_folder_of_markdown_and_what_of_a_folder_is_left_out(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/chapter.md").write_text("# One\n\ntwo\n")
+    (tmp_path / "README.md").write_text("about the chapters\n")
+    (tmp_path / "about.csv").write_text("file,year\nchapter.md,1900\n")
+    assert read(tmp_path) == [["# One"], ["two"]]
+    names, left_out = overview(tmp_path)
+    assert "chapter.md (11 bytes)" in names
+    assert "2 files" in left_out
+    assert "README.md" in left_out
+    assert "about.csv" in left_out
+
+
+def test_a_folder_of_tables(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"text\none\n"))
+    (tmp_path / "b.tsv").write_text("text\ntwo\n")
+    assert read(tmp_path) == [["one"], ["two"]]
+    assert overview(tmp_path)[0].startswith("2 sources")

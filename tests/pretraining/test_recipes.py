@@ -150,3 +150,22 @@ def test_mistakes_are_named(changes, message):
 def test_unknown_recipe_lists_the_known():
     with pytest.raises(InputError, match="embedded"):
         recipe("large")
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "mask_token_prob", "adam_epsilon", "learning_rate"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused(name, value):
+    with pytest.raises(InputError, match=name):
+        smoke(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["lowercase", "keep_accents"])
+def test_case_and_accents_are_true_false_or_left_to_the_text(name):
+    assert getattr(smoke(), name) is None
+    with pytest.raises(InputError, match=name):
+        smoke(**{name: "yes"})
+
+
+def test_the_text_decides_how_many_characters_are_kept():
+    limited = {name for name in RECIPES if recipe(name).limit_alphabet is not None}
+    assert limited == {"smoke"}  # of 500 rows

@@ -12,7 +12,7 @@ from convbert.errors import InputError
 from convbert.finetuning.data import Example, Feature, Kind, Prediction, Report
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs, write_json
-from convbert.finetuning.inference import Split, ready
+from convbert.finetuning.inference import Split
 from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
@@ -77,7 +77,7 @@ class FinetunedModel:
         kind = kind_of_model(chosen, config, name)
         plan = noted[1] if noted else recipe(chosen, config, max_length=config.max_position_embeddings)
         place = find_device(device)
-        model = ready(load_filled(kind.model_class, name), name)
+        model = load_filled(kind.model_class, name)
         if precision is not None:
             set_precision(model, cast(Precision, precision), place)
         return cls(name, model.to(place).eval(), read_tokenizer(name), kind, plan)

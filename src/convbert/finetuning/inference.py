@@ -93,19 +93,3 @@ def run_features(
             outputs.update(zip(numbers, found, strict=True))
     model.train(was_training)
     return [outputs[number] for number in range(len(features))]
-
-
-def ready(model: ConvBertPreTrainedModel, source: str) -> ConvBertPreTrainedModel:
-    """The model, without the switches of its configuration that ask for more than answers.
-
-    Raises:
-        InputError: a weight is no number, and so no answer would be one.
-    """
-    model.config.return_dict = True
-    model.config.output_attentions = model.config.output_hidden_states = False
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise InputError(
-                f"{source}: {name} holds NaN or infinity: the model is damaged, or its training failed"
-            )
-    return model

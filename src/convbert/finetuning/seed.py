@@ -13,7 +13,7 @@ from transformers import set_seed
 from convbert.configuration import ConvBertConfig
 from convbert.finetuning.data import Feature, Kind, Prediction, Report
 from convbert.finetuning.folder import RunFolder, write_whole
-from convbert.finetuning.inference import Split, ready
+from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.recipes import FinetuningPlan
@@ -27,6 +27,7 @@ from convbert.finetuning.trainer import (
     early_stopping,
 )
 from convbert.finetuning.writing import write_predictions
+from convbert.loading import ready
 from convbert.model import ConvBertPreTrainedModel
 from convbert.saving import save_tokenizer, whole_folder
 from convbert.tokenization import ConvBertTokenizerFast

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import get_activation
+from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
@@ -35,7 +35,9 @@ class SequenceSummary(nn.Module):
                 config.hidden_size, config.num_labels if to_labels else config.hidden_size
             )
         activation = getattr(config, "summary_activation", None)
-        self.activation = get_activation(activation) if activation else nn.Identity()
+        if activation and activation not in ACT2FN:
+            raise InputError(f"summary_activation: there is no {activation!r:.60}")
+        self.activation = ACT2FN[activation] if activation else nn.Identity()
         self.first_dropout = nn.Dropout(getattr(config, "summary_first_dropout", 0.0))
         self.last_dropout = nn.Dropout(getattr(config, "summary_last_dropout", 0.0))
 

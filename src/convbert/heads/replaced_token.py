@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
+from convbert.batch import is_traced
 from convbert.configuration import ConvBertConfig
+from convbert.errors import InputError
 from convbert.heads.output import ConvBertHeadOutput, head_output
 from convbert.layers import GlorotLinear
 from convbert.model import ConvBertModel, ConvBertPreTrainedModel
@@ -72,10 +74,27 @@ class ConvBertForPreTraining(ConvBertPreTrainedModel):
         logits = self.discriminator_predictions(encoded.last_hidden_state)
         loss = None
         if labels is not None:
-            counted = labels != -100
+            labels, counted = _judgements(labels, logits)
             if attention_mask is not None:
                 counted = counted & attention_mask.bool()
             # Picking the counted ones out would have a GPU waited for.
-            each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+            each = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
             loss = torch.where(counted, each, 0).sum() / counted.sum()
         return head_output(encoded, loss, logits)
+
+
+def _judgements(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of any type as fp32, and where they count, both (B, T).
+
+    Raises:
+        InputError: another shape than the logits have, or (on a CPU, where looking costs nothing) another value.
+    """
+    if labels.shape != logits.shape:
+        raise InputError(f"labels must be {tuple(logits.shape)}, got {tuple(labels.shape)}")
+    labels = labels.float()
+    counted = labels != -100
+    if labels.device.type == "cpu" and not is_traced():
+        wrong = labels[counted & ~((labels >= 0) & (labels <= 1))]
+        if len(wrong):
+            raise InputError(f"labels holds {wrong[0].item():g}; replaced is 1, not replaced 0, unknown -100")
+    return labels, counted

@@ -144,7 +144,10 @@ class SequenceDataset(Dataset):
         """How much there is, and of which sources."""
         totals = self.manifest.totals()
         counts = ", ".join(f"{totals[what]:,} {what}" for what in ("documents", "sequences", "tokens"))
-        sources = [f"{source['name']} ({size_told(source['size'])})" for source in self.manifest.sources]
+        sources = [
+            f"{source['name']} ({size_told(source['size'])})" if source["size"] else source["name"]
+            for source in self.manifest.sources
+        ]
         return f"{counts} of {', '.join(sources[:5])}{f' and {len(sources) - 5} more' if sources[5:] else ''}"
 
     def _read(self, draw: int, shard: int, place: int) -> dict[str, Any]:

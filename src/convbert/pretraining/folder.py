@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import NonNegativeInt, create_model
 
 from convbert.errors import InputError
-from convbert.pretraining.recipes import PretrainingPlan
-from convbert.saving import read_json, write_atomically
+from convbert.pretraining.recipes import PretrainingPlan, as_begun
+from convbert.saving import write_atomically
+from convbert.schema import Schema, check, read_json
+from convbert.training.checkpoints import checkpoints_in
 
 # What may change when a run goes on; a change of anything else would make it another run. Batch size and accumulation
 # steps may, as long as a step takes equally many sequences: see `Run.data_record`.
@@ -26,6 +31,25 @@ _MAY_CHANGE = frozenset(
 _LENGTH = ("max_steps", "max_minutes")
 _DRAFT = re.compile(r"\.(model|generator)-\d+|\.vocabulary-\w+")
 """What a kill may leave half-written: see `write_models` and `train_wordpiece`."""
+
+
+_FIELDS: Any = {name: (kind, None) for name, kind in get_type_hints(PretrainingPlan).items()}
+_Plan = create_model("_Plan", __base__=Schema, **_FIELDS)
+
+
+class _Data(Schema):
+    """Of `run_data.json`; see `Run.data_record`."""
+
+    train: str
+    heldout: str | None
+    tokenizer: str
+
+
+class _Figures(Schema):
+    """Of `metrics.json`."""
+
+    __pydantic_extra__: dict[str, bool | int | float | str | None]
+    steps: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -81,12 +105,13 @@ class RunFolder:
             InputError: the folder holds a run with another plan, a finished one of another length, or something else,
                 or cannot be written.
         """
-        stored = read_json(self.plan)
+        stored = _read(_Plan, self.plan)
         is_new = stored is None
         if is_new and {path.name for path in self.root.iterdir()} - {f"{self.plan.name}.partial"}:
             raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
+            stored = as_begun(stored, wanted)
             changes = _differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
             if changes:
                 raise InputError(f"{self.root}: this run was started with another plan: {changes}")
@@ -107,11 +132,40 @@ class RunFolder:
         Raises:
             InputError: it is something else.
         """
-        stored = read_json(self.data_record)
+        stored = _read(_Data, self.data_record)
         if stored is None:
+            if checkpoints_in(self.root):
+                raise InputError(
+                    f"{self.data_record}: is missing, so nobody knows what this run is trained on"
+                )
             self._write(self.data_record, record)
         elif changes := _differences(stored, record):
             raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
+
+    def finished(self, plan: PretrainingPlan, report: Callable[[str], None]) -> dict[str, Any] | None:
+        """The figures of a run that has finished; None where there is something left to do.
+
+        Args:
+            report: told where that is to write models again that are gone.
+
+        Raises:
+            InputError: its models are gone, and there is no checkpoint from which they could be written again.
+        """
+        figures = _read(_Figures, self.metrics)
+        if figures is None:
+            return None
+        models = ["model"] if plan.objective == "mlm" or plan.uniform_generator else ["model", "generator"]
+        lost = [name for name in models if not _is_model(self.root / name)]
+        if lost and not checkpoints_in(self.root):
+            raise InputError(
+                f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and no checkpoint is left to "
+                "write it from; remove the folder to train anew"
+            )
+        if lost:
+            report(
+                f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and is written again"
+            )
+        return None if lost else figures
 
     def clear(self) -> None:
         """Remove what was written since a `claim` of a new run."""
@@ -123,9 +177,26 @@ class RunFolder:
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         try:
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
+            write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
+
+
+def _read(schema: type[Schema], path: Path) -> dict[str, Any] | None:
+    """What a file of the run holds; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    content = read_json(path)
+    check(schema, content, path)
+    return content
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -33,9 +34,12 @@ def write_models(
         history: entries of the log, for the curves.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: they cannot be written, or a figure is not finite.
     """
     root = folder.root
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{root}: {name} is {value}, so the model is of no use and is not written")
     drafts = {name: root / f".{name}-{os.getpid()}" for name in models}
     try:
         for name, model in models.items():
@@ -48,7 +52,7 @@ def write_models(
             # Left by an end that did not get to the metrics.
             shutil.rmtree(root / name, ignore_errors=True)
             os.replace(draft, root / name)
-        write_atomically(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+        write_atomically(folder.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{root}: the models cannot be written: {error}") from error
     finally:

@@ -119,7 +119,7 @@ class CheckpointingTrainer(Trainer):
         (draft / _WEIGHTS_AGAIN).unlink(missing_ok=True)
 
     def _write_state(self, draft: Path, progress: list[dict[str, Any]]) -> None:
-        (draft / _PROGRESS_FILE).write_text(json.dumps(progress) + "\n", encoding="utf-8")
+        (draft / _PROGRESS_FILE).write_text(json.dumps(progress, allow_nan=False) + "\n", encoding="utf-8")
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
@@ -223,7 +223,9 @@ def _check_whole(folder: Path) -> None:
         InputError: naming the file.
     """
     state, progress = folder / STATE_FILE, folder / _PROGRESS_FILE
-    check(_State, read_json(state), state)
+    step = check(_State, read_json(state), state).global_step
+    if folder != checkpoint_folder(folder.parent, step):
+        raise InputError(f"{state}: is of step {step}")
     with _naming(state):
         TrainerState.load_from_json(str(state))
     parts = read_json(progress)

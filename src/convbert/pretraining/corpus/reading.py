@@ -293,7 +293,7 @@ def _paragraphs(lines: Iterable[str]) -> list[str]:
 def _json_text(line: str, column: str, place: str) -> str:
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not a JSON object: {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{place}: not a JSON object but {type(row).__name__}")

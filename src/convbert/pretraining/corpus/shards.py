@@ -260,15 +260,14 @@ class Manifest:
         if not path.exists():
             return None
         stored = read_json(path)
-        version = stored.get("format") if isinstance(stored, dict) else None
+        version = stored.get("format", FORMAT) if isinstance(stored, dict) else FORMAT
         if version != FORMAT:
             raise InputError(f"{path}: format {version!r:.20}, this version of convbert reads {FORMAT}")
         try:
             manifest = TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path}: damaged: {field}: {first['msg']}") from error
+            raise InputError(f"{path}: damaged: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
         if stored.pop("checksum", None) != _checksum(stored):
             raise InputError(f"{path}: damaged: its checksum is not that of its content")
         return manifest

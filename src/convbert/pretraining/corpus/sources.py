@@ -138,7 +138,9 @@ def find_sources(source: Source) -> list[Input]:
 def overview(source: Source) -> list[str]:
     """What a corpus is made of, for a reader: its files and their sizes, and what of its folders is left out."""
     inputs = find_sources(source)
-    shown = ", ".join(f"{each} ({size_told(each.size)})" for each in inputs[:_SHOWN])
+    shown = ", ".join(
+        f"{each} ({size_told(each.size)})" if each.size else str(each) for each in inputs[:_SHOWN]
+    )
     more = f", and {len(inputs) - _SHOWN} more" if len(inputs) > _SHOWN else ""
     total = (
         f"{len(inputs)} sources, {size_told(sum(each.size for each in inputs))}: " if len(inputs) > 1 else ""
@@ -158,8 +160,6 @@ def overview(source: Source) -> list[str]:
 
 def size_told(size: int) -> str:
     """Bytes as people say them."""
-    if not size:
-        return "size not known"
     power = min(3, (len(str(size)) - 1) // 3)
     return f"{size / 1000**power:,.4g} {('bytes', 'KB', 'MB', 'GB')[power]}"
 
