@@ -281,7 +281,11 @@ class Manifest:
         """
         if thorough is None:
             thorough = sum(shard.size for shard in self.shards) <= _ALWAYS_VERIFIED
+        if not self.count("sequences"):
+            return f"{folder / MANIFEST}: damaged: there is no sequence"
         for shard in self.shards:
+            if shard.size != self.layout.size(shard.sequences, shard.tokens):
+                return f"{folder / MANIFEST}: damaged: size and counts of {shard.file} contradict each other"
             if problem := shard.problem(folder, thorough):
                 return problem
         return None
