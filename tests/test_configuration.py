@@ -3,9 +3,16 @@
 import json
 
 import pytest
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from transformers.models.convbert import ConvBertConfig as TheirConfig
 
-from convbert import ConvBertConfig, ConvBertModel, InputError
+from convbert import (
+    ConvBertConfig,
+    ConvBertForSequenceClassification,
+    ConvBertModel,
+    ConvBertTokenizerFast,
+    InputError,
+)
 
 
 def test_defaults_are_transformers():
@@ -81,3 +88,29 @@ def test_explicit_head_size_frees_the_width():
     config = ConvBertConfig(hidden_size=100, num_hidden_layers=1, attention_head_size=10, intermediate_size=8)
     block = ConvBertModel(config).encoder.layer[0]
     assert block.attention.output.dense.weight.shape == (100, 2 * 6 * 10)
+
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def test_a_trainer_joins_logits_of_any_lengths(tmp_path):
+    config = ConvBertConfig(
+        vocab_size=40,
+        embedding_size=8,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    rows = [{"input_ids": [2, *range(5, 5 + length), 3], "labels": length % 2} for length in (3, 9, 4, 20)]
+    settings = TrainingArguments(
+        str(tmp_path), per_device_eval_batch_size=2, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    collate = DataCollatorWithPadding(ConvBertTokenizerFast(vocab=dict(zip(SPECIAL, range(5), strict=True))))
+    trainer = Trainer(ConvBertForSequenceClassification(config), settings, collate)
+    found = trainer.predict(rows)
+    assert found.predictions.shape == (4, 2)
+    assert list(found.label_ids) == [1, 1, 0, 0]

@@ -52,6 +52,8 @@ class ConvBertConfig(PreTrainedConfig):
     """
 
     model_type = "convbert"
+    # transformers' Trainer joins what it evaluates over batches, whose lengths differ.
+    keys_to_ignore_at_inference = ["hidden_states", "attentions", "conv_kernels"]  # noqa: RUF012 (transformers')
 
     vocab_size: int = 30522
     hidden_size: int = 768
