@@ -29,8 +29,10 @@ def add_adapters(model: ConvBertPreTrainedModel, plan: FinetuningPlan) -> nn.Mod
     """The model with adapters of `plan.lora_rank` beside its dense layers; they and the head are trained.
 
     Raises:
-        InputError: peft is not installed.
+        InputError: peft is not installed, or the rank exceeds the model's width.
     """
+    if plan.lora_rank > (width := model.config.hidden_size):
+        raise InputError(f"lora_rank ({plan.lora_rank}) exceeds the model's hidden_size ({width})")
     require("lora", "--lora")
     from peft import LoraConfig, get_peft_model
 
