@@ -341,6 +341,9 @@ def embedded(**overrides: Any) -> PretrainingPlan:
             "attention_probs_dropout_prob": 0.0,
         },
         vocab_size=12_288,
+        lowercase=True,
+        keep_accents=False,
+        limit_alphabet=300,  # what the embedded model was trained with
         batch_size=32,
         mask_prob=0.2,  # more to learn from each text, for a run that is short of time and not of text
         learning_rate=1e-3,
