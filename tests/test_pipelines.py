@@ -287,6 +287,15 @@ def test_a_target_that_is_no_token_is_said(target, is_said, folders):
     assert all(target in message for message in said)
 
 
+@pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+def test_a_tokenizer_without_offsets_is_refused(task, folders):
+    slow = convbert.ConvBertTokenizer(vocab={word: number for number, word in enumerate(WORDS.split())})
+    model = convbert.load(folders[task], task)
+    text = {"question": "who?", "context": "the cat"} if task == "question-answering" else "the cat"
+    with pytest.raises(InputError, match="ConvBertTokenizerFast"):
+        convbert.pipeline(task, model, tokenizer=slow)(text)
+
+
 def test_a_text_without_a_mask_is_not_counted(folders):
     fill = convbert.pipeline("fill-mask", folders["fill-mask"])
     with warnings.catch_warnings():

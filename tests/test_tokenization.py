@@ -203,6 +203,14 @@ def test_windows_padding_and_split_words_equal_bert_tokenizer():
     assert dict(build(ConvBertTokenizer)(words, **asked)) == dict(expected)
 
 
+def test_a_stride_as_long_as_what_fits_is_named():
+    fast = build(ConvBertTokenizerFast)
+    windows = {"truncation": True, "max_length": 4, "return_overflowing_tokens": True}
+    assert len(fast("the cat the cat", stride=1, **windows)["input_ids"]) > 1
+    with pytest.raises(InputError, match=r"stride \(2\)"):
+        fast("the cat the cat", stride=2, **windows)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("truncation", ["only_first", "only_second", "longest_first"])
 def test_slow_pads_and_truncates_as_the_fast_one(truncation, side):

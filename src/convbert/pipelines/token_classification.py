@@ -46,6 +46,8 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if aggregation_strategy is None and not (grouped_entities is None and ignore_subwords is None):
             aggregation_strategy = ("first" if ignore_subwords else "simple") if grouped_entities else "none"
+        if not self.tokenizer.is_fast:
+            raise InputError("token classification needs offsets, which only ConvBertTokenizerFast has")
         name = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
         if aggregation_strategy is not None and name not in STRATEGIES:
             raise InputError(
@@ -117,8 +119,7 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
     def gather_pre_entities(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """As transformers', which tells a word's later pieces by their lengths: wrong where marks were stripped."""
         found: list[dict[str, Any]] = super().gather_pre_entities(*args, **kwargs)
-        model = self.tokenizer.backend_tokenizer.model if self.tokenizer.is_fast else None
-        if prefix := getattr(model, "continuing_subword_prefix", None):
+        if prefix := getattr(self.tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None):
             for token in found:
                 token["is_subword"] = token["word"].startswith(prefix) and token["word"] != prefix
         return found

@@ -117,3 +117,10 @@ class ConvBertTokenizerFast(BertConventions, BertTokenizer):
             if "Truncation error" not in str(error):
                 raise
             raise InputError(TOO_SHORT) from error
+        except BaseException as error:
+            if "`stride` must be" not in str(error):  # a panic of tokenizers, which is no Exception
+                raise
+            sizes = f"stride ({kwargs.get('stride')}) and max_length ({kwargs.get('max_length')})"
+            raise InputError(
+                f"{sizes}: a stride must be shorter than the tokens that fit beside special ones"
+            ) from None
