@@ -108,7 +108,7 @@ def test_sound_folders_are_answered(folders):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(48))
+@pytest.mark.parametrize("seed", [*range(48), 6813])
 def test_a_damaged_folder_gives_an_answer_or_one_sentence(seed, folders, tmp_path):
     kind, _ = damage(folders, tmp_path / "model", seed)
     for call in readers(kind, tmp_path / "model").values():

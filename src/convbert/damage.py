@@ -32,8 +32,9 @@ def naming_damage(source: object) -> Iterator[None]:
 
 def _problem(error: Exception) -> str | None:
     """What the error says about the folder; None where it is about something else."""
-    is_cut_zip = isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
-    if isinstance(error, SafetensorError) or is_cut_zip:
+    of_torch = ("PytorchStreamReader", "Trying to resize storage")  # a file of torch.save that was cut or changed
+    is_torn = isinstance(error, RuntimeError) and any(words in str(error) for words in of_torch)
+    if isinstance(error, SafetensorError) or is_torn:
         return f"the weights are damaged ({error})"
     if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
         return (
