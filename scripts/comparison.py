@@ -97,7 +97,7 @@ _encoder_flops = flops.encoder_flops
 def attention_only() -> Iterator[None]:
     """Encoders that are built inside have attention alone."""
     with (
-        patch("convbert.layers.block.MixedAttention", AttentionOnly),
+        patch("convbert.layers.encoder_layer.MixedAttention", AttentionOnly),
         patch.object(flops, "encoder_flops", attention_only_flops),
     ):
         yield

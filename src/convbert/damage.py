@@ -32,7 +32,10 @@ def naming_damage(source: object) -> Iterator[None]:
 
 def _problem(error: Exception) -> str | None:
     """What the error says about the folder; None where it is about something else."""
-    of_torch = ("PytorchStreamReader", "Trying to resize storage")  # a file of torch.save that was cut or changed
+    of_torch = (
+        "PytorchStreamReader",
+        "Trying to resize storage",
+    )  # a file of torch.save that was cut or changed
     is_torn = isinstance(error, RuntimeError) and any(words in str(error) for words in of_torch)
     if isinstance(error, SafetensorError) or is_torn:
         return f"the weights are damaged ({error})"

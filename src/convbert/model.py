@@ -336,9 +336,19 @@ class ConvBertModel(ConvBertPreTrainedModel):
         raise InputError("give exactly one of input_ids and inputs_embeds")
 
     def _embed(self, batch: Batch) -> Tensor:
-        if batch.padded is not None and self._is_listened_to():
-            return batch.unpad(self._project(self.embeddings(*batch.padded)))
-        return self._project(self.embeddings(*batch.inputs))
+        padded, inputs = batch.padded, batch.inputs
+        if padded is not None and self._is_listened_to():
+            return batch.unpad(self._project(self.embeddings(*padded)))
+        table = self.embeddings.word_embeddings
+        words_are_ids = padded is not None and not padded.words.is_floating_point()
+        if (
+            padded is not None
+            and words_are_ids
+            and (type(table) is not nn.Embedding or is_listened_to(table))
+        ):
+            # Nobody but those who listen to the table needs its rows at padding.
+            inputs = inputs._replace(words=batch.unpad(table(padded.words)))
+        return self._project(self.embeddings(*inputs))
 
     def _project(self, states: Tensor) -> Tensor:
         return self.embeddings_project(states) if self.projects_embeddings else states

@@ -10,6 +10,7 @@ EXTRAS = {
     "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
     "lora": ("peft",),
     "ray": ("ray",),
+    "bench": ("onnx", "onnxruntime", "onnxscript"),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""
 

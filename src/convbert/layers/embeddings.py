@@ -54,11 +54,15 @@ class Embeddings(nn.Module):
         return dropout(normed, self.dropout.p) if self.dropout.training else normed
 
     def is_listened_to(self) -> bool:
-        """Whether somebody sees, or has replaced, what these modules read or return: as (B, T, E) by custom."""
+        """Whether somebody sees, or has replaced, what these modules read or return: as (B, T, E) by custom.
+
+        The table of words aside, which can be read in that form alone.
+        """
         kinds = (Embeddings, nn.Embedding, nn.LayerNorm, nn.Dropout)
+        parts = [part for part in self.modules() if part is not self.word_embeddings]
         everywhere = hooks_of_all_modules()
         return (
             everywhere is None
             or any(everywhere)
-            or any(type(part) not in kinds or is_listened_to(part) for part in self.modules())
+            or any(type(part) not in kinds or is_listened_to(part) for part in parts)
         )
