@@ -563,12 +563,3 @@ def test_the_number_of_a_layer_may_be_0():
     assert [state is not None for state in out.hidden_states] == [True] + [False] * (
         len(out.hidden_states) - 1
     )
-
-
-def test_shapes_on_the_meta_device():
-    """Sizes and FLOPs are counted there, of padded batches, too."""
-    model = ConvBertModel(ConvBertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).to(
-        "meta"
-    )
-    ids = torch.ones(2, 5, dtype=torch.long, device="meta")
-    assert model(input_ids=ids, attention_mask=ids).last_hidden_state.shape == (2, 5, 32)

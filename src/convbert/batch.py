@@ -154,7 +154,7 @@ def read_batch(
         return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout, padded=inputs)
     mask = None if attention_mask is None else attention_mask.bool()
     # A traced program cannot depend on where the padding is.
-    tracing = is_traced() or words.is_meta  # there are no values to look at
+    tracing = is_traced()
     summary = None if mask is None or tracing else summarise(mask)
     if mask is None or (summary and summary.num_tokens == mask.numel()):
         return Batch(inputs, Layout(eager=eager, conv_backend=conv_backend))
