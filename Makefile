@@ -19,7 +19,7 @@ test: $(READY)
 
 # Kernels, layers and model: what a change to the mathematics is likely to break.
 test-fast: $(READY)
-	$(BIN)/python -m pytest tests/ops tests/layers tests/test_model.py tests/test_architecture.py
+	$(BIN)/python -m pytest tests/ops tests/layers tests/model tests/test_architecture.py
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from convbert import ConvBertConfig, ConvBertTokenizerFast, embedded
+from convbert import ConvBertConfig, ConvBertTokenizerFast
+from convbert.files import embedded
 from convbert.ops.backends import supports_bfloat16
 
 TEXTS = Path(__file__).parent.parent / "tests/data"

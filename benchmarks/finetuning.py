@@ -21,7 +21,8 @@ import torch
 import transformers
 from transformers.models.convbert import ConvBertForSequenceClassification as TheirModel
 
-from convbert import ConvBertForSequenceClassification, embedded
+from convbert import ConvBertForSequenceClassification
+from convbert.files import embedded
 from convbert.finetuning.data import Feature
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan

@@ -20,7 +20,7 @@ from benchmarks.report import Row
 from benchmarks.run import Run, time_subjects
 from benchmarks.subjects import config_of, onnx_runtime, prepare, twins
 from benchmarks.timing import Call
-from convbert.inference import freeze
+from convbert.model.frozen import freeze
 
 ROUNDS = 30
 ONNX = "ONNX Runtime"

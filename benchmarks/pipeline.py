@@ -26,7 +26,8 @@ from benchmarks.report import Row
 from benchmarks.run import Maker, Run, time_subjects
 from benchmarks.subjects import UnavailableError, lively
 from benchmarks.timing import Call, spread
-from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast, embedded
+from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
+from convbert.files import embedded
 from convbert.ops.backends import supports_bfloat16
 from convbert.pretraining.data import Packing, prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator

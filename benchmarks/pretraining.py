@@ -24,7 +24,8 @@ from benchmarks.cases import (
 )
 from benchmarks.report import Row
 from benchmarks.run import Run
-from convbert import ConvBertTokenizerFast, embedded
+from convbert import ConvBertTokenizerFast
+from convbert.files import embedded
 from convbert.pretraining.recipes import PretrainingPlan, recipe
 from convbert.pretraining.run import pretrain
 

@@ -22,7 +22,8 @@ from typing import Annotated
 import torch
 import typer
 
-from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizerFast, embedded
+from convbert import ConvBertConfig, ConvBertForSequenceClassification, ConvBertTokenizerFast
+from convbert.files import embedded
 
 BAD = (b"", b"bad \xff bytes", b'{"text": ')
 GIGABYTE = 1e9

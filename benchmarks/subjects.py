@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.cases import SIZES, Case
 from convbert import ConvBertConfig, ConvBertModel
-from convbert.precision import set_precision
+from convbert.inference.precision import set_precision
 
 
 class UnavailableError(Exception):

@@ -32,6 +32,7 @@ from comparison_page import BUDGETS, Cell, Settings, draw, read_results, render
 
 from convbert import ConvBertConfig
 from convbert.cli.failures import say
+from convbert.files.atomic import atomic_write
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS
 from convbert.layers import Layout, MixedAttention
@@ -43,7 +44,6 @@ from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import PretrainingPlan, recipe
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
-from convbert.saving import write_atomically
 
 CONTENDERS = {
     # objective, and whether the encoder has attention alone
@@ -247,7 +247,7 @@ def prepare(runs: Path, settings: Settings, minutes: float, device: str | None) 
     if not settings.tokens:
         estimate = dry_run(plan, settings.corpus, tokenizer=runs / "tokenizer", device=device)
         settings = replace(settings, tokens=round(estimate.tokens_per_second * 60 * minutes))
-    write_atomically(runs / "settings.json", json.dumps(asdict(settings), indent=2) + "\n")
+    atomic_write(runs / "settings.json", json.dumps(asdict(settings), indent=2) + "\n")
 
 
 def read_settings(runs: Path) -> Settings:
@@ -277,7 +277,7 @@ def write_page(
         say("no cell is finished yet")
         return
     picture = output.with_suffix(".png")
-    write_atomically(output, render(settings, results, describe(SCALES[settings.scale]), picture.name))
+    atomic_write(output, render(settings, results, describe(SCALES[settings.scale]), picture.name))
     draw(settings, results, picture)
     say(f"{output}: {len(results)} rows")
 

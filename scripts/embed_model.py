@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
-from convbert.saving import save_tokenizer, whole_folder
+from convbert.files.atomic import atomic_folder, save_tokenizer
 
 EARLIER_TOKENS = 15_030_915
 """Of the run whose weights the embedded model's last run began with; its figures are in the prose."""
@@ -29,7 +29,7 @@ def main(run: Annotated[Path, typer.Argument(help="Folder of a finished pre-trai
     prose = Path(__file__).with_name("embedded_card.md").read_text(encoding="utf-8")
     metrics["tokens_in_all"] = EARLIER_TOKENS + metrics["tokens_seen"]
     model = ConvBertForMaskedLM.from_pretrained(run / "model", dtype="float16")
-    with whole_folder(TARGET) as draft:
+    with atomic_folder(TARGET) as draft:
         model.save_pretrained(draft)
         file = draft / "config.json"  # only the file is in half precision: nobody should train in it unasked
         config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "float32"}

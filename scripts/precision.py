@@ -19,7 +19,8 @@ import typer
 from torch import Tensor
 
 import convbert
-from convbert import ConvBertTokenizerFast, embedded
+from convbert import ConvBertTokenizerFast
+from convbert.files import embedded
 from convbert.pretraining.data import Packing, prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 

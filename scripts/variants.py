@@ -17,8 +17,9 @@ import torch
 import typer
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
-from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast, embedded
+from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli.failures import say
+from convbert.files import embedded
 from convbert.finetuning.inference import Split
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan, recipe

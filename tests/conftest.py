@@ -20,7 +20,7 @@ from convbert.ops import compiled
 from helpers import FORMS
 
 SLOW = (
-    *("finetuning/test_run.py", "pretraining/test_run.py", "test_readme.py", "test_compile.py"),
+    *("finetuning/test_run.py", "pretraining/test_run.py", "test_readme.py", "model/test_compile.py"),
     *("training/test_interruption.py", "training/test_processes.py", "pretraining/test_launching.py"),
     *("ops/test_gpu_interpreted.py", "ops/test_gpu_compiles.py", "pretraining/test_corpus_prepare.py"),
     *("pretraining/test_beginning.py", "test_auto.py", "test_benchmarks.py", "finetuning/test_commands.py"),
@@ -51,7 +51,7 @@ def seed() -> None:
 @pytest.fixture
 def auto_is_fp32(monkeypatch) -> None:
     """For comparisons with fp32: `precision="auto"` takes it, whatever this processor multiplies."""
-    monkeypatch.setattr("convbert.precision.supports_bfloat16", lambda device: False)
+    monkeypatch.setattr("convbert.inference.precision.supports_bfloat16", lambda device: False)
 
 
 @pytest.fixture

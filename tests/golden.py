@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 CLASSES = {"discriminator": ConvBertForPreTraining, "generator": ConvBertForMaskedLM}

@@ -13,17 +13,12 @@ PACKAGE = Path(convbert.__file__).parent
 
 # A room may import from lower floors and from itself; rooms on one floor never import each other.
 FLOORS = [
-    {"errors"},
-    {"schema", "unknown"},
-    {"config_file", "damage", "stored"},
-    {"configuration", "tokenization", "optional", "saving", "signals", "embedded", "hub", "page"},
-    {"ops"},
-    {"layers"},
-    {"batch", "inference"},
-    {"model", "precision"},
-    {"heads"},
-    {"loading", "training"},
-    {"pretraining", "finetuning", "pipelines", "conversion", "auto", "doctor"},
+    {"util"},
+    {"files", "ops", "report"},
+    {"configuration", "layers", "tokenization"},
+    {"model"},
+    {"inference", "training"},
+    {"pretraining", "finetuning", "conversion", "auto"},
     {"cli"},
     {"__init__", "__main__"},
 ]

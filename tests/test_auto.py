@@ -115,7 +115,7 @@ def test_without_asking_nothing_changes(folder):
         import sys
         import convbert
         import transformers
-        import convbert.pipelines, convbert.auto
+        import convbert.inference.pipelines, convbert.auto
 
         config = transformers.AutoConfig.from_pretrained(sys.argv[1])
         print(type(config).__module__.split(".")[0])

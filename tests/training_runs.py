@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import TrainerCallback
 
-from convbert.errors import InputError
 from convbert.training import checkpoints
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock, HistoryFile, StopOnSignal
@@ -24,6 +23,7 @@ from convbert.training.checkpointing import usable_checkpoint
 from convbert.training.checkpoints import last_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import ObjectiveTrainer
+from convbert.util.errors import InputError
 
 TIMINGS = {"tokens_per_second", "seconds_per_step", "input_wait", "minutes", "minutes_left"}
 STOPPED, REFUSED = 3, 4

@@ -12,19 +12,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ConvBertConfig": "configuration",
-    "ConvBertForMaskedLM": "heads.masked_lm",
-    "ConvBertForMultipleChoice": "heads.multiple_choice",
-    "ConvBertForPreTraining": "heads.replaced_token",
-    "ConvBertForQuestionAnswering": "heads.question_answering",
-    "ConvBertForSequenceClassification": "heads.sequence_classification",
-    "ConvBertForTokenClassification": "heads.token_classification",
-    "ConvBertModel": "model",
-    "ConvBertPreTrainedModel": "model",
+    "ConvBertForMaskedLM": "model.heads.masked_lm",
+    "ConvBertForMultipleChoice": "model.heads.multiple_choice",
+    "ConvBertForPreTraining": "model.heads.replaced_token",
+    "ConvBertForQuestionAnswering": "model.heads.question_answering",
+    "ConvBertForSequenceClassification": "model.heads.sequence_classification",
+    "ConvBertForTokenClassification": "model.heads.token_classification",
+    "ConvBertModel": "model.convbert",
+    "ConvBertPreTrainedModel": "model.convbert",
     "ConvBertTokenizer": "tokenization",
     "ConvBertTokenizerFast": "tokenization",
-    "InputError": "errors",
-    "load": "loading",
-    "pipeline": "pipelines",
+    "InputError": "util.errors",
+    "load": "inference.loading",
+    "pipeline": "inference.pipelines",
     "register_auto_classes": "auto",
 }
 
@@ -33,7 +33,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 def __getattr__(name: str) -> Any:
     if name == "embedded":
-        return importlib.import_module("convbert.embedded")
+        return importlib.import_module("convbert.files.embedded")
     if name not in _HOMES:
         raise AttributeError(f"module 'convbert' has no attribute {name!r}")
     return getattr(importlib.import_module(f"convbert.{_HOMES[name]}"), name)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import transformers
 
 from convbert.configuration import ConvBertConfig
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.multiple_choice import ConvBertForMultipleChoice
-from convbert.heads.question_answering import ConvBertForQuestionAnswering
-from convbert.heads.replaced_token import ConvBertForPreTraining
-from convbert.heads.sequence_classification import ConvBertForSequenceClassification
-from convbert.heads.token_classification import ConvBertForTokenClassification
-from convbert.model import ConvBertModel
+from convbert.model.convbert import ConvBertModel
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.multiple_choice import ConvBertForMultipleChoice
+from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
+from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.model.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizer, ConvBertTokenizerFast
 
 _MODELS = {

@@ -11,11 +11,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from convbert.config_file import ConfigFile, read_config_file
-from convbert.damage import naming_damage
-from convbert.errors import InputError
-from convbert.schema import check
-from convbert.stored import stored_labels
+from convbert.files.config import ConfigFile, read_config_file
+from convbert.files.damage import translate_errors
+from convbert.files.weights import stored_labels
+from convbert.util.errors import InputError
+from convbert.util.schema import check
 
 
 @strict
@@ -110,7 +110,7 @@ class ConvBertConfig(PreTrainedConfig):
             InputError: no such folder, one of another model, or a damaged `config.json`.
         """
         folder = pretrained_model_name_or_path
-        with naming_damage(folder):
+        with translate_errors(folder):
             found = super().from_pretrained(folder, *args, **kwargs)
             if isinstance(folder, (str, os.PathLike)) and not kwargs.keys() & {"num_labels", "id2label"}:
                 _count_labels(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from convbert.conversion.rename import config_from_tensorflow, from_tensorflow, rules, to_tensorflow
 from convbert.conversion.tensorflow import read_checkpoint
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 PARTS = ("discriminator", "generator")

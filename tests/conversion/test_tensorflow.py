@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convbert.conversion.tensorflow import read_checkpoint
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "golden" / "set_b" / "model.ckpt-6"
 INDEX, SHARD = "model.ckpt-6.index", "model.ckpt-6.data-00000-of-00001"

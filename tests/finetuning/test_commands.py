@@ -16,6 +16,7 @@ import torch
 import tiny
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, InputError
 from convbert.cli import main
+from convbert.files.atomic import folder_lock
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
@@ -25,7 +26,6 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.start import check_head, read_task, write_task
 from convbert.finetuning.tasks import TASKS
 from convbert.finetuning.writing import submission
-from convbert.saving import own_folder
 from labelled import sentence, write_objects, write_sentences
 
 TRAIN = [{"review": "the cat sat", "stars": 1}, {"review": "a dog ran", "stars": 2}]
@@ -200,7 +200,7 @@ def test_a_folder_in_use_is_not_written_to(start, sst2, tmp_path, refused):
 
 def test_a_folder_in_which_another_process_trains_is_refused(start, sst2, tmp_path, refused):
     words = ["--task", "sst2", "--data", sst2, "--model", start, "--output", tmp_path / "run"]
-    with own_folder(tmp_path / "run", "training"):
+    with folder_lock(tmp_path / "run", "training"):
         assert "another process is training in this folder" in refused("finetune", *words)
 
 
@@ -292,7 +292,7 @@ def test_figures_are_written_last(model, start, tmp_path, monkeypatch):
     """Where they are, the seed or the run is taken for done."""
     moved, replace = [], os.replace
     monkeypatch.setattr(
-        "convbert.saving.os.replace", lambda old, new: moved.append(Path(new)) or replace(old, new)
+        "convbert.files.atomic.os.replace", lambda old, new: moved.append(Path(new)) or replace(old, new)
     )
     words = ["finetune", "--task", "sst2", "--data", str(model.parents[1]), "--model", str(start)]
     words += ["--device", "cpu", "--set", "epochs=1", "--output", str(tmp_path / "run")]

@@ -12,7 +12,7 @@ from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.readers import iter_rows
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS, Task, find_task
-from convbert.schema import parse_json
+from convbert.util.schema import parse_json
 from fuzzing import damaged_bytes, damaged_json, outcome
 
 CASES = 60

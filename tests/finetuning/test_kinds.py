@@ -25,7 +25,7 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
 from convbert.finetuning.tagging import share_words, split_text
 from convbert.finetuning.tasks import TASKS, find_task
-from convbert.heads.spans import plan_windows
+from convbert.model.heads.spans import plan_windows
 from labelled import write_objects
 
 PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)

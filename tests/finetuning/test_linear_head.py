@@ -8,7 +8,7 @@ import torch
 import tiny
 from convbert import ConvBertForSequenceClassification, InputError
 from convbert.finetuning.linear_head import fold_linear_head, use_linear_head
-from convbert.heads.sequence_classification import ClassificationHead
+from convbert.model.heads.sequence_classification import ClassificationHead
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])

@@ -25,7 +25,7 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.report import intervals, report_html
 from convbert.finetuning.saliency import token_influence
 from convbert.finetuning.tasks import TASKS
-from convbert.page import tokens
+from convbert.report.page import tokens
 from labelled import sentence, write_objects, write_sentences
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from convbert import ConvBertConfig, InputError, embedded
+from convbert import ConvBertConfig, InputError
+from convbert.files import embedded
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.tasks import TASKS
 

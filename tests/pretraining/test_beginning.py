@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from convbert import ConvBertForMaskedLM, ConvBertTokenizer, ConvBertTokenizerFast, embedded
+from convbert import ConvBertForMaskedLM, ConvBertTokenizer, ConvBertTokenizerFast
 from convbert.cli import main
-from convbert.errors import InputError
+from convbert.files import embedded
 from convbert.pretraining.beginning import begin, check_beginning
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.objective import build_objective
@@ -18,6 +18,7 @@ from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import recipe, smoke
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
+from convbert.util.errors import InputError
 
 FIELDS = {"vocab_size": 200, "bf16": False, "max_steps": 4, "save_every": 2, "log_every": 1}
 

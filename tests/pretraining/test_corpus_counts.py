@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from convbert.cli import main
-from convbert.errors import InputError
 from convbert.pretraining.corpus import shards
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
@@ -18,6 +17,7 @@ from convbert.pretraining.data import open_corpus, prepare_sequences
 from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.run import pretrain
+from convbert.util.errors import InputError
 
 SHORT, UNKNOWN = (
     "a dog.",

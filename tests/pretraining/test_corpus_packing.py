@@ -4,9 +4,9 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from convbert.errors import InputError
 from convbert.pretraining.corpus import packing as rule
 from convbert.pretraining.corpus.packing import Packing
+from convbert.util.errors import InputError
 
 CLS, SEP = 2, 3
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from convbert.cli import main
-from convbert.errors import InputError
+from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus import prepare as preparing
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
@@ -29,7 +29,7 @@ from convbert.pretraining.data import (
     vocabulary_of,
 )
 from convbert.pretraining.vocabulary import load_tokenizer
-from convbert.saving import own_folder
+from convbert.util.errors import InputError
 
 PACKING = Packing(32, 4, "two")
 
@@ -41,7 +41,7 @@ def small_blocks(monkeypatch):
 
 def run(source, tokenizer, folder, **options) -> Manifest:
     """Prepare without a tokenizer folder, and the files whose shards were made anew."""
-    with own_folder(folder, "preparing"):
+    with folder_lock(folder, "preparing"):
         return Preparation(source, folder, PACKING, **options).run(vocabulary_of(tokenizer))
 
 
@@ -205,7 +205,7 @@ def test_workers_start_without_the_heavy_libraries():
 
 def test_two_at_once_on_one_folder_are_refused(corpus, own_tokenizer, tmp_path, capsys):
     words = command(corpus, own_tokenizer, tmp_path / "out")
-    with own_folder(tmp_path / "out", "preparing a corpus"):
+    with folder_lock(tmp_path / "out", "preparing a corpus"):
         assert main(words) == 2
     assert "another process is preparing" in capsys.readouterr().err
     assert main(words) == 0
@@ -213,8 +213,8 @@ def test_two_at_once_on_one_folder_are_refused(corpus, own_tokenizer, tmp_path, 
 
 def test_a_process_that_waits_for_another_opens_what_that_one_made(corpus, tokenizer, tmp_path, monkeypatch):
     program = (
-        "import sys; from convbert.saving import own_folder\n"
-        "with own_folder(sys.argv[1], 'preparing'): print('locked', flush=True); sys.stdin.read()"
+        "import sys; from convbert.files.atomic import folder_lock\n"
+        "with folder_lock(sys.argv[1], 'preparing'): print('locked', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "data" / "train"],

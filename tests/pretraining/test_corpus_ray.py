@@ -5,12 +5,12 @@ import json
 import pytest
 
 from convbert.cli import main
-from convbert.errors import InputError
+from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus import prepare as preparing
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.data import vocabulary_of
-from convbert.saving import own_folder
+from convbert.util.errors import InputError
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -34,7 +34,7 @@ def test_ray_makes_the_same_shards_and_names_bad_input(cluster, corpus, tokenize
     monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 3000)
     made = []
     for folder, options in ((tmp_path / "one", {}), (tmp_path / "two", {"engine": "ray"})):
-        with own_folder(folder, "preparing"):
+        with folder_lock(folder, "preparing"):
             manifest = Preparation(corpus, folder, Packing(32, 4), **options).run(vocabulary_of(tokenizer))
         made.append((manifest.fingerprint, [path.read_bytes() for path in sorted(folder.glob("shards/*"))]))
     assert made[0] == made[1]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convbert.errors import InputError
 from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
 from convbert.pretraining.corpus.sources import HubDataset, find_sources, overview
+from convbert.util.errors import InputError
 
 DOCUMENTS = [["one", "two words"], ["drei äöü"], ["四"], ["five", "six", "seven"]]
 

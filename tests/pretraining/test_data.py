@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from convbert.errors import InputError
 from convbert.pretraining import data
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary
 from convbert.pretraining.data import (
@@ -17,6 +16,7 @@ from convbert.pretraining.data import (
     shuffled,
 )
 from convbert.pretraining.vocabulary import train_wordpiece
+from convbert.util.errors import InputError
 
 
 def rows(dataset):

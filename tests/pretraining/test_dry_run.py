@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from convbert.cli import main
-from convbert.errors import InputError
 from convbert.pretraining import dry_run as module
 from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.dry_run import _counting_activations, dry_run, write_sample
 from convbert.pretraining.recipes import smoke
+from convbert.util.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from convbert import ConvBertForMaskedLM
-from convbert.errors import InputError
+from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.data import Packing, open_corpus
@@ -21,8 +21,8 @@ from convbert.pretraining.outcome import write_models
 from convbert.pretraining.prepare import prepare
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.run import pretrain
-from convbert.saving import own_folder
 from convbert.training.checkpointing import usable_checkpoint
+from convbert.util.errors import InputError
 
 PLAN = smoke(max_steps=4, save_every=2, log_every=2, vocab_size=200, limit_alphabet=60)
 
@@ -184,7 +184,7 @@ def test_a_preparation_that_is_going_on_is_not_said_to_have_been_interrupted(cor
     manifest.write_text(read.to_json())
     with pytest.raises(InputError, match="interrupted"):
         open_corpus(folder)
-    with own_folder(folder, "preparing a corpus"), pytest.raises(InputError, match="another process"):
+    with folder_lock(folder, "preparing a corpus"), pytest.raises(InputError, match="another process"):
         open_corpus(folder)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining.masked_lm import MaskedLanguageModel
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 from convbert.pretraining.recipes import smoke

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 import tiny
 from convbert import ConvBertTokenizerFast
-from convbert.errors import InputError
 from convbert.pretraining.masking import (
     IGNORED,
     Masking,
@@ -16,6 +15,7 @@ from convbert.pretraining.masking import (
     number_to_predict,
     uniform,
 )
+from convbert.util.errors import InputError
 
 
 def items(lengths, tokenizer, first_draw=0):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from convbert.cli import main
-from convbert.errors import InputError
 from convbert.pretraining import memory
 from convbert.pretraining.flops import parameter_counts
 from convbert.pretraining.memory import check_memory, plan_parameters
 from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import base, smoke, tiny
+from convbert.util.errors import InputError
 
 PLANS = {
     "shared embeddings": smoke(),

@@ -9,12 +9,12 @@ import pytest
 from convbert.cli import main
 from convbert.cli.estimate import to_json
 from convbert.cli.pretrain import RECIPE_NAMES
-from convbert.errors import InputError
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.data import Reading
 from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import RECIPES, smoke
 from convbert.pretraining.run import pretrain
+from convbert.util.errors import InputError
 
 SENTENCE = "the old farmer likes a letter and the cat watches the river in the morning"
 

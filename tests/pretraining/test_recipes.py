@@ -3,11 +3,11 @@ import json
 import pytest
 
 from convbert.configuration import ConvBertConfig
-from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining.masking import Masking
 from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import RECIPES, base, embedded, medium_small, recipe, small, smoke
+from convbert.util.errors import InputError
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,14 +11,14 @@ from sklearn.metrics import roc_auc_score
 
 from convbert.configuration import ConvBertConfig
 from convbert.conversion.rename import config_from_tensorflow
-from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.pretraining.masking import IGNORED, MaskingCollator
 from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.replaced_token import ReplacedTokenDetection, generator_config
 from convbert.training.trainer import FigureMeter
+from convbert.util.errors import InputError
 from golden import GOLDEN
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

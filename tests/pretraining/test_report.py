@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from browser import CHROMIUM, PHONE, open_in_browser, overflow
-from convbert.page import points
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Answers, Filled, Judged, Samples
+from convbert.report.page import points
 
 RTD = (
     "masked_loss",

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from convbert import pipeline
-from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.replaced_token import ConvBertForPreTraining
-from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.files.atomic import folder_lock
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
+from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.pretraining.data import open_corpus
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
@@ -19,10 +19,10 @@ from convbert.pretraining.recipes import smoke
 from convbert.pretraining.replaced_token import ReplacedTokenDetection
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
-from convbert.saving import own_folder
 from convbert.training import callbacks
 from convbert.training.callbacks import HistoryFile
 from convbert.training.trainer import ObjectiveTrainer
+from convbert.util.errors import InputError
 
 
 def plan(**changes):
@@ -326,7 +326,7 @@ def test_another_plan_or_corpus_is_refused_with_what_differs(corpus, heldout_tex
 
 
 def test_a_folder_in_use_is_refused(corpus, tmp_path):
-    with own_folder(tmp_path, "training"), pytest.raises(InputError, match="another process is training"):
+    with folder_lock(tmp_path, "training"), pytest.raises(InputError, match="another process is training"):
         pretrain(plan(), corpus, tmp_path)
 
 

@@ -8,9 +8,9 @@ import pytest
 from transformers import BertTokenizer
 
 from convbert.cli import main
-from convbert.errors import InputError
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 from convbert.tokenization import ConvBertTokenizer
+from convbert.util.errors import InputError
 
 
 def test_special_tokens_come_first_and_pieces_are_unique(tokenizer):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from convbert.errors import InputError
 from convbert.training import arguments
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import Clock
+from convbert.util.errors import InputError
 from training_runs import build, log_of
 
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from convbert.errors import InputError
 from convbert.training import callbacks
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal, progress_text
+from convbert.util.errors import InputError
 
 ALONE = SimpleNamespace(world_size=1)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from convbert.errors import InputError
 from convbert.training.checkpoints import checkpoints_in, last_checkpoint
+from convbert.util.errors import InputError
 from training_runs import (
     REFUSED,
     STOPPED,

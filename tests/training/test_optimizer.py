@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from convbert.configuration import ConvBertConfig
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.training.optimizer import build_optimizer, depth_of, parameter_groups, warmup_then_decay
 
 

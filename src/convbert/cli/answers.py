@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from convbert.cli.failures import say
-from convbert.errors import InputError
-from convbert.saving import read_json, write_atomically
+from convbert.files.atomic import atomic_write, read_json
+from convbert.util.errors import InputError
 
 try:
     import fcntl
@@ -57,7 +57,7 @@ class Answers:
             self._lock(path)
             if was_there and self._partial.stat().st_size:
                 self._check_command(command, resume)
-            write_atomically(self._command, json.dumps(command))
+            atomic_write(self._command, json.dumps(command))
             self._seek_to_the_end()
         except BaseException:
             self._stream.close()

@@ -19,7 +19,7 @@ def run(
       convbert doctor
       convbert doctor --json
     """
-    from convbert import doctor as examination
+    from convbert.inference import doctor as examination
 
     findings = examination.examine()
     if as_json:

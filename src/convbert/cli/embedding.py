@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import convbert
-from convbert.errors import InputError
 from convbert.finetuning.prediction import answer_each, id_in
 from convbert.finetuning.readers import Row
-from convbert.pipelines.feature_extraction import POOLINGS
+from convbert.inference.pipelines.feature_extraction import POOLINGS
+from convbert.util.errors import InputError
 
 
 class Embedder:

@@ -25,8 +25,8 @@ from convbert.cli.finetune import (
     check_on_bad_row,
     task_of,
 )
-from convbert.errors import InputError
-from convbert.optional import require
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 
 def run(

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from convbert.errors import DataWarning, InputError, SlowerWarning
+from convbert.util.errors import DataWarning, InputError, SlowerWarning
 
 WRONG_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

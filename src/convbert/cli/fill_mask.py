@@ -15,7 +15,7 @@ import typer
 from convbert.cli.failures import WRONG_INPUT, say
 from convbert.cli.lines import Line, answer_lines, open_stdin, read_blocks
 from convbert.cli.progress import Advance, progress_line
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 Masks = list[list[dict[str, Any]]]
 """For each [MASK] of a text, the best tokens: `token` (id), `token_str`, `score`, `sequence`."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convbert.cli.failures import INTERRUPTED, is_first_process, say
-from convbert.errors import InputError
-from convbert.optional import require
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 if TYPE_CHECKING:
     from convbert.finetuning.folder import Files

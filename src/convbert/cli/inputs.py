@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from convbert.cli.lines import BLOCK_BYTES, Line, open_stdin, read_blocks
-from convbert.errors import InputError
 from convbert.finetuning.readers import CONLL_ENDINGS, SPLIT_ENDINGS, Row, ending_of, iter_rows
-from convbert.schema import parse_json
+from convbert.util.errors import InputError
+from convbert.util.schema import parse_json
 
 _TABLES = {
     "csv": ".csv",

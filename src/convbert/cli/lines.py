@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 Answer = TypeVar("Answer")
 

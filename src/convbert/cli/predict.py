@@ -22,7 +22,7 @@ from convbert.cli.finetune import (
     check_model_path,
 )
 from convbert.cli.progress import progress_line
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 if TYPE_CHECKING:
     from convbert.cli.embedding import Embedder

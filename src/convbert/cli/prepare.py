@@ -12,8 +12,8 @@ import typer
 
 from convbert.cli.failures import say
 from convbert.cli.progress import prepare_line
-from convbert.errors import InputError
-from convbert.optional import require
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 if TYPE_CHECKING:
     from convbert.pretraining.corpus.shards import Manifest

@@ -24,9 +24,9 @@ from convbert.cli.prepare import (
     check_sources,
     check_tokenizer_options,
 )
-from convbert.errors import InputError
-from convbert.optional import require
-from convbert.signals import handling
+from convbert.util.errors import InputError
+from convbert.util.optional import require
+from convbert.util.signals import handling
 
 if TYPE_CHECKING:
     from convbert.pretraining.recipes import PretrainingPlan

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from convbert.cli.failures import say
-from convbert.errors import InputError
-from convbert.optional import require
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 
 def train(

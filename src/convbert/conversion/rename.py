@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from convbert.configuration import ConvBertConfig, original_head_size
-from convbert.errors import InputError
-from convbert.schema import Schema, check
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check
 
 Part = Literal["discriminator", "generator"]
 

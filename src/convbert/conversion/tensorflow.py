@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convbert.conversion.crc32c import masked_crc32c
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48

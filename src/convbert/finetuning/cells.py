@@ -11,9 +11,9 @@ from token import STRING
 from tokenize import TokenError, generate_tokens
 from typing import Any
 
-from convbert.errors import InputError
 from convbert.finetuning.readers import Row
-from convbert.schema import parse_json
+from convbert.util.errors import InputError
+from convbert.util.schema import parse_json
 
 
 def text_of(cell: Any, place: str, role: str) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
-from convbert.errors import InputError
-from convbert.heads.tags import read_scheme
+from convbert.model.heads.tags import read_scheme
+from convbert.util.errors import InputError
 
 NAMES = ("tokens", "tags")
 _NUMBER_OF_WORD = re.compile(r"\d+([-.]\d+)?")

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.errors import InputError
 from convbert.finetuning.cells import text_in
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Read, Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.model import ConvBertPreTrainedModel
+from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
 
 Prediction = dict[str, Any]
 """What a model says of an example, as written to a file; `answer` is what is scored."""

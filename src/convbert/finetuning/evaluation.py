@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from convbert.errors import InputError
+from convbert.files.atomic import atomic_folder
 from convbert.finetuning.data import Example, Feature, Kind, Prediction, Report
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs, write_json
@@ -25,12 +25,12 @@ from convbert.finetuning.start import (
 )
 from convbert.finetuning.tasks import TASKS, Task
 from convbert.finetuning.writing import submission, write_predictions
-from convbert.loading import find_device, find_model, load_filled
-from convbert.model import ConvBertPreTrainedModel
-from convbert.optional import require
-from convbert.precision import Precision, set_precision
-from convbert.saving import whole_folder
+from convbert.inference.loading import find_device, find_model, load_filled
+from convbert.inference.precision import Precision, set_precision
+from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 EXPLAINED = 5
 """Examples on the page of attention maps and kernels."""
@@ -178,7 +178,7 @@ def _write(
     output_dir: Path,
     explain: bool,
 ) -> None:
-    with whole_folder(output_dir) as draft:
+    with atomic_folder(output_dir) as draft:
         for path, split, found in zip(files, splits, answers, strict=True):
             write_predictions(draft, split, found)
             name = split.kind.task.submission_of(path)

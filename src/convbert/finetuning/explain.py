@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning.data import Feature
-from convbert.model import ConvBertPreTrainedModel
-from convbert.page import facts, note, page
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.report.page import facts, note, page
 from convbert.tokenization import ConvBertTokenizerFast
 
 _MOST_TOKENS = 64

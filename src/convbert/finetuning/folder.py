@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convbert.errors import InputError
-from convbert.saving import whole_folder
-from convbert.schema import Schema, check, parse_json, read_json
+from convbert.files.atomic import atomic_folder
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check, parse_json, read_json
 
 _MAY_CHANGE = ("bf16", "log_every", "seeds", "contents")
 
@@ -211,7 +211,7 @@ def write_whole(path: Path, content: Any) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    with whole_folder(path.parent) as draft:
+    with atomic_folder(path.parent) as draft:
         write_json(draft / path.name, content)
 
 

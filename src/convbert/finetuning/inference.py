@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from convbert.errors import InputError
 from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.model import ConvBertPreTrainedModel
-from convbert.training.batching import plan_batches
+from convbert.inference.batching import plan_batches
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.util.errors import InputError
 
 TOKENS_PER_BATCH = 4096
 

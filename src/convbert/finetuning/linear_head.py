@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convbert.errors import InputError
-from convbert.heads.sequence_classification import ClassificationHead, ConvBertForSequenceClassification
-from convbert.model import head_dropout
+from convbert.model.convbert import head_dropout
+from convbert.model.heads.sequence_classification import ClassificationHead, ConvBertForSequenceClassification
+from convbert.util.errors import InputError
 
 
 class LinearHead(nn.Module):

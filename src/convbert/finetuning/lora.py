@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from convbert.errors import InputError
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.model import ConvBertPreTrainedModel
-from convbert.optional import require
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 
 def target_modules(model: ConvBertPreTrainedModel) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.saliency import token_influence
-from convbert.model import ConvBertPreTrainedModel
-from convbert.page import tokens
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.report.page import tokens
 from convbert.tokenization import ConvBertTokenizerFast
 
 _WORST = 20

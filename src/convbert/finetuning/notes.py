@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from convbert.errors import InputError
 from convbert.finetuning.data import Example, Feature, Kind, counted
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.tokenization import ConvBertTokenizerFast
-from convbert.unknown import UnknownTokens
+from convbert.tokenization.unknown import UnknownTokens
+from convbert.util.errors import InputError
 
 
 def cut_note(

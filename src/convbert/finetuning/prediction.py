@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from convbert.errors import InputError
 from convbert.finetuning.cells import text_of
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
@@ -16,8 +15,9 @@ from convbert.finetuning.inference import run_features
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
 from convbert.finetuning.tagging import split_text
-from convbert.schema import parse_json
-from convbert.unknown import UnknownTokens
+from convbert.tokenization.unknown import UnknownTokens
+from convbert.util.errors import InputError
+from convbert.util.schema import parse_json
 
 Answer = Prediction | InputError
 

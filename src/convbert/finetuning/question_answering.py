@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.errors import InputError
 from convbert.finetuning import squad
 from convbert.finetuning.cells import list_in
 from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.heads.question_answering import ConvBertForQuestionAnswering
-from convbert.heads.spans import Window, best_seen, best_spans, log_scale, plan_windows
-from convbert.schema import Schema, check
+from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
+from convbert.model.heads.spans import Window, best_seen, best_spans, log_scale, plan_windows
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check
 
 _N_BEST = 20
 

@@ -14,11 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from convbert.errors import InputError
 from convbert.finetuning.conll import Sentence, read_sentences
-from convbert.heads.tags import read_scheme
-from convbert.optional import require
-from convbert.schema import Schema, check, parse_json
+from convbert.model.heads.tags import read_scheme
+from convbert.util.errors import InputError
+from convbert.util.optional import require
+from convbert.util.schema import Schema, check, parse_json
 
 Report = Callable[[str], None]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from convbert.errors import InputError
 from convbert.finetuning.tasks import Task
-from convbert.schema import Schema, check
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check
 
 if TYPE_CHECKING:
     from convbert.configuration import ConvBertConfig

@@ -16,9 +16,9 @@ from convbert.finetuning import squad
 from convbert.finetuning.data import Example, Kind, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.mistakes import worst_mistakes
-from convbert.heads.tags import entity_spans
-from convbert.model import ConvBertPreTrainedModel
-from convbert.page import (
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.model.heads.tags import entity_spans
+from convbert.report.page import (
     Chart,
     Line,
     by_step,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from convbert.errors import InputError
+from convbert.files.atomic import atomic_folder, folder_lock
 from convbert.finetuning.data import Example, Feature, Kind, Report
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import Files, RunFolder, write_whole
@@ -30,11 +30,11 @@ from convbert.finetuning.seed import SeedTrainer
 from convbert.finetuning.start import check_head, read_config, read_task, read_tokenizer
 from convbert.finetuning.tasks import Task
 from convbert.finetuning.writing import model_card, read_predictions
-from convbert.loading import find_model
-from convbert.optional import require
-from convbert.saving import own_folder, whole_folder
+from convbert.inference.loading import find_model
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.processes import launched_processes, main_first, report_of
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def finetune(
         report=report,
         notes=notes,
     )
-    with own_folder(folder.root, "training") if is_main else nullcontext():
+    with folder_lock(folder.root, "training") if is_main else nullcontext():
         record = run.record(seeds, on_bad_row)
         main_first(processes, lambda: folder.check(record) if is_main else None)
         if (metrics := folder.finished(seeds)) is not None:
@@ -286,12 +286,12 @@ class Run:
 
     def _write_run(self, best: int, metrics: dict[str, Any], splits: list[Split]) -> None:
         chosen = self.folder.of_seed(best)
-        with whole_folder(self.folder.model) as draft:
+        with atomic_folder(self.folder.model) as draft:
             for file in (chosen / "model").iterdir():
                 shutil.copy2(file, draft)
             _, plan = read_task(str(chosen / "model")) or (self.task, self.plan)
             (draft / "README.md").write_text(model_card(self.kind, plan, metrics), encoding="utf-8")
-        with whole_folder(self.folder.root) as draft:
+        with atomic_folder(self.folder.root) as draft:
             for split in splits:
                 for file in chosen.glob(f"{split.name}_*"):
                     shutil.copy2(file, draft)

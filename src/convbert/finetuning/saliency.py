@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from convbert.finetuning.data import Feature, Kind
-from convbert.model import ConvBertPreTrainedModel
+from convbert.model.convbert import ConvBertPreTrainedModel
 
 
 def token_influence(model: ConvBertPreTrainedModel, kind: Kind, feature: Feature, output: int) -> list[float]:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import set_seed
 
 from convbert.configuration import ConvBertConfig
+from convbert.files.atomic import atomic_folder, save_tokenizer
 from convbert.finetuning.data import Feature, Kind, Prediction, Report
 from convbert.finetuning.folder import RunFolder, write_whole
 from convbert.finetuning.inference import Split
@@ -27,9 +28,8 @@ from convbert.finetuning.trainer import (
     early_stopping,
 )
 from convbert.finetuning.writing import write_predictions
-from convbert.loading import ready
-from convbert.model import ConvBertPreTrainedModel
-from convbert.saving import save_tokenizer, whole_folder
+from convbert.inference.loading import ready
+from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.batching import BalancedBatches
@@ -189,12 +189,12 @@ class SeedTrainer:
         predictions: list[list[Prediction]],
         result: dict[str, Any],
     ) -> None:
-        with whole_folder(root / "model") as draft:
+        with atomic_folder(root / "model") as draft:
             self.kind.finish(model)
             model.save_pretrained(draft)
             save_tokenizer(self.tokenizer, draft, model.config.max_position_embeddings)
             write_task(draft, self.kind.task, plan)
-        with whole_folder(root) as draft:
+        with atomic_folder(root) as draft:
             for split, found in zip(self.splits, predictions, strict=True):
                 write_predictions(draft, split, found)
         write_whole(root / "metrics.json", result)  # the last: where it is, the seed is done

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.errors import InputError
 from convbert.finetuning import metrics
 from convbert.finetuning.cells import label_in, list_in, same_label
 from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, order_labels, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
 
 
 class SequenceKind(Kind):

@@ -9,18 +9,18 @@ import torch
 from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
-from convbert.damage import naming_damage
-from convbert.errors import InputError
+from convbert.files.damage import translate_errors
 from convbert.finetuning.data import Kind
 from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.linear_head import use_linear_head
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.heads.sequence_classification import ConvBertForSequenceClassification
-from convbert.loading import load_filled
-from convbert.model import ConvBertModel, ConvBertPreTrainedModel
-from convbert.schema import read_json
+from convbert.inference.loading import load_filled
+from convbert.model.convbert import ConvBertModel, ConvBertPreTrainedModel
+from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
+from convbert.util.schema import read_json
 
 TASK_FILE = "finetuning.json"
 """Beside the weights: the task and the plan that the model was trained with."""
@@ -36,13 +36,13 @@ def architecture_of(config: ConvBertConfig) -> str:
 
 def read_config(source: str) -> ConvBertConfig:
     """The model's configuration."""
-    with naming_damage(source):
+    with translate_errors(source):
         return ConvBertConfig.from_pretrained(source)
 
 
 def read_tokenizer(source: str) -> ConvBertTokenizerFast:
     """The model's tokenizer."""
-    with naming_damage(source):
+    with translate_errors(source):
         return ConvBertTokenizerFast.from_pretrained(source)
 
 
@@ -108,7 +108,7 @@ def write_task(folder: Path, task: Task, plan: FinetuningPlan) -> None:
 
 def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
     """What `write_task` noted, in a folder or on the Hub; None where the model was made otherwise."""
-    with naming_damage(source):
+    with translate_errors(source):
         path = cached_file(
             source,
             TASK_FILE,

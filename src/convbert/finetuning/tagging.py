@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbert.errors import InputError
 from convbert.finetuning import metrics
 from convbert.finetuning.cells import label_in, list_in
 from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, pad
@@ -19,10 +18,11 @@ from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.sequence import learn_labels
-from convbert.heads.spans import most_context, plan_windows
-from convbert.heads.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
-from convbert.heads.token_classification import ConvBertForTokenClassification
+from convbert.model.heads.spans import most_context, plan_windows
+from convbert.model.heads.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
+from convbert.model.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
 
 _IGNORED = -100
 _SHOWN = 20

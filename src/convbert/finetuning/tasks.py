@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from convbert.errors import InputError
 from convbert.finetuning.readers import ENDINGS, ending_of
-from convbert.schema import Schema, check
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check
 
 KINDS = (
     *("classification", "multi-label", "regression"),

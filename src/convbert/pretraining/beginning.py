@@ -11,9 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
-from convbert.damage import naming_damage
-from convbert.errors import InputError
-from convbert.loading import find_model, load_filled
+from convbert.files.damage import translate_errors
+from convbert.inference.loading import find_model, load_filled
 from convbert.pretraining.data import PLAIN, PathLike, Reading, Source, prepared_folder
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.memory import check_memory
@@ -21,6 +20,7 @@ from convbert.pretraining.objective import Objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.tokenization import ConvBertTokenizerFast
+from convbert.util.errors import InputError
 
 _ARCHITECTURE = (
     *("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_kept_heads", "head_size"),
@@ -101,7 +101,7 @@ def check_beginning(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) -
     if plan.start_generator_from is not None:
         wanted["generator"] = plan.generator_config(config)
     for name, source in _sources(plan).items():
-        with naming_damage(source):
+        with translate_errors(source):
             stored = ConvBertConfig.from_pretrained(source)
         ours, theirs = _architecture(wanted[name]), _architecture(stored)
         if differing := [field for field in _ARCHITECTURE if ours[field] != theirs[field]]:
@@ -126,7 +126,7 @@ def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
     for name, source in sources.items():
         model = models[name]
         before = model.get_input_embeddings().weight.detach().clone()
-        with naming_damage(source):
+        with translate_errors(source):
             filled = load_filled(type(model), source, optional_head=True)
         model.load_state_dict(filled.state_dict())
         shares = name == "generator" and "model" in sources and not plan.untied_generator_embeddings
@@ -145,13 +145,13 @@ def _tokenizer_of(source: str) -> PreTrainedTokenizerBase:
         InputError: it has none, or one without the special tokens that pre-training needs.
     """
     name = find_model(source)
-    with naming_damage(name):
+    with translate_errors(name):
         return check_tokenizer(ConvBertTokenizerFast.from_pretrained(name), name)
 
 
 def _stored_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model; None where there is none, so that the given one must be taken for its own."""
-    with naming_damage(source):
+    with translate_errors(source):
         quietly = {
             f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
         }

@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from convbert.errors import InputError
+from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, tell_now_and_then
 from convbert.pretraining.corpus.reading import PLAIN, Reading
@@ -31,8 +31,8 @@ from convbert.pretraining.corpus.shards import (
 )
 from convbert.pretraining.corpus.sources import PathLike, Source, size_told
 from convbert.pretraining.masking import uniform
-from convbert.saving import own_folder
-from convbert.unknown import UnknownTokens
+from convbert.tokenization.unknown import UnknownTokens
+from convbert.util.errors import InputError
 
 __all__ = [
     "PLAIN",
@@ -272,7 +272,7 @@ def _sequences(
         return dataset
     preparation = Preparation(source, folder, packing, reading)
     vocabulary = vocabulary_of(tokenizer)
-    with own_folder(folder, "preparing a corpus", wait=True):
+    with folder_lock(folder, "preparing a corpus", wait=True):
         if preparation.finished(vocabulary) is None:
             preparation.check_same(vocabulary)  # another run may be reading what is there
             report(f"tokenising {name}")
@@ -300,7 +300,7 @@ def open_corpus(
     if manifest is None:
         raise InputError(f"{folder}: no prepared corpus here (no {MANIFEST})")
     if not manifest.complete:
-        with own_folder(folder, "preparing a corpus"):  # says so, if another process is at it
+        with folder_lock(folder, "preparing a corpus"):  # says so, if another process is at it
             raise InputError(f"{folder}: its preparation was interrupted; repeat it, and it goes on")
     if tokenizer is not None and manifest.vocabulary != tokenizer_fingerprint(tokenizer):
         raise InputError(

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
-from convbert.errors import InputError
-from convbert.optional import require
 from convbert.pretraining.beginning import check_beginning, resolve_tokenizer
 from convbert.pretraining.corpus.reading import PLAIN, Reading, read_pieces
 from convbert.pretraining.corpus.sources import Input, find_sources
@@ -30,6 +28,8 @@ from convbert.pretraining.run import Run, check_enough
 from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import uses_bfloat16, uses_cpu
 from convbert.training.callbacks import Clock, ProgressLine, StopOnSignal
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 _SAMPLE_BYTES = 2_000_000
 _SAMPLE_FILES = 16

@@ -12,11 +12,11 @@ from typing import Any, get_type_hints
 
 from pydantic import NonNegativeInt, create_model
 
-from convbert.errors import InputError
+from convbert.files.atomic import atomic_write
 from convbert.pretraining.recipes import PretrainingPlan, as_begun
-from convbert.saving import write_atomically
-from convbert.schema import Schema, check, read_json
 from convbert.training.checkpoints import checkpoints_in
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check, read_json
 
 # What may change when a run goes on; a change of anything else would make it another run. Batch size and accumulation
 # steps may, as long as a step takes equally many sequences: see `Run.data_record`.
@@ -177,7 +177,7 @@ class RunFolder:
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         try:
-            write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+            atomic_write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
 

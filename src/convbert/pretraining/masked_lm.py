@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.model import ConvBertPreTrainedModel
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining.masking import IGNORED
 
 

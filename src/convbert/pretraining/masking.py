@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 IGNORED = -100
 """The label of positions that are not predicted."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from convbert.configuration import ConvBertConfig
-from convbert.errors import InputError
 from convbert.pretraining.recipes import PretrainingPlan
+from convbert.util.errors import InputError
 
 BYTES = 16
 """Of each parameter in fp32: weight, gradient, and AdamW's two moments."""

@@ -9,8 +9,8 @@ names what a run leaves behind.
 from __future__ import annotations
 
 from convbert.configuration import ConvBertConfig
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.replaced_token import ConvBertForPreTraining
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.pretraining.masked_lm import MaskedLanguageModel
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.replaced_token import ReplacedTokenDetection

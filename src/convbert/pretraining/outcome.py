@@ -12,11 +12,11 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from convbert.errors import InputError
+from convbert.files.atomic import atomic_write, save_tokenizer
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.saving import save_tokenizer, write_atomically
+from convbert.util.errors import InputError
 
 
 def write_models(
@@ -52,7 +52,7 @@ def write_models(
             # Left by an end that did not get to the metrics.
             shutil.rmtree(root / name, ignore_errors=True)
             os.replace(draft, root / name)
-        write_atomically(folder.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        atomic_write(folder.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{root}: the models cannot be written: {error}") from error
     finally:

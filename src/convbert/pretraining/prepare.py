@@ -9,14 +9,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from convbert.errors import InputError
+from convbert.files.atomic import atomic_folder, folder_lock, save_tokenizer
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, Watch
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import PathLike, overview
 from convbert.pretraining.data import SequenceDataset, tokenizer_fingerprint, vocabulary_of
 from convbert.pretraining.recipes import as_begun
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
-from convbert.saving import own_folder, save_tokenizer, whole_folder
+from convbert.util.errors import InputError
 
 Report = Callable[[str], None]
 
@@ -55,7 +55,7 @@ def prepare(
     for line in overview(preparation.source):  # what is not there, before a folder is
         report(f"corpus: {line}")
     loaded = None if isinstance(tokenizer, NewVocabulary) else load_tokenizer(tokenizer)
-    with own_folder(folder, "preparing a corpus"):
+    with folder_lock(folder, "preparing a corpus"):
         preparation.check_folder()
         learned = None
         if loaded is None:
@@ -63,7 +63,7 @@ def prepare(
         vocabulary = vocabulary_of(loaded, learned)
         preparation.check_same(vocabulary)
         if not _holds(folder / "tokenizer", vocabulary):
-            with whole_folder(folder / "tokenizer") as draft:
+            with atomic_folder(folder / "tokenizer") as draft:
                 save_tokenizer(loaded, draft)
         if (manifest := preparation.finished(vocabulary, thorough=True)) is not None:
             report(f"{folder}: is complete")

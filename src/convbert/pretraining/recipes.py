@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convbert.configuration import ConvBertConfig
-from convbert.errors import InputError
 from convbert.pretraining.data import Packing
 from convbert.pretraining.masking import Masking
 from convbert.pretraining.replaced_token import generator_config
+from convbert.util.errors import InputError
 
 _SIZES = ("small", "medium_small", "base")
 # Shares of masked positions that show [MASK] and a random token.

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbert.configuration import ConvBertConfig, original_head_size
-from convbert.errors import InputError
-from convbert.heads.masked_lm import ConvBertForMaskedLM
-from convbert.heads.replaced_token import ConvBertForPreTraining
-from convbert.model import ConvBertPreTrainedModel
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.pretraining.masked_lm import masked_lm_loss, mean_of_step
 from convbert.pretraining.masking import IGNORED
 from convbert.pretraining.sampling import sample_tokens, uniform_tokens
+from convbert.util.errors import InputError
 
 # Of the histograms behind the area under the curve: logits beyond the limit count as the limit.
 _LOGIT_LIMIT = 16.0

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from convbert.page import (
+from convbert.pretraining.samples import Filled, Judged, Samples
+from convbert.report.page import (
     Chart,
     Line,
     bars,
@@ -25,7 +26,6 @@ from convbert.page import (
     tiles,
     wilson,
 )
-from convbert.pretraining.samples import Filled, Judged, Samples
 
 Entry = Mapping[str, Any]
 

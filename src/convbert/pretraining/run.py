@@ -15,8 +15,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from convbert.errors import InputError
-from convbert.optional import require
+from convbert.files.atomic import folder_lock
 from convbert.pretraining import baselines
 from convbert.pretraining.beginning import begin, check_beginning, resolve_tokenizer
 from convbert.pretraining.corpus.sources import Input, find_sources, overview
@@ -38,7 +37,6 @@ from convbert.pretraining.objective import Objective, build_objective
 from convbert.pretraining.outcome import write_models
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.watching import ReportPage, watch
-from convbert.saving import own_folder
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import load_weights, usable_checkpoint
@@ -46,6 +44,8 @@ from convbert.training.checkpoints import checkpoint_folder
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.processes import launched_processes, main_first, report_of
 from convbert.training.trainer import ObjectiveTrainer
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 Report = Callable[[str], None]
 
@@ -117,7 +117,7 @@ def pretrain(
         _check_sources(corpus, heldout, report)
     clock = Clock(plan.max_steps, plan.max_minutes)
     arguments_of(plan, folder.root, clock, device, evaluates=heldout is not None)
-    with own_folder(folder.root, "training") if is_main else nullcontext():
+    with folder_lock(folder.root, "training") if is_main else nullcontext():
         is_new = main_first(processes, lambda: is_main and folder.claim(plan))
         if (metrics := folder.finished(plan, report)) is not None:
             report(f"{folder.root}: this run has finished")

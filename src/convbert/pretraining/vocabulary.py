@@ -18,11 +18,11 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerBase
 
-from convbert.errors import InputError
 from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
 from convbert.pretraining.corpus.sources import PathLike, Source, find_sources
 from convbert.tokenization import SPECIAL_TOKENS, ConvBertTokenizerFast
-from convbert.unknown import UnknownTokens
+from convbert.tokenization.unknown import UnknownTokens
+from convbert.util.errors import InputError
 
 Report = Callable[[str], None]
 

@@ -17,12 +17,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from convbert.files.atomic import atomic_write
 from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Probe, Samples
-from convbert.saving import write_atomically
 from convbert.training.callbacks import Clock, duration
 from convbert.training.utilisation import Utilisation, peak_of
 
@@ -94,7 +94,7 @@ class ReportPage(TrainerCallback):
             )
         )
         try:
-            write_atomically(self.path, html)
+            atomic_write(self.path, html)
         except OSError as error:
             self.report(f"{self.path}: cannot be written: {error.strerror or error}")
         self._next = monotonic() + (monotonic() - started) / _SHARE

@@ -8,7 +8,6 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import BertTokenizer
 
-from convbert.errors import InputError
 from convbert.tokenization.shared import (
     TOO_SHORT,
     BertConventions,
@@ -17,6 +16,7 @@ from convbert.tokenization.shared import (
     save_rules,
 )
 from convbert.tokenization.vocabulary import PathLike, build_vocabulary
+from convbert.util.errors import InputError
 
 
 class ConvBertTokenizerFast(BertConventions, BertTokenizer):

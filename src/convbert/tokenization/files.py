@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convbert.errors import InputError
-from convbert.schema import check, read_json
 from convbert.tokenization.rules import read_tokenizer_file, with_rules
 from convbert.tokenization.schemas import NAMED, AddedTokens, Config, NamedTokens, Token
+from convbert.util.errors import InputError
+from convbert.util.schema import check, read_json
 
 
 def check_config(path: object) -> None:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from convbert.errors import DataWarning, InputError
-from convbert.schema import check, read_json
 from convbert.tokenization.schemas import SWITCHES, Model, TokenizerFile
 from convbert.tokenization.vocabulary import CONTINUATION, check_mapping
+from convbert.util.errors import DataWarning, InputError
+from convbert.util.schema import check, read_json
 
 
 def read_tokenizer_file(path: str) -> TokenizerFile:

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from tokenizers import AddedToken
 
-from convbert.schema import Schema
 from convbert.tokenization.vocabulary import CONTINUATION, LARGEST_ID
+from convbert.util.schema import Schema
 
 _Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
 _Count = Annotated[int, Field(ge=1, le=LARGEST_ID)]

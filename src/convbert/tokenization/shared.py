@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from convbert.errors import InputError
 from convbert.tokenization.vocabulary import VOCABULARY_FILE, PathLike
+from convbert.util.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -157,8 +157,8 @@ def save_rules(backend: Tokenizer, folder: PathLike, prefix: str | None, config_
         prefix: of the file's name, if any.
         config_file: the tokenizer_config.json that transformers has written; its class would build BERT's rules.
     """
-    from convbert.schema import read_json
     from convbert.tokenization.rules import are_berts
+    from convbert.util.schema import read_json
 
     path = Path(folder, f"{prefix}-{TOKENIZER_FILE}" if prefix else TOKENIZER_FILE)
     write_whole(path, backend.to_str(pretty=True))

@@ -10,7 +10,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from transformers import PreTrainedTokenizer
 from transformers.tokenization_utils_base import TruncationStrategy
 
-from convbert.errors import InputError
 from convbert.tokenization.shared import (
     TOO_SHORT,
     BertConventions,
@@ -19,6 +18,7 @@ from convbert.tokenization.shared import (
     save_rules,
 )
 from convbert.tokenization.vocabulary import CONTINUATION, PathLike, build_vocabulary
+from convbert.util.errors import InputError
 
 
 class _CharacterTable(dict[int, str]):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, normalizers
 
-from convbert.errors import DataWarning, InputError
+from convbert.util.errors import DataWarning, InputError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"

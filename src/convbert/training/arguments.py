@@ -11,9 +11,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from convbert.errors import InputError
 from convbert.ops.backends import supports_bfloat16
 from convbert.training.callbacks import Clock
+from convbert.util.errors import InputError
 
 _NEVER = 10**8
 """A number of steps that no run reaches, for runs that end by the clock."""

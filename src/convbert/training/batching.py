@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 _BATCHES_PER_POOL = 16
 """Texts are sorted by length within so many batches: even batches, and still a new mixture in every epoch."""
@@ -71,19 +70,6 @@ def cut_evenly(texts: NDArray[np.int64], lengths: NDArray[np.int64], count: int)
         edges.append(min(max(cut, edges[-1] + 1), len(texts) - (count - number)))
     edges.append(len(texts))
     return [texts[first:last].tolist() for first, last in pairwise(edges)]
-
-
-def plan_batches(lengths: Sequence[int], max_tokens: int, most_texts: int = sys.maxsize) -> list[list[int]]:
-    """Indices of each batch's texts: sorted by length, within `max_tokens` tokens and `most_texts` texts."""
-    batches: list[list[int]] = []
-    tokens = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not batches or tokens + lengths[index] > max_tokens or len(batches[-1]) == most_texts:
-            batches.append([])
-            tokens = 0
-        batches[-1].append(index)
-        tokens += lengths[index]
-    return batches
 
 
 class BatchStream(Sampler[list[int]]):

@@ -17,8 +17,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from convbert.errors import InputError
-from convbert.signals import handling
+from convbert.util.errors import InputError
+from convbert.util.signals import handling
 
 STATE_FILE = "trainer_state.json"
 """The last file of a checkpoint that the Trainer writes."""

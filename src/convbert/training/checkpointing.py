@@ -19,8 +19,6 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState, TrainerState
 
-from convbert.errors import InputError
-from convbert.schema import Schema, check, read_json
 from convbert.training.callbacks import STATE_FILE
 from convbert.training.checkpoints import (
     checkpoint_folder,
@@ -31,6 +29,8 @@ from convbert.training.checkpoints import (
     set_later_ones_aside,
     whole_checkpoint,
 )
+from convbert.util.errors import InputError
+from convbert.util.schema import Schema, check, read_json
 
 _WEIGHTS_FILE = "model.safetensors"
 _PROGRESS_FILE = "progress.json"

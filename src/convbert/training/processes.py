@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from convbert.errors import InputError
 from convbert.training.arguments import uses_cpu
+from convbert.util.errors import InputError
 
 _PATIENCE = timedelta(hours=3)
 """How long processes wait for the first one, which alone tokenises, measures baselines and writes."""

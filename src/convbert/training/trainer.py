@@ -31,7 +31,6 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from convbert.errors import DataWarning, InputError
 from convbert.training.batching import BatchStream
 from convbert.training.callbacks import Clock
 from convbert.training.checkpointing import CheckpointingTrainer
@@ -39,6 +38,7 @@ from convbert.training.checkpoints import checkpoint_folder
 from convbert.training.figures import FigureMeter
 from convbert.training.pace import Pace
 from convbert.training.randomness import seed_all
+from convbert.util.errors import DataWarning, InputError
 
 
 class ObjectiveTrainer(CheckpointingTrainer):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from convbert.errors import InputError
 from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
+from convbert.util.errors import InputError
 
 _ROWS = 1000
 _LONGEST_CELL = 1 << 27

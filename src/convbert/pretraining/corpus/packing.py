@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 Paragraph = Sequence[int]
 Document = list[Paragraph]

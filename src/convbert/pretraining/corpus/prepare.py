@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from convbert.errors import InputError
+from convbert.files.atomic import atomic_write
 from convbert.pretraining.corpus.encoding import Encoded, Encoder
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.reading import PLAIN, Block, Reading, Sources
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, Shard, sha256_of
 from convbert.pretraining.corpus.sources import Input, Source, TextFile, find_sources
 from convbert.pretraining.corpus.workers import check_engine, encode_in_order
-from convbert.saving import write_atomically
+from convbert.util.errors import InputError
 
 JOURNAL = "journal.jsonl"
 _PACKED = Packing()
@@ -129,7 +129,7 @@ class Preparation:
         return None if stored.problem(self.folder, thorough) else stored
 
     def run(self, vocabulary: Vocabulary, watch: Watch = lambda progress: None) -> Manifest:
-        """Make what is not there yet. The caller owns the folder: see `own_folder`.
+        """Make what is not there yet. The caller owns the folder: see `folder_lock`.
 
         Shards of an earlier run are kept where they are whole and were made from the same text in the same way.
 
@@ -143,7 +143,7 @@ class Preparation:
         try:
             (self.folder / SHARDS).mkdir(parents=True, exist_ok=True)
             self._write_journal(kept)
-            write_atomically(self.folder / MANIFEST, manifest.to_json())
+            atomic_write(self.folder / MANIFEST, manifest.to_json())
             sources = Sources(inputs, self.reading, self.skip_bad)
             encoder = Encoder(
                 vocabulary.tokenizer,
@@ -221,7 +221,7 @@ class Preparation:
 
     def _write_journal(self, shards: dict[str, Shard]) -> None:
         """Before the manifest that knew the shards is replaced."""
-        write_atomically(self.folder / JOURNAL, "".join(map(_journal_line, shards.values())))
+        atomic_write(self.folder / JOURNAL, "".join(map(_journal_line, shards.values())))
 
     def _make_shards(
         self, sources: Sources, encoder: Encoder, manifest: Manifest, kept: dict[str, Shard], watch: Watch
@@ -255,7 +255,7 @@ class Preparation:
 
     def _write_shard(self, block: Block, encoded: Encoded, key: str) -> Shard:
         path = self.folder / SHARDS / _file_of(block)
-        write_atomically(path, encoded.data)
+        atomic_write(path, encoded.data)
         return Shard(path.name, len(encoded.data), sha256_of(path), key=key, **vars(encoded.counts))
 
     def _leave_nothing_useless(self) -> None:
@@ -279,7 +279,7 @@ class Preparation:
         manifest.sources = [_describe(source) for source in sources.inputs]
         manifest.skipped = list(sources.skipped)
         manifest.complete = True
-        write_atomically(self.folder / MANIFEST, manifest.to_json())
+        atomic_write(self.folder / MANIFEST, manifest.to_json())
         (self.folder / JOURNAL).unlink()
         wanted = {shard.file for shard in manifest.shards}
         for file in (self.folder / SHARDS).iterdir():

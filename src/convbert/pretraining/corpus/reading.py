@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convbert.errors import InputError
 from convbert.pretraining.corpus.files import check_text, no_column, open_bytes, read_rows
 from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
+from convbert.util.errors import InputError
 
 _LONGEST_JSON_LINE = 1 << 28
 _LONGEST_PARAGRAPH = 1 << 16  # a tokenizer needs some fifty times as much memory as its text

@@ -18,11 +18,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from convbert.errors import InputError
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.sources import Source
-from convbert.schema import read_json
-from convbert.unknown import UnknownTokens
+from convbert.tokenization.unknown import UnknownTokens
+from convbert.util.errors import InputError
+from convbert.util.schema import read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"

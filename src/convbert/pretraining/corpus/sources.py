@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convbert.errors import InputError
+from convbert.util.errors import InputError
 
 PathLike = str | os.PathLike[str]
 Source = PathLike | Sequence[PathLike]

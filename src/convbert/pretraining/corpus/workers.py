@@ -15,10 +15,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from convbert.errors import InputError
-from convbert.optional import require
 from convbert.pretraining.corpus.encoding import Encoded, Encoder
 from convbert.pretraining.corpus.reading import Block
+from convbert.util.errors import InputError
+from convbert.util.optional import require
 
 ENGINES = ("local", "ray")
 _NO_CLUSTER = "no Ray cluster is running here: start one (ray start --head), or set RAY_ADDRESS"

@@ -1,0 +1,1 @@
+"""A model folder on disk: found, checked before memory is taken, and written whole or not at all."""

@@ -1,0 +1,187 @@
+"""Write files, and the files of a folder, whole or not at all, and as the only process that does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from convbert.util.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PathLike = str | os.PathLike[str]
+
+_WEIGHTS = re.compile(r"(?P<stem>model(\.[\w.]+)?)(-\d{5}-of-\d{5})?\.safetensors")
+
+
+def save_model(save: Callable[..., Any], save_directory: PathLike, *args: Any, **kwargs: Any) -> None:
+    """Run transformers' `save_pretrained` so that a full disk leaves the folder as it was.
+
+    Weights of an earlier save that the new ones replace are removed: `from_pretrained` reads an old
+    `model.safetensors` before it looks for new shards.
+
+    Args:
+        save: bound `save_pretrained` of transformers; called with a draft folder, `args` and `kwargs`.
+        save_directory: where the files end up; created where missing.
+        args, kwargs: as `save` takes them. A distributed checkpoint, which many processes write together,
+            goes straight to its place.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    if kwargs.get("distributed_checkpoint"):
+        save(save_directory, *args, **kwargs)
+        return
+    if kwargs.get("push_to_hub"):
+        kwargs.setdefault("repo_id", Path(save_directory).name)  # transformers would take the draft's name
+    with atomic_folder(save_directory) as draft:
+        save(draft, *args, **kwargs)
+        names = {file.name for file in draft.iterdir()}
+    _remove_replaced_weights(Path(save_directory), names)
+
+
+def save_tokenizer(tokenizer: Any, folder: PathLike, max_length: int | None = None) -> None:
+    """Write a tokenizer as transformers does, and `vocab.txt` beside it, which other tools read.
+
+    Args:
+        max_length: positions of the model that it is for.
+    """
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
+    tokenizer.save_vocabulary(os.fspath(folder))
+
+
+@contextmanager
+def atomic_folder(folder: PathLike) -> Iterator[Path]:
+    """Give a draft to write files into; they move to `folder` when the block ends well.
+
+    Otherwise `folder` is left as it was. Every file in it is at any moment an old one or a new one, whole.
+    Until the end, the disk holds both.
+
+    Raises:
+        InputError: `folder` is a file, or it cannot be written (a full disk, no permission).
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target}: is a file; give a folder to save to")
+    is_new = not target.exists()
+    try:
+        with _naming(target):
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as draft:
+                yield Path(draft)
+                files = sorted(Path(draft).iterdir())
+                probe = Path(draft) / ".mode"
+                probe.touch()  # has the mode that the umask gives; safetensors writes for its owner alone
+                mode = probe.stat().st_mode & 0o777
+                for file in files:
+                    if file.is_file():
+                        file.chmod(mode)
+                    os.replace(file, target / file.name)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def folder_lock(folder: PathLike, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Be the only process that does something in a folder, which is made where missing.
+
+    The lock is on the folder itself, leaves no file, and goes with the process, however that ends. On Windows, and on
+    file systems without locks, nothing is guarded.
+
+    Args:
+        doing: what, for the process that is refused, as "training".
+        wait: for the other to end, instead of refusing.
+
+    Raises:
+        InputError: another process is at it, or the folder cannot be written.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; the output must be a folder")
+    with _naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY) if fcntl is not None else None
+    if descriptor is None:
+        yield
+        return
+    _held.add(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        _let_go(descriptor)
+        raise InputError(f"{path}: another process is {doing} in this folder") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        _let_go(descriptor)
+
+
+_held: set[int] = set()
+
+
+def _let_go(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    # Processes that the owner starts must not keep its lock when it is killed.
+    os.register_at_fork(after_in_child=lambda: _let_go(*_held))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is none, or a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there in full or not at all, whenever the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turn what the system or safetensors says about a failed write into one sentence."""
+    try:
+        yield
+    except SafetensorError as error:
+        cause = str(error).rpartition("I/O error: ")[2]
+        raise InputError(f"{folder}: cannot be written: {cause}") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _remove_replaced_weights(folder: Path, new_names: set[str]) -> None:
+    stems = {match["stem"] for name in new_names if (match := _WEIGHTS.fullmatch(name))}
+    for file in folder.iterdir():
+        match = _WEIGHTS.fullmatch(file.name)
+        if match and match["stem"] in stems and file.name not in new_names:
+            file.unlink()

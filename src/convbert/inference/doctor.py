@@ -1,0 +1,259 @@
+"""What this machine can run, which form each op takes on it, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+import convbert
+from convbert.files import embedded
+from convbert.inference.precision import DTYPES, automatic, why_not, why_slow
+from convbert.ops import compiled
+from convbert.ops.attention import packed_form
+from convbert.ops.backends import why_not_fast
+from convbert.ops.compiled.product import PrepackedLinear
+from convbert.util.errors import InputError
+from convbert.util.optional import EXTRAS, install_hint, missing_packages
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_CONVOLUTIONS = ("span_dynamic_conv", "depthwise_conv")
+_RACE = "speeds, as multiples of this one: a layer of 768 x 3072 on 256 tokens, measured now"
+_ROUNDS = 15
+_HOW = {
+    "bf16": "weights and activations in bfloat16",
+    "int8": "8-bit weights and activations in the wide layers of the encoder, for inference",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Args:
+        room: what it belongs to: "versions", "cpu", "gpu", "ops", "precision", "extras" or "model".
+        name: of the thing, unique in its room.
+        value: what was found.
+        reason: why it is so, or what to do about it; "" where the value says it all.
+    """
+
+    room: str
+    name: str
+    value: str | int | float | bool
+    reason: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; takes about a second and changes nothing."""
+    return [
+        *_versions(),
+        *_cpu(),
+        *_gpu(),
+        *(finding for device in _devices() for finding in _ops(device)),
+        *(finding for device in _devices() for finding in _precisions(device)),
+        *_extras(),
+        _embedded_model(),
+    ]
+
+
+def as_dict(findings: list[Finding]) -> dict[str, Any]:
+    """Findings by room and name, as plain data."""
+    rooms: dict[str, Any] = {}
+    for finding in findings:
+        fields = asdict(finding)
+        room, name = fields.pop("room"), fields.pop("name")
+        rooms.setdefault(room, {})[name] = fields
+    return rooms
+
+
+def _versions() -> list[Finding]:
+    return [
+        Finding("versions", "convbert", convbert.__version__),
+        Finding("versions", "python", platform.python_version(), platform.platform()),
+        *(Finding("versions", package, version(package)) for package in _PACKAGES),
+    ]
+
+
+def _cpu() -> list[Finding]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [
+        Finding("cpu", "name", _cpu_name()),
+        Finding("cpu", "cores", usable, "that this process may use"),
+        _threads(usable, cpu_quota()),
+        Finding("cpu", "instructions", torch.backends.cpu.get_cpu_capability()),
+        Finding("cpu", "onednn", torch.backends.mkldnn.is_available()),
+        _compiled_kernels(),
+    ]
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores that the container's quota gives, such as 1.5; None where there is no quota.
+
+    Args:
+        root: where the control groups are mounted, version 2 or 1.
+    """
+    for read in (
+        lambda: (root / "cpu.max").read_text().split(),
+        lambda: [(root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")],
+    ):
+        try:
+            quota, period = (int(number) for number in read())
+        except (OSError, ValueError):  # not mounted, or "max"
+            continue
+        return quota / period if quota > 0 and period > 0 else None
+    return None
+
+
+def _threads(usable: int, quota: float | None) -> Finding:
+    threads = torch.get_num_threads()
+    cores = usable if quota is None else min(float(usable), quota)
+    if threads <= max(1.0, cores):
+        return Finding("cpu", "threads", threads, "OMP_NUM_THREADS sets how many PyTorch starts")
+    by = "this process may use" if quota is None or quota >= usable else "the container's quota gives"
+    reason = f"more than the {cores:g} cores that {by}, so they wait for each other"
+    return Finding("cpu", "threads", threads, f"{reason}: set OMP_NUM_THREADS={max(1, int(cores))}")
+
+
+def _compiled_kernels() -> Finding:
+    hint = f"{compiled.why_missing()}; slower without: with a C compiler at hand, install the package again"
+    return Finding(
+        "cpu", "compiled kernels", compiled.build() or "none", hint if compiled.why_missing() else ""
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpu() -> list[Finding]:
+    if not torch.cuda.is_available():
+        return [Finding("gpu", "available", False, _why_no_gpu())]
+    findings = [Finding("gpu", "available", True, f"CUDA {torch.version.cuda}")]
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        size = f"{about.total_memory / 2**30:.0f} GiB, compute capability {about.major}.{about.minor}"
+        findings.append(Finding("gpu", f"cuda:{index}", about.name, size))
+    return findings
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this build of PyTorch is for the CPU alone"
+    return "PyTorch finds no GPU or no driver for one"
+
+
+def _devices() -> list[torch.device]:
+    names = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [torch.device(name) for name in names]
+
+
+def _ops(device: torch.device) -> list[Finding]:
+    """Which form each op takes on `device` when its backend is "auto"."""
+    encoder = [_encoder()] if device.type == "cpu" else []
+    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device), *encoder]
+
+
+def _convolution(op: str, device: torch.device) -> Finding:
+    name, reason = f"{op} on {device.type}", why_not_fast(device)
+    if reason:
+        return Finding("ops", name, "reference", reason)
+    if device.type != "cpu":
+        return Finding("ops", name, "fast", "Triton kernels")
+    return Finding(
+        "ops", name, "fast", f"{'in fp32 compiled' if compiled.build() else 'PyTorch alone'}, see cpu"
+    )
+
+
+def _attention(device: torch.device) -> list[Finding]:
+    """On rectangles, and on unpadded batches of the published models' type and head width."""
+    name = f"attention on {device.type}"
+    sdpa = Finding("ops", name, "sdpa", "PyTorch's scaled_dot_product_attention")
+    if device.type == "cpu":
+        how = "in fp32; else PyTorch's, text by text"
+        return [Finding("ops", name, "compiled", how) if compiled.build() else sdpa]
+    form, dropping = (packed_form(device, torch.bfloat16, 64, dropout) for dropout in (0.0, 0.1))
+    why = form.reason
+    if dropping != form:
+        why += f"; while training with dropout, {dropping.name}: {dropping.reason}"
+    return [sdpa, Finding("ops", f"packed {name}", form.name, why)]
+
+
+def _encoder() -> Finding:
+    """The layers of a model in evaluation mode, without gradients."""
+    if compiled.build() is None:
+        return Finding("ops", "encoder on cpu", "layer by layer", "compiled kernels are missing, see cpu")
+    return Finding(
+        "ops", "encoder on cpu", "compiled", "without gradients and in fp32 or int8, all layers in one call"
+    )
+
+
+def _precisions(device: torch.device) -> list[Finding]:
+    """For each precision its speed in a short race against fp32, or False; and what "auto" takes."""
+    reasons = {precision: why_not(precision, device) for precision in _HOW}
+    seconds = _race(["fp32", *(name for name, reason in reasons.items() if reason is None)], device)
+    findings = [Finding("precision", f"fp32 on {device.type}", 1.0, _RACE)]
+    for precision, how in _HOW.items():
+        reason = reasons[precision]
+        speed: float | bool = False
+        if reason is None:
+            speed = round(seconds["fp32"] / seconds[precision], 1)
+            slow = why_slow(precision, device)
+            reason = f"runs, but slower: {slow}" if slow else how
+        findings.append(Finding("precision", f"{precision} on {device.type}", speed, reason))
+    name, why = automatic(device, torch.float32)
+    return [*findings, Finding("precision", f"auto on {device.type}", name, why)]
+
+
+def _wide_layer(device: torch.device, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The layer that costs most in a model of base size, as `convbert.load` runs it."""
+    layer = nn.Linear(768, 3072)
+    if device.type == "cpu" and compiled.build() and precision in ("fp32", "int8"):
+        return PrepackedLinear(layer.weight, layer.bias, int8=precision == "int8")
+    return layer.to(device, DTYPES[precision])
+
+
+@torch.inference_mode()
+def _race(precisions: list[str], device: torch.device) -> dict[str, float]:
+    """Seconds per call: medians of rounds in which all take their turn, so that a busy moment hits them alike."""
+    layers = {precision: _wide_layer(device, precision) for precision in precisions}
+    states = torch.ones(256, 768, device=device)
+    inputs = {precision: states.to(DTYPES.get(precision, torch.float32)) for precision in precisions}
+    seconds: dict[str, list[float]] = {precision: [] for precision in precisions}
+    for round_ in range(_ROUNDS + 2):
+        for precision, layer in layers.items():
+            started = time.perf_counter()
+            layer(inputs[precision])[0, 0].item()  # waits for the device
+            if round_ >= 2:  # the first ones are for warming up
+                seconds[precision].append(time.perf_counter() - started)
+    return {precision: median(times) for precision, times in seconds.items()}
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra in EXTRAS:
+        missing = missing_packages(extra)
+        hint = f"{', '.join(missing)} missing: {install_hint(extra)}" if missing else ""
+        findings.append(Finding("extras", extra, not missing, hint))
+    return findings
+
+
+def _embedded_model() -> Finding:
+    try:
+        folder = embedded.folder()
+    except InputError as error:
+        return Finding("model", "embedded", False, str(error))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Finding("model", "embedded", True, f"{size / 1e6:.1f} MB in {folder}")

@@ -1,0 +1,252 @@
+"""`convbert.load`: a model folder, a name on the Hub or the embedded model to a model that is ready to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers.utils import logging
+
+from convbert.configuration import ConvBertConfig
+from convbert.files import embedded
+from convbert.files.hub import check_hub
+from convbert.files.weights import check_sizes
+from convbert.inference.precision import Precision, check_precision, set_precision
+from convbert.model.convbert import ConvBertModel, ConvBertPreTrainedModel
+from convbert.model.heads.masked_lm import ConvBertForMaskedLM
+from convbert.model.heads.multiple_choice import ConvBertForMultipleChoice
+from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
+from convbert.model.heads.replaced_token import ConvBertForPreTraining
+from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
+from convbert.model.heads.token_classification import ConvBertForTokenClassification
+from convbert.util.errors import InputError
+
+Device = str | int | torch.device | None
+PathLike = str | os.PathLike[str]
+
+
+class Task(NamedTuple):
+    """The model of a task, and whether the embedded model, which was only pre-trained, can do it."""
+
+    model: type[ConvBertPreTrainedModel]
+    embedded_model_serves: bool = False
+
+
+TASKS = {
+    "fill-mask": Task(ConvBertForMaskedLM, embedded_model_serves=True),
+    "text-classification": Task(ConvBertForSequenceClassification),
+    "token-classification": Task(ConvBertForTokenClassification),
+    "question-answering": Task(ConvBertForQuestionAnswering),
+    "feature-extraction": Task(ConvBertModel, embedded_model_serves=True),
+    "multiple-choice": Task(ConvBertForMultipleChoice),
+    "replaced-token-detection": Task(ConvBertForPreTraining),
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+
+
+def load(
+    source: PathLike | None = None,
+    task: str = "fill-mask",
+    *,
+    precision: Precision = "auto",
+    device: Device = None,
+) -> ConvBertPreTrainedModel:
+    """Load a model, ready to run: in evaluation mode, on its device, in the numbers it shall compute in.
+
+    Args:
+        source: a folder or a name on the Hub. None: the embedded English model, which can do fill-mask and
+            feature-extraction.
+        task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
+            "question-answering", "multiple-choice", "replaced-token-detection", or "feature-extraction" for the
+            encoder alone. It decides the class of the model.
+        precision: "fp32"; "bf16"; "int8", 8-bit weights and activations in the encoder's wide linear layers, on a CPU
+            and for inference alone; or "auto", bf16 where the hardware multiplies it, else fp32 (on a GPU, half
+            precision stays as stored). `convbert doctor` says what this machine gains.
+        device: None takes the GPU where there is one.
+
+    Returns:
+        A `ConvBertFor...` of the task, or a `ConvBertModel`.
+
+    Raises:
+        InputError: an unknown task; a source that is missing, damaged or was not trained for the task; a precision or a
+            device that cannot be used here, with the reason.
+    """
+    name = find_task(task)
+    place = find_device(device)
+    check_precision(precision, place)
+    model = _read(_embedded_folder(name) if source is None else os.fspath(source), name)
+    set_precision(model, precision, place)
+    return model.to(place).eval()
+
+
+def find_model(source: str | os.PathLike[str] | None) -> str:
+    """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded model.
+
+    Raises:
+        InputError: it can only be a folder, and there is none with a model in it.
+    """
+    if source is None or source == "embedded":
+        return str(embedded.folder())
+    name = os.fspath(source)
+    check_source(name)
+    return name
+
+
+def load_filled(
+    model_class: type[ConvBertPreTrainedModel],
+    source: str,
+    config: ConvBertConfig | None = None,
+    *,
+    optional_head: bool = False,
+) -> Any:
+    """Load a model in fp32, to train it, and refuse weights that leave a part of it random.
+
+    Args:
+        config: in place of the stored one.
+        optional_head: what lies above the encoder may be missing.
+    """
+    options: dict[str, Any] = {} if config is None else {"config": config}
+    model, info = _from_pretrained(model_class, source, dtype=torch.float32, **options)
+    missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
+    if optional_head:
+        missing = [name for name in missing if name.startswith(f"{model_class.base_model_prefix}.")]
+    if missing:
+        raise InputError(
+            f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
+        )
+    return ready(model, source)
+
+
+def _from_pretrained(model_class: type[ConvBertPreTrainedModel], source: str, **options: Any) -> Any:
+    """The model and transformers' report of what did not fit, which is the caller's to judge."""
+    if os.path.isdir(source):
+        check_sizes(Path(source), ConvBertConfig.from_pretrained(source))
+    with quiet_loading():
+        return model_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+
+
+def ready(model: ConvBertPreTrainedModel, source: object) -> ConvBertPreTrainedModel:
+    """The model, without the switches of its configuration that ask for more than answers.
+
+    Raises:
+        InputError: a weight is NaN or infinite, so that no answer would mean anything.
+    """
+    config = model.config
+    config.output_attentions = config.output_hidden_states = False
+    config.return_dict = True
+    for name, weight in model.named_parameters():
+        # A sum costs little, but can overflow.
+        if not weight.sum().isfinite() and not weight.isfinite().all():
+            raise InputError(
+                f"{source}: {name} holds NaN or infinity: the model is damaged, or its training failed"
+            )
+    return model
+
+
+def find_task(task: str) -> str:
+    """The key of `TASKS`.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = ALIASES.get(task, task)
+    if name not in TASKS:
+        raise InputError(f"there is no task {task!r}; there are {', '.join([*TASKS, *ALIASES])}")
+    return name
+
+
+def find_device(device: Device) -> torch.device:
+    """The device, or the GPU where there is one for None.
+
+    Raises:
+        InputError: PyTorch cannot use it here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(device, int) and device < 0:
+        return torch.device("cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _embedded_folder(task: str) -> str:
+    if not TASKS[task].embedded_model_serves:
+        raise InputError(
+            f"{task} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
+        )
+    return str(embedded.folder())
+
+
+def _read(source: str, task: str) -> ConvBertPreTrainedModel:
+    """The model as it is stored, on the CPU."""
+    check_source(source)
+    model, report = _from_pretrained(TASKS[task].model, source, dtype="auto")
+    _check_report(source, task, report)
+    return ready(model, source)
+
+
+def check_source(source: str) -> None:
+    """Refuse what can only be a folder and is none; a name on the Hub is an owner's, with one slash, and not in front.
+
+    Raises:
+        InputError: a file, a folder that is not there, or one without a model in it.
+    """
+    if os.path.isfile(source):
+        raise InputError(f"{source}: is a file; give the folder that holds it")
+    is_path = (
+        source.startswith((".", "~", os.sep)) or source.count("/") > 1 or (os.sep != "/" and os.sep in source)
+    )
+    if is_path and not os.path.isdir(source):
+        raise InputError(f"{source}: there is no such folder")
+    if "/" not in source and not os.path.isdir(source):
+        raise InputError(
+            f"{source}: there is no such folder; a name on the Hub has an owner, as in owner/{source}"
+        )
+    if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
+        inside = [
+            name
+            for name in ("model", "generator")
+            if os.path.isfile(os.path.join(source, name, "config.json"))
+        ]
+        hint = (
+            f"; {' and '.join(os.path.join(source, name) for name in inside)} can be meant" if inside else ""
+        )
+        raise InputError(f"{source}: holds no model: there is no config.json{hint}")
+    check_hub(source)
+
+
+def _check_report(source: str, task: str, report: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the model: what is missing would be random."""
+    for key, stored, wanted in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{source}: config.json and the weights do not belong together: {key} is {tuple(stored)}, "
+            f"and the configuration says {tuple(wanted)}"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{source}: was not trained for {task}: a {TASKS[task].model.__name__} needs {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}, which are not among its weights"
+        )
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' table of weights: left-over ones are normal here, missing ones an error."""
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()

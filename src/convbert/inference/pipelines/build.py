@@ -1,0 +1,108 @@
+"""`convbert.pipeline`: a task's name and a model folder to a pipeline."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from convbert.files import embedded
+from convbert.inference.loading import TASKS, Device, PathLike, find_device, find_task, load
+from convbert.inference.pipelines.feature_extraction import FeatureExtraction
+from convbert.inference.pipelines.fill_mask import FillMask
+from convbert.inference.pipelines.packed import MAX_TOKENS, PackedTexts
+from convbert.inference.pipelines.question_answering import QuestionAnswering
+from convbert.inference.pipelines.text_classification import TextClassification
+from convbert.inference.pipelines.token_classification import TokenClassification
+from convbert.inference.precision import Precision
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.tokenization import ConvBertTokenizer, ConvBertTokenizerFast
+from convbert.util.errors import InputError
+
+PIPELINES: dict[str, type[PackedTexts]] = {
+    "fill-mask": FillMask,
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
+    "feature-extraction": FeatureExtraction,
+}
+
+
+def pipeline(
+    task: str,
+    model: PathLike | ConvBertPreTrainedModel | None = None,
+    tokenizer: PathLike | ConvBertTokenizerFast | ConvBertTokenizer | None = None,
+    *,
+    device: Device = None,
+    precision: Precision = "auto",
+    max_tokens: int = MAX_TOKENS,
+    **kwargs: Any,
+) -> PackedTexts:
+    """Build the pipeline of a task.
+
+    Args:
+        task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
+            "question-answering" or "feature-extraction".
+        model: a folder, a name on the Hub, or a model. None: the embedded English model, which can do
+            fill-mask and feature-extraction.
+        tokenizer: a folder, a name on the Hub, or a tokenizer. None: the one in the model's folder.
+        device: None takes the GPU where there is one, or leaves a given model where it is.
+        precision: "auto", "fp32", "bf16" or "int8", see `convbert.load`. A given model stays as it is.
+        max_tokens: tokens in one batch.
+        kwargs: defaults for the arguments of the pipeline's calls; see its class. transformers' `batch_size` is best
+            left out: texts of similar length make a batch, by their tokens, and it only bounds their number.
+
+    Raises:
+        InputError: an unknown task; `dtype` in place of `precision`; a folder that is missing, damaged or was not
+            trained for the task; a tokenizer with more tokens than the model; a precision that cannot run here.
+    """
+    for given in {"dtype", "torch_dtype"} & kwargs.keys():
+        raise InputError(f'{given}: say precision instead, "fp32" or "bf16" for weights of that kind')
+    name = find_task(task)
+    if name not in PIPELINES:
+        raise InputError(f"there is no pipeline for {name}; there are {', '.join(PIPELINES)}")
+    if isinstance(model, torch.nn.Module):
+        built = _check_given(model, name, precision)
+        place = built.device if device is None else find_device(device)
+        tokenizer = built.name_or_path if tokenizer is None else tokenizer
+    else:
+        place = find_device(device)
+        built = load(model, name, precision=precision, device=place)
+        tokenizer = (model or embedded.folder()) if tokenizer is None else tokenizer
+    words = _load_tokenizer(tokenizer)
+    _check_sizes(words, built)
+    return PIPELINES[name](
+        model=built, tokenizer=words, task=name, device=place, max_tokens=max_tokens, **kwargs
+    )
+
+
+def _check_given(model: torch.nn.Module, name: str, precision: Precision) -> ConvBertPreTrainedModel:
+    wanted = TASKS[name].model
+    if not isinstance(model, wanted):
+        raise InputError(f"{name} runs a {wanted.__name__}, got a {type(model).__name__}")
+    if precision != "auto":
+        raise InputError("precision is for loading: give a folder, or load the model with convbert.load(...)")
+    return model
+
+
+def _load_tokenizer(tokenizer: Any) -> ConvBertTokenizerFast | ConvBertTokenizer:
+    if not isinstance(tokenizer, (str, os.PathLike)):
+        return tokenizer
+    source = os.fspath(tokenizer)
+    if not source:
+        raise InputError("a model that was not loaded from a folder needs a tokenizer: give tokenizer=")
+    try:
+        return ConvBertTokenizerFast.from_pretrained(source)
+    except OSError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _check_sizes(
+    tokenizer: ConvBertTokenizerFast | ConvBertTokenizer, model: ConvBertPreTrainedModel
+) -> None:
+    if len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's vocab_size is "
+            f"{model.config.vocab_size}: they do not belong together"
+        )

@@ -1,0 +1,132 @@
+"""Words that fit where a text says [MASK]."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import FillMaskPipeline
+
+from convbert.inference.pipelines.packed import PackedTexts, Part, Rows, check_is_text, check_whole, excerpt
+from convbert.util.errors import DataWarning, InputError
+
+
+class FillMask(PackedTexts, FillMaskPipeline):
+    """transformers' `FillMaskPipeline`, with the vocabulary computed at masks only.
+
+    A text with one mask gives a list of {"score", "token", "token_str", "sequence"}, a text with several a
+    list of such lists.
+
+    Keyword arguments, on creation or per call:
+        top_k (in old programs `topk`): words to give per mask; 5 by default.
+        targets: words to choose from. Of one that is no token, the first piece is scored, with a warning.
+        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        tokenizer_kwargs: the same, and more for the tokenizer.
+    """
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        targets: str | list[str] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        topk: int | None = None,
+        **tokenizer: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if self.tokenizer.mask_token_id is None:
+            raise InputError("the tokenizer has no mask token")
+        forward: dict[str, Any] = {}
+        top_k = topk if top_k is None else top_k
+        if top_k is not None:
+            check_whole("top_k", top_k, most=self.model.config.vocab_size)
+            forward["top_k"] = top_k
+        if targets is not None:
+            forward["target_ids"] = self._numbers_of([targets] if isinstance(targets, str) else targets)
+        return self._for_tokenizer(tokenizer_kwargs, tokenizer), forward, {}
+
+    def _numbers_of(self, targets: list[str]) -> Tensor:
+        if not targets:
+            raise InputError("targets is empty: name at least one word to choose from")
+        for target in targets:
+            check_is_text(target)
+        vocabulary = self.tokenizer.get_vocab()
+        found = {vocabulary[name] if name in vocabulary else self._number_of(name) for name in targets} - {
+            None
+        }
+        if not found:
+            raise InputError(f"targets names no word: {excerpt(repr(targets))}")
+        return torch.tensor(sorted(found))
+
+    def _number_of(self, target: str) -> int | None:
+        """The first token of a target that is none, as in transformers' pipeline, but said; None if there is none."""
+        ids: list[int] = self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            stand_in = f"{self.tokenizer.convert_ids_to_tokens(ids[0])} is scored in its place" if ids else ""
+            warnings.warn(
+                f"the target {excerpt(target)} is no token of the vocabulary; {stand_in or 'it is left out'}",
+                DataWarning,
+                stacklevel=2,
+            )
+        return ids[0] if ids else None
+
+    def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> Part:
+        """A text to tokens.
+
+        Raises:
+            InputError: no mask in the text, or it is empty or too long.
+        """
+        check_is_text(inputs)
+        mask = self.tokenizer.mask_token
+        if not inputs.strip():
+            raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
+        if mask not in inputs:  # before its tokens are counted
+            raise InputError(f"there is no {mask} in the text {excerpt(inputs)}")
+        part = self.encode(inputs, **tokenizer_kwargs)
+        if not (part["input_ids"] == self.tokenizer.mask_token_id).any():
+            raise InputError(f"{mask} is behind the cut in the text {excerpt(inputs)}")
+        return part
+
+    def _forward(
+        self, packed: dict[str, Any], top_k: int = 5, target_ids: Tensor | None = None
+    ) -> tuple[Rows, Tensor]:
+        is_mask = packed["input_ids"] == self.tokenizer.mask_token_id
+        logits = self.model(**packed, logits_to_keep=is_mask).logits
+        probabilities = logits.float().softmax(-1)
+        if target_ids is None:
+            scores, tokens = probabilities.topk(top_k)
+        else:
+            target_ids = target_ids.to(logits.device)
+            scores, chosen = probabilities[:, target_ids].topk(min(top_k, len(target_ids)))
+            tokens = target_ids[chosen]
+        masks_before = torch.nn.functional.pad(is_mask[0].cumsum(0), (1, 0))
+        return {"scores": scores, "tokens": tokens}, masks_before[packed["cu_seq_lens_q"].long()].diff()
+
+    def postprocess(self, model_outputs: Part, **_: Any) -> list[Any]:
+        """The best tokens (masks, k) as words, each also in place of its mask."""
+        ids = model_outputs["input_ids"][0]
+        masks = (ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)
+        rows = zip(masks, model_outputs["scores"].tolist(), model_outputs["tokens"].tolist(), strict=True)
+        results = [
+            [
+                self._proposal(ids, mask, score, token, len(masks) == 1)
+                for score, token in zip(*row, strict=True)
+            ]
+            for mask, *row in rows
+        ]
+        return results[0] if len(results) == 1 else results
+
+    def _proposal(
+        self, ids: Tensor, mask: Tensor, score: float, token: int, is_only_mask: bool
+    ) -> dict[str, Any]:
+        filled = ids.clone()
+        filled[mask] = token
+        if self.tokenizer.pad_token_id is not None:
+            filled = filled[filled != self.tokenizer.pad_token_id]
+        # Special tokens are left out of the sentence, unless other masks are among them.
+        return {
+            "score": score,
+            "token": token,
+            "token_str": self.tokenizer.decode([token]),
+            "sequence": self.tokenizer.decode(filled, skip_special_tokens=is_only_mask),
+        }

@@ -1,0 +1,64 @@
+"""Labels, with their probabilities, for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TextClassificationPipeline
+from transformers.pipelines.text_classification import ClassificationFunction
+
+from convbert.inference.pipelines.packed import PackedTexts, Part, Rows, check_whole
+from convbert.util.errors import InputError
+
+AS_BEFORE = ""  # None has a meaning of its own
+
+
+class TextClassification(PackedTexts, TextClassificationPipeline):
+    """transformers' `TextClassificationPipeline` on packed batches.
+
+    A text is a string, or {"text": ..., "text_pair": ...}.
+
+    Keyword arguments, on creation or per call:
+        top_k: labels to give, best first; None gives all.
+        function_to_apply: "softmax", "sigmoid" or "none"; by default the config's problem type decides.
+        return_all_scores: of old programs; True gives all labels in their own order.
+        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        tokenizer_kwargs: the same, and more for the tokenizer.
+    """
+
+    def _sanitize_parameters(
+        self,
+        function_to_apply: Any = None,
+        top_k: int | str | None = AS_BEFORE,
+        return_all_scores: bool | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **tokenizer: Any,
+    ) -> Any:
+        if function_to_apply is not None and str(
+            getattr(function_to_apply, "name", function_to_apply)
+        ).upper() not in (ClassificationFunction.__members__):
+            raise InputError(
+                f"function_to_apply must be 'softmax', 'sigmoid' or 'none', got {function_to_apply!r}"
+            )
+        if top_k != AS_BEFORE:
+            check_whole("top_k", top_k)
+        _, _, postprocess = super()._sanitize_parameters(function_to_apply=function_to_apply, top_k=top_k)
+        if top_k == AS_BEFORE and return_all_scores is not None:
+            postprocess["top_k"] = None if return_all_scores else 1
+        return self._for_tokenizer(tokenizer_kwargs, tokenizer), {}, postprocess
+
+    def preprocess(self, inputs: str | dict[str, str], **tokenizer_kwargs: Any) -> Part:
+        """A text or a pair to tokens."""
+        pair = inputs if isinstance(inputs, dict) else {"text": inputs}
+        if "text" not in pair or not pair.keys() <= {"text", "text_pair"}:
+            raise InputError(f"a pair is {{'text': ..., 'text_pair': ...}}, got the keys {sorted(pair)}")
+        return self.encode(**pair, **tokenizer_kwargs)
+
+    def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
+        is_first = packed["position_ids"] == 0
+        logits = self.model.classifier(
+            self.model.convbert(**packed, positions_to_keep=is_first).last_hidden_state
+        )
+        return {"logits": logits}, torch.ones(len(logits), dtype=torch.long)

@@ -1,0 +1,165 @@
+"""A label for every token, word or group of words, with its place in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from transformers import TokenClassificationPipeline
+
+from convbert.inference.pipelines.packed import (
+    PackedTexts,
+    Part,
+    Rows,
+    check_is_text,
+    count_tokens,
+    lengths_of,
+)
+from convbert.model.heads.tags import Part as TagPart
+from convbert.model.heads.tags import as_bio, scheme_of
+from convbert.util.errors import InputError
+
+STRATEGIES = ("none", "simple", "first", "average", "max")
+
+
+class TokenClassification(PackedTexts, TokenClassificationPipeline):
+    """transformers' `TokenClassificationPipeline` on packed batches.
+
+    transformers silently cuts a text that is too long; here it is an error, unless one of the first two
+    arguments says what to do. Labels of any scheme make entities, as in `convbert predict`: BIO, BILOU, `PER-B`, ...
+
+    Keyword arguments, on creation or per call:
+        stride: read a text that is too long in windows that share so many tokens.
+        truncation: True ignores the rest of a text that is too long.
+        aggregation_strategy: "none", "simple", "first", "average" or "max": how tokens become entities.
+        grouped_entities, ignore_subwords: of old programs; "simple", or "first" with both, "none" without the first.
+        ignore_labels: labels to leave out; ["O"] by default.
+        is_split_into_words, delimiter: the text comes as a list of words.
+    """
+
+    def _sanitize_parameters(
+        self,
+        stride: int | None = None,
+        truncation: bool | None = None,
+        aggregation_strategy: Any = None,
+        ignore_labels: list[str] | None = None,
+        offset_mapping: Any = None,
+        is_split_into_words: bool = False,
+        delimiter: str | None = None,
+        grouped_entities: bool | None = None,
+        ignore_subwords: bool | None = None,
+        padding: Any = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if aggregation_strategy is None and not (grouped_entities is None and ignore_subwords is None):
+            aggregation_strategy = ("first" if ignore_subwords else "simple") if grouped_entities else "none"
+        if not self.tokenizer.is_fast:
+            raise InputError("token classification needs offsets, which only ConvBertTokenizerFast has")
+        name = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
+        if aggregation_strategy is not None and name not in STRATEGIES:
+            raise InputError(
+                f"aggregation_strategy must be one of {', '.join(STRATEGIES)}; got {aggregation_strategy!r}"
+            )
+        preprocess, forward, postprocess = super()._sanitize_parameters(
+            ignore_labels=[ignore_labels] if isinstance(ignore_labels, str) else ignore_labels,
+            aggregation_strategy=aggregation_strategy,
+            offset_mapping=offset_mapping,
+            is_split_into_words=is_split_into_words,
+            delimiter=delimiter,
+        )
+        if stride is not None:
+            room = self.max_length - self.tokenizer.num_special_tokens_to_add()
+            if not isinstance(stride, int) or not 0 <= stride < room:
+                raise InputError(
+                    f"stride must be at least 0 and below the {room} tokens of a window, got {stride}"
+                )
+            preprocess["stride"] = stride
+        if truncation is not None:
+            preprocess["truncation"] = truncation
+        return preprocess, forward, postprocess
+
+    def preprocess(
+        self,
+        sentence: str | list[str],
+        offset_mapping: Any = None,
+        stride: int | None = None,
+        truncation: bool = False,
+        **params: Any,
+    ) -> Iterator[Part]:
+        """A text to windows of tokens: one, unless the text is too long.
+
+        Raises:
+            InputError: not a text, or too long and neither `stride` nor `truncation` was asked for.
+        """
+        is_split = params["is_split_into_words"] and isinstance(sentence, list)
+        words: list[Any] = list(sentence) if is_split else [sentence]
+        for word in words:
+            check_is_text(word)
+        windows = {
+            "max_length": self.max_length,
+            "stride": stride or 0,
+            "return_overflowing_tokens": True,
+            "padding": True,
+        }
+        parts = super().preprocess(sentence, offset_mapping, tokenizer_params=windows, **params)
+        unpadded = [_without_padding(part) for part in parts]
+        if len(unpadded) > 1 and stride is None:
+            if not truncation:
+                special = self.tokenizer.num_special_tokens_to_add()
+                length = sum(count_tokens(part) - special for part in unpadded) + special
+                remedy = "read it in windows (stride=...) or cut it with truncation=True"
+                self.check_length(length, " ".join(words), remedy)
+            self.cut += 1
+            unpadded = unpadded[:1]
+        for part in unpadded:
+            self.unknown.add(part["input_ids"][0].tolist(), " ".join(words))
+        yield from unpadded
+
+    def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
+        return {"logits": self.model(**packed).logits[0]}, lengths_of(packed)
+
+    def postprocess(self, all_outputs: list[Part], **params: Any) -> list[dict[str, Any]]:
+        """Each window's tokens and their logits to labels; see transformers' class."""
+        windows = [{**output, "logits": output["logits"][None]} for output in all_outputs]
+        return super().postprocess(windows, **params)
+
+    def gather_pre_entities(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """As transformers', which tells a word's later pieces by their lengths: wrong where marks were stripped."""
+        found: list[dict[str, Any]] = super().gather_pre_entities(*args, **kwargs)
+        if prefix := getattr(self.tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None):
+            for token in found:
+                token["is_subword"] = token["word"].startswith(prefix) and token["word"] != prefix
+        return found
+
+    def group_entities(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tokens or words that belong together, also those outside of entities."""
+        names = [entity["entity"] for entity in entities]
+        tags = as_bio(names, self._tag_parts)
+        groups: list[list[dict[str, Any]]] = []
+        kinds = []
+        for entity, tag, before in zip(entities, tags, ["", *tags], strict=False):
+            if tag.startswith("B-") or (tag == "O") != (before == "O"):
+                groups.append([])
+                kinds.append(tag[2:] or tag)
+            groups[-1].append(entity)
+        return [
+            {**self.group_sub_entities(group), "entity_group": kind}
+            for group, kind in zip(groups, kinds, strict=True)
+        ]
+
+    @property
+    def _tag_parts(self) -> dict[str, TagPart]:
+        """What each label says; one that says nothing of where spans begin is a type of its own."""
+        labels = frozenset(self.model.config.id2label.values())
+        scheme = scheme_of(labels)
+        parts = scheme.parts if scheme.marks_spans else {}
+        return {**{label: ("I", label) for label in labels}, "O": ("O", ""), **parts}
+
+
+def _without_padding(part: Part) -> Part:
+    """The window's own tokens: the last window of a text is padded to the length of the others."""
+    is_token = part["attention_mask"][0].bool()
+    own = {name: x[:, is_token] if isinstance(x, Tensor) else x for name, x in part.items()}
+    if part.get("word_ids") is not None:
+        own["word_ids"] = [word for word, is_kept in zip(part["word_ids"], is_token, strict=True) if is_kept]
+    return own

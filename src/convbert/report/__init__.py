@@ -1,0 +1,1 @@
+"""The pieces of every HTML page."""
