@@ -19,10 +19,10 @@ import convbert
 import tiny
 from convbert import ConvBertForSequenceClassification
 from convbert.cli import main
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
@@ -119,8 +119,8 @@ def test_transformers_opens_the_folder_and_gives_the_same_labels(trained):
 def test_the_batches_of_scoring_do_not_matter(trained):
     found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
     split = found.split("dev", trained / "dev.tsv")
-    one_by_one = run_features(found.model, split.kind, split.features, 0, tokens_per_batch=1)
-    packed = run_features(found.model, split.kind, split.features, 0, tokens_per_batch=10_000)
+    one_by_one = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=1)
+    packed = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=10_000)
     for alone, together in zip(one_by_one, packed, strict=True):
         assert abs(alone - together).max() < 1e-5
 
@@ -128,8 +128,8 @@ def test_the_batches_of_scoring_do_not_matter(trained):
 def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
     """transformers' Trainer with our class, padded batches, the same rates: both learn the task."""
     finetuned = FinetunedModel.load(str(trained / "run/model"), device="cpu")
-    kind, tokenizer = finetuned.kind, finetuned.tokenizer
-    features = kind.features(kind.read(trained / "train.tsv"), tokenizer, finetuned.plan, training=True)
+    adapter, tokenizer = finetuned.adapter, finetuned.tokenizer
+    features = adapter.features(adapter.read(trained / "train.tsv"), tokenizer, finetuned.plan, training=True)
     model = ConvBertForSequenceClassification.from_pretrained(start, num_labels=2)
     arguments = TrainingArguments(
         str(tmp_path),
@@ -140,7 +140,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
         use_cpu=True,
     )
     Trainer(
-        model, arguments, train_dataset=features, data_collator=lambda batch: kind.collate(batch, 0)
+        model, arguments, train_dataset=features, data_collator=lambda batch: adapter.collate(batch, 0)
     ).train()
     split = finetuned.split("dev", trained / "dev.tsv")
     assert split.score(split.predict(model)) == {"accuracy": 1.0}
@@ -149,7 +149,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
 # ------------------------------------------------------------------------------------- every kind of task
 
 
-def rows_of(kind: str, number: int) -> dict:
+def rows_of(adapter: str, number: int) -> dict:
     text, label = sentence(number)
     words = text.split()
     return {
@@ -167,13 +167,13 @@ def rows_of(kind: str, number: int) -> dict:
             "context": text,
             "answers": {"text": [words[1]], "answer_start": [4]},
         },
-    }[kind]
+    }[adapter]
 
 
-def files_of(kind: str, folder: Path) -> Files:
+def files_of(adapter: str, folder: Path) -> Files:
     """Labelled data of a kind, in JSON Lines."""
     train, dev = (
-        write_objects(folder / f"{name}.jsonl", [rows_of(kind, n) for n in range(count)])
+        write_objects(folder / f"{name}.jsonl", [rows_of(adapter, n) for n in range(count)])
         for name, count in (("train", 2 * TRAIN), ("dev", DEV))
     )
     return Files(train, (dev,))
@@ -190,11 +190,11 @@ GOOD_SCORES = {
 
 
 @pytest.mark.parametrize("kind", GOOD_SCORES)
-def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
-    files = files_of(kind, tmp_path)
-    result = train(kind, start, tmp_path, files, overrides=LONGER)
+def test_every_kind_end_to_end(adapter, start, tmp_path, capsys):
+    files = files_of(adapter, tmp_path)
+    result = train(adapter, start, tmp_path, files, overrides=LONGER)
     scores = result.metrics["scores"]["dev"]
-    assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
+    assert next(iter(scores.values())) >= GOOD_SCORES[adapter], scores
     report = (tmp_path / "run/report.html").read_text()
     assert "<script" not in report
     assert "http" not in report.replace("http://www.w3.org", "")
@@ -204,7 +204,7 @@ def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
     again = json.loads(capsys.readouterr().out)["scores"]["dev"]
     assert again == pytest.approx(scores, abs=1e-4)
     assert_predict_says_the_same(result.model_dir, files.dev[0], tmp_path)
-    if kind == "regression":
+    if adapter == "regression":
         assert_answers_are_in_the_unit_of_the_data(result.model_dir)
 
 
@@ -245,16 +245,16 @@ def test_a_regression_that_goes_on_begins_where_it_was(tmp_path):
     torch.manual_seed(0)
     model = ConvBertForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path / "model")
-    kind = kind_of(TASKS["regression"])
-    kind.learn([Example("here", "0", {}, target) for target in (9_000.0, 12_000.0, 9_500.0)])
+    adapter = adapter_of(TASKS["regression"])
+    adapter.learn([Example("here", "0", {}, target) for target in (9_000.0, 12_000.0, 9_500.0)])
     again = build_model(
-        str(tmp_path / "model"), model.config, kind, FinetuningPlan(dropout=None), keep_head=True
+        str(tmp_path / "model"), model.config, adapter, FinetuningPlan(dropout=None), keep_head=True
     )
     ids = torch.tensor([[2, 5, 7, 3]])
     with torch.no_grad():
         expected, standardised = model(ids).logits, again.eval()(ids).logits
-        torch.testing.assert_close(standardised, (expected - kind.mean) / kind.deviation)
-        kind.finish(again)
+        torch.testing.assert_close(standardised, (expected - adapter.mean) / adapter.deviation)
+        adapter.finish(again)
         torch.testing.assert_close(again(ids).logits, expected, atol=1e-3, rtol=0)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Array, Example, Feature, Prediction
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.inference.batching import plan_batches
@@ -24,7 +25,7 @@ class Split:
     """Examples to be scored, as text and as tokens."""
 
     name: str
-    kind: Kind
+    adapter: TaskAdapter
     examples: list[Example]
     features: list[Feature]
     plan: FinetuningPlan
@@ -37,23 +38,25 @@ class Split:
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> list[Prediction]:
         """A prediction for every example."""
-        outputs = run_features(model, self.kind, self.features, self.pad_token_id, autocast, tokens_per_batch)
-        return self.kind.decode(self.examples, self.features, outputs, self.plan)
+        outputs = run_features(
+            model, self.adapter, self.features, self.pad_token_id, autocast, tokens_per_batch
+        )
+        return self.adapter.decode(self.examples, self.features, outputs, self.plan)
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics."""
-        return self.kind.score(self.examples, predictions)
+        return self.adapter.score(self.examples, predictions)
 
     def loss(self, predictions: Sequence[Prediction]) -> float | None:
         """The mean loss, as in training; None where predictions lack the probabilities that it takes."""
-        losses = [_loss(self.kind, *pair) for pair in zip(self.examples, predictions, strict=True)]
+        losses = [_loss(self.adapter, *pair) for pair in zip(self.examples, predictions, strict=True)]
         return None if None in losses else float(np.mean(np.array(losses, dtype=float)))
 
 
-def _loss(kind: Kind, example: Example, prediction: Prediction) -> float | None:
+def _loss(adapter: TaskAdapter, example: Example, prediction: Prediction) -> float | None:
     target, shares = example.target, prediction.get("probabilities")
     if isinstance(target, float):
-        return float(((prediction["answer"] - target) / getattr(kind, "deviation", 1.0)) ** 2)
+        return float(((prediction["answer"] - target) / getattr(adapter, "deviation", 1.0)) ** 2)
     if shares is None:
         return None
     if isinstance(target, tuple):  # of several labels, each is a question of its own
@@ -66,7 +69,7 @@ def _loss(kind: Kind, example: Example, prediction: Prediction) -> float | None:
 @torch.no_grad()
 def run_features(
     model: ConvBertPreTrainedModel,
-    kind: Kind,
+    adapter: TaskAdapter,
     features: Sequence[Feature],
     pad_token_id: int,
     autocast: AbstractContextManager[object] | None = None,
@@ -83,9 +86,9 @@ def run_features(
     with autocast or nullcontext():
         for numbers in plan_batches([feature.length for feature in features], tokens_per_batch):
             chosen = [features[number] for number in numbers]
-            batch = kind.collate(chosen, pad_token_id)
+            batch = adapter.collate(chosen, pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            found = kind.outputs(model(**batch), [len(feature.input_ids) for feature in chosen])
+            found = adapter.outputs(model(**batch), [len(feature.input_ids) for feature in chosen])
             if not all(np.isfinite(output).all() for output in found):
                 raise InputError(
                     "the model's answer is NaN or infinite: its weights or its configuration are damaged"

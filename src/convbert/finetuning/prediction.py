@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from convbert.finetuning.adapters.tagging import split_text
 from convbert.finetuning.cells import text_of
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
-from convbert.finetuning.tagging import split_text
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -42,15 +42,15 @@ class Predictor:
 
     def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
         self.finetuned = finetuned
-        self.kind = finetuned.kind
-        self.columns = {**self.kind.task.columns}
+        self.adapter = finetuned.adapter
+        self.columns = {**self.adapter.task.columns}
         for role, column in (columns or {}).items():
             if column and role != "id" and role not in self.columns:
                 raise InputError(
-                    f"{self.kind.task.name} has no column for {role}; it has {', '.join(self.columns)}"
+                    f"{self.adapter.task.name} has no column for {role}; it has {', '.join(self.columns)}"
                 )
             self.columns |= {role: column} if column else {}
-        self.kind.task = dataclasses.replace(self.kind.task, columns=self.columns)
+        self.adapter.task = dataclasses.replace(self.adapter.task, columns=self.columns)
         self.cut = 0
         self.unknown = UnknownTokens(finetuned.tokenizer)
 
@@ -61,11 +61,11 @@ class Predictor:
 
     def reading(self) -> dict[str, Any]:
         """What a reader of files has to know; see `open_input`."""
-        task = self.kind.task
+        task = self.adapter.task
         return {
-            "wanted": self.kind.input_columns(),
+            "wanted": self.adapter.input_columns(),
             "headerless": task.headerless,
-            "tags": self.kind.labels if task.kind == "tagging" else (),
+            "tags": self.adapter.labels if task.kind == "tagging" else (),
         }
 
     def check_columns(self, row: Row) -> None:
@@ -76,7 +76,7 @@ class Predictor:
         """
         cells = self._by_column(row.cells)
         may_be_split = self.columns.get("tokens") is not None and "text" in cells
-        for column in self.kind.input_columns():
+        for column in self.adapter.input_columns():
             if column not in cells and not may_be_split:
                 raise InputError(
                     f"{row.place.rpartition(':')[0]}: there is no column {column!r}; there are {', '.join(row.cells)} "
@@ -115,12 +115,12 @@ class Predictor:
 
     def _predict_alike(self, examples: list[Example]) -> list[Prediction]:
         model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
-        features = self.kind.features(examples, tokenizer, plan)
-        outputs = run_features(model, self.kind, features, tokenizer.pad_token_id)
+        features = self.adapter.features(examples, tokenizer, plan)
+        outputs = run_features(model, self.adapter, features, tokenizer.pad_token_id)
         self.cut += len({feature.example for feature in features if feature.is_cut})
         count_unknown(features, tokenizer, examples, into=self.unknown)
-        predictions = self.kind.decode(examples, features, outputs, plan)
-        return [self.kind.record(*pair) for pair in zip(examples, predictions, strict=True)]
+        predictions = self.adapter.decode(examples, features, outputs, plan)
+        return [self.adapter.record(*pair) for pair in zip(examples, predictions, strict=True)]
 
     def _read(self, line: str | Row | InputError) -> tuple[Example, dict[str, Any]] | InputError:
         """The example of a line, and its id, if it has one."""
@@ -128,7 +128,7 @@ class Predictor:
             return line
         try:
             cells = self._by_column(read_cells(line) if isinstance(line, str) else line.cells)
-            inputs = self._split(cells) or self.kind.read_inputs(Row("the line", cells))
+            inputs = self._split(cells) or self.adapter.read_inputs(Row("the line", cells))
             return Example("the line", "", inputs), id_in(cells, self.columns.get("id", "id"))
         except InputError as error:
             return error

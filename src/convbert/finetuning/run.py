@@ -18,11 +18,12 @@ import torch
 import transformers
 
 from convbert.files.atomic import atomic_folder, folder_lock
-from convbert.finetuning.data import Example, Feature, Kind, Report
+from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Example, Feature, Report
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import Files, RunFolder, write_whole
 from convbert.finetuning.inference import Split
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
 from convbert.finetuning.recipes import FinetuningPlan, recipe
@@ -98,22 +99,22 @@ def finetune(
     source = find_model(model)
     config = read_config(source)
     plan = recipe(task, config, **(overrides or {}))
-    kind = kind_of(task)
+    adapter = adapter_of(task)
     notes: list[str] = []
 
     def note(message: str) -> None:
         notes.append(message)
         report(message)
 
-    train, dev = _read(kind, files, on_bad_row, note)
-    keep_head = check_head(config, source, kind, new_head)
+    train, dev = _read(adapter, files, on_bad_row, note)
+    keep_head = check_head(config, source, adapter, new_head)
     if keep_head and plan.head == "linear":
         raise InputError(f"head=linear is for a new head, and {source} has one to go on with: say --new-head")
     folder = RunFolder(output_dir)
     run = Run(
         task=task,
         plan=plan,
-        kind=kind,
+        adapter=adapter,
         base=model or "embedded",
         source=source,
         keep_head=keep_head,
@@ -140,24 +141,24 @@ def finetune(
 
 
 def _read(
-    kind: Kind, files: Files, on_bad_row: str, note: Report
+    adapter: TaskAdapter, files: Files, on_bad_row: str, note: Report
 ) -> tuple[list[Example], dict[str, list[Example]]]:
     """Training and dev examples, checked against each other."""
-    train = kind.read(files.train, report=note, on_bad_row=on_bad_row, training=True)
+    train = adapter.read(files.train, report=note, on_bad_row=on_bad_row, training=True)
     dev = {}
     if not files.dev:
-        train, dev["dev"] = split_off_dev(kind, train)
+        train, dev["dev"] = split_off_dev(adapter, train)
         note(
             f"{files.train}: no dev data is given: {len(dev['dev']):,} of "
             f"{len(train) + len(dev['dev']):,} examples are split off as such, and not trained on"
         )
-    kind.learn(train)
-    kind.check(train)
+    adapter.learn(train)
+    adapter.check(train)
     for path in files.dev:
         name = "dev" if len(files.dev) == 1 else path.stem
-        dev[name] = kind.read(path, report=note, on_bad_row=on_bad_row)
+        dev[name] = adapter.read(path, report=note, on_bad_row=on_bad_row)
     for examples in dev.values():
-        kind.check(examples)
+        adapter.check(examples)
     return train, dev
 
 
@@ -170,7 +171,7 @@ class Run:
 
     task: Task
     plan: FinetuningPlan
-    kind: Kind
+    adapter: TaskAdapter
     base: str
     source: str
     keep_head: bool
@@ -192,7 +193,7 @@ class Run:
             "train": str(self.files.train),
             "dev": [str(path) for path in self.files.dev],
             "contents": self.files.contents(),
-            "labels": list(self.kind.labels),
+            "labels": list(self.adapter.labels),
             "examples": {"train": len(self.train)} | {name: len(found) for name, found in self.dev.items()},
             "on_bad_row": on_bad_row,
             "seeds": seeds,
@@ -202,13 +203,13 @@ class Run:
     def execute(self, seeds: int) -> FinetuningResult:
         """Train every seed, keep the best, and write what there is to see."""
         for name, examples in {"train": self.train, **self.dev}.items():
-            for line in label_notes(name, self.kind, examples):
+            for line in label_notes(name, self.adapter, examples):
                 self.report(line)
         features = self._features("train", self.train, training=True)
         splits = [
             Split(
                 name,
-                self.kind,
+                self.adapter,
                 examples,
                 self._features(name, examples),
                 self.plan,
@@ -218,7 +219,7 @@ class Run:
         ]
         trainer = SeedTrainer(
             self.plan,
-            self.kind,
+            self.adapter,
             self.source,
             self.keep_head,
             self.tokenizer,
@@ -239,9 +240,9 @@ class Run:
         return self._finish(results, splits)
 
     def _features(self, name: str, examples: list[Example], training: bool = False) -> list[Feature]:
-        features = self.kind.features(examples, self.tokenizer, self.plan, training=training)
+        features = self.adapter.features(examples, self.tokenizer, self.plan, training=training)
         for line in feature_notes(
-            name, self.kind, examples, features, self.tokenizer, self.plan, training=training
+            name, self.adapter, examples, features, self.tokenizer, self.plan, training=training
         ):
             self.notes.append(line)
             self.report(line)
@@ -252,7 +253,7 @@ class Run:
         of_seed = {seed: result["scores"][first][metric] for seed, result in results.items()}
         best = max(of_seed, key=of_seed.__getitem__)
         collapsed = [seed for seed, result in results.items() if result["collapsed"]]
-        majority = self.kind.majority(self.train, splits[0].examples)
+        majority = self.adapter.majority(self.train, splits[0].examples)
         metrics: dict[str, Any] = {
             "task": self.task.name,
             "model": self.base,
@@ -290,13 +291,13 @@ class Run:
             for file in (chosen / "model").iterdir():
                 shutil.copy2(file, draft)
             _, plan = read_task(str(chosen / "model")) or (self.task, self.plan)
-            (draft / "README.md").write_text(model_card(self.kind, plan, metrics), encoding="utf-8")
+            (draft / "README.md").write_text(model_card(self.adapter, plan, metrics), encoding="utf-8")
         with atomic_folder(self.folder.root) as draft:
             for split in splits:
                 for file in chosen.glob(f"{split.name}_*"):
                     shutil.copy2(file, draft)
             found = FinetunedModel.load(str(self.folder.model), device=self.device)
-            split = dataclasses.replace(splits[0], kind=found.kind, plan=found.plan)
+            split = dataclasses.replace(splits[0], adapter=found.adapter, plan=found.plan)
             write_pages(
                 draft,
                 metrics,

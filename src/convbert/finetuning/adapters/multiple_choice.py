@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.sequence import cut_off
 from convbert.finetuning.cells import label_in, list_in, text_in, text_of
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, softmax
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, softmax
 from convbert.finetuning.metrics import Scores, accuracy
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.sequence import cut_off
 from convbert.model.heads.multiple_choice import ConvBertForMultipleChoice
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 
 
-class MultipleChoice(Kind):
+class MultipleChoice(TaskAdapter):
     """The text is read with each choice, and the first token's state is scored."""
 
     model_class = ConvBertForMultipleChoice

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.sequence import learn_labels
 from convbert.finetuning.cells import label_in, list_in
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, pad
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.sequence import learn_labels
 from convbert.model.heads.spans import most_context, plan_windows
 from convbert.model.heads.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
@@ -39,7 +40,7 @@ class Words:
     positions: list[int]
 
 
-class Tagging(Kind):
+class Tagging(TaskAdapter):
     """A tag for every word, at its first piece. Sentences longer than `max_length` are read in overlapping windows."""
 
     model_class = ConvBertForTokenClassification

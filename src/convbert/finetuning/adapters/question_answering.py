@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import squad
+from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.cells import list_in
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -39,7 +40,7 @@ class Place:
     offsets: list[tuple[int, int]]
 
 
-class QuestionAnswering(Kind):
+class QuestionAnswering(TaskAdapter):
     """Start and end of the answer; contexts longer than `max_length` are read in windows that move by `stride`."""
 
     model_class = ConvBertForQuestionAnswering
