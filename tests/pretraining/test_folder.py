@@ -21,7 +21,7 @@ from convbert.pretraining.outcome import write_models
 from convbert.pretraining.prepare import prepare
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.run import pretrain
-from convbert.training.checkpointing import usable_checkpoint
+from convbert.training.checkpoints import usable_checkpoint
 from convbert.util.errors import InputError
 
 PLAN = smoke(max_steps=4, save_every=2, log_every=2, vocab_size=200, limit_alphabet=60)

@@ -23,7 +23,7 @@ from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import Packing, open_corpus, prepare_sequences
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.recipes import smoke
-from convbert.training.checkpointing import usable_checkpoint
+from convbert.training.checkpoints import usable_checkpoint
 from training_runs import build
 
 SEEDS = range(*map(int, os.environ.get("CONVBERT_FUZZ_SEEDS", "0:60").split(":")))
@@ -92,7 +92,7 @@ def test_records_of_a_checkpoint(name, trained, tmp_path):
 
     def read() -> None:
         found = usable_checkpoint(run, lambda message: None)
-        trainer.take_up(found)
+        trainer.resume_from(found)
 
     seen = fuzz_json(run / "checkpoint-4" / name, read)
     assert set(seen) == {"answered", "refused"}

@@ -17,7 +17,7 @@ from convbert.pretraining.masking import IGNORED, MaskingCollator
 from convbert.pretraining.objective import build_objective
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.replaced_token import ReplacedTokenDetection, generator_config
-from convbert.training.trainer import FigureMeter
+from convbert.training.metrics import MetricMeter
 from convbert.util.errors import InputError
 from golden import GOLDEN
 
@@ -94,7 +94,7 @@ class TestLossAndFigures:
     def test_area_under_the_curve_over_batches_is_that_of_all_tokens(self, tokenizer, sequences):
         objective = build(tokenizer).eval()
         collator = MaskingCollator(tokenizer, smoke().masking, seed=0, sampling=True)
-        meter, scores, truth = FigureMeter(), [], []
+        meter, scores, truth = MetricMeter(), [], []
         for start in range(0, 40, 8):
             batch = collator(sequences.__getitems__(list(range(start, start + 8))))
             with torch.no_grad():

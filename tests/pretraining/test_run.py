@@ -346,7 +346,7 @@ def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypa
     assert not (tmp_path / "tokenizer").exists()
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     for entry in (entry for entry in entries if "loss" in entry):
-        # The logged rate is that of the step before, a few looks at the clock earlier.
+        # The logged rate is that of the step before, a few looks at the budget earlier.
         elapsed = entry["minutes"] / 0.8
         assert entry["learning_rate"] / 1e-3 == pytest.approx(1 - elapsed, abs=0.3)
     assert entries[-1]["minutes"] >= 0.8 - 2 / 60

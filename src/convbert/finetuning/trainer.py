@@ -19,7 +19,7 @@ from transformers import (
 
 from convbert.finetuning.data import Feature
 from convbert.finetuning.inference import Split
-from convbert.training.callbacks import Clock
+from convbert.training.callbacks import TrainingBudget
 from convbert.training.trainer import ObjectiveTrainer
 
 SCORE = "eval_score"
@@ -88,7 +88,7 @@ class FinetuningTrainer(ObjectiveTrainer):
             metrics |= {f"{split.name}_{name}": value for name, value in scores.items()}
             if (loss := split.loss(predictions)) is not None:
                 metrics[f"{split.name}_loss"] = loss
-        self._pace.pause(monotonic() - started)
+        self.throughput.pause(monotonic() - started)
         self.log(dict(metrics))
         metrics[SCORE] = next(iter(metrics.values()))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -104,22 +104,17 @@ class FinetuningTrainer(ObjectiveTrainer):
                 return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def _get_learning_rate(self) -> float:
-        """The head's: the Trainer would log that of the first group, the slowest."""
-        assert self.lr_scheduler is not None
-        return float(max(self.lr_scheduler.get_last_lr()))
-
 
 class EvaluateAtTheEnd(TrainerCallback):
     """The last model is scored, too, where the steps are no multiple of the interval."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, budget: TrainingBudget) -> None:
+        self.budget = budget
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.clock.fraction_done(state.global_step) >= 1.0:
+        if self.budget.fraction_done(state.global_step) >= 1.0:
             control.should_evaluate = True
 
 

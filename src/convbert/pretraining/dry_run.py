@@ -27,7 +27,7 @@ from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.run import Run, check_enough
 from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import uses_bfloat16, uses_cpu
-from convbert.training.callbacks import Clock, ProgressLine, StopOnSignal
+from convbert.training.callbacks import ProgressLine, StopOnSignal, TrainingBudget
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
@@ -278,10 +278,10 @@ class _StopWatch(TrainerCallback):
 
 def _time_steps(objective: Objective, run: Run) -> tuple[float, Any]:
     """Seconds of an optimizer step of the trainer that the run would have, and its measure of utilisation."""
-    trainer = run.build_trainer(objective, Clock(max_steps=_FOR_EVER), StopOnSignal())
+    trainer = run.build_trainer(objective, TrainingBudget(max_steps=_FOR_EVER), StopOnSignal())
     for shown in (ProgressLine, ReportPage):
         trainer.remove_callback(shown)
     watch = _StopWatch(_SECONDS)
     trainer.add_callback(watch)
     trainer.train()
-    return watch.seconds_per_step, trainer.more_figures
+    return watch.seconds_per_step, trainer.more_metrics

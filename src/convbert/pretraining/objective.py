@@ -2,7 +2,7 @@
 
 An objective is a module around the models it trains. Its forward takes a batch of `MaskingCollator` and returns
 `{"loss": scalar, figure: (2,) or (2, bins), ...}`: a figure (2,) is a sum and the number of things summed over, one of
-(2, bins) a pair of histograms, so that what becomes of them over many batches is exact (see `FigureMeter`). `models()`
+(2, bins) a pair of histograms, so that what becomes of them over many batches is exact (see `MetricMeter`). `models()`
 names what a run leaves behind.
 """
 

@@ -51,7 +51,7 @@ class PretrainingPlan:
         weight_decay, adam_beta1, adam_beta2, adam_epsilon: of AdamW; norms and biases are not decayed.
         bias_correction: of AdamW's moments. The original has none.
         max_grad_norm: gradients are clipped to this norm.
-        max_steps, max_minutes: length of the run in optimizer steps, or in minutes on the clock, evaluations
+        max_steps, max_minutes: length of the run in optimizer steps, or in minutes of time, evaluations
             included; exactly one is given. A run by minutes is not reproducible to the digit.
         bf16: autocast to bfloat16; "auto" where the hardware multiplies it.
         compile: run the model through `torch.compile`.

@@ -23,7 +23,7 @@ from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Probe, Samples
-from convbert.training.callbacks import Clock, duration
+from convbert.training.callbacks import TrainingBudget, duration
 from convbert.training.utilisation import Utilisation, peak_of
 
 _SHARE = 0.01
@@ -39,7 +39,7 @@ class ReportPage(TrainerCallback):
 
     Args:
         path: of the page.
-        clock: of the run.
+        budget: of the run.
         objective: whose models are asked; see `Probe`.
         probe: None leaves the samples out.
         plan, facts, flops: see `Watched`.
@@ -49,7 +49,7 @@ class ReportPage(TrainerCallback):
     def __init__(
         self,
         path: Path,
-        clock: Clock,
+        budget: TrainingBudget,
         objective: nn.Module,
         probe: Probe | None,
         *,
@@ -58,7 +58,7 @@ class ReportPage(TrainerCallback):
         flops: Mapping[str, float],
         report: Callable[[str], None],
     ) -> None:
-        self.path, self.clock, self.objective, self.probe = path, clock, objective, probe
+        self.path, self.budget, self.objective, self.probe = path, budget, objective, probe
         self.plan, self.facts, self.flops, self.report = plan, facts, flops, report
         self._next = 0.0
 
@@ -84,7 +84,7 @@ class ReportPage(TrainerCallback):
             Watched(
                 name=str(self.plan.get("name", "")),
                 status=self._status(state, finished=metrics is not None),
-                fraction_done=self.clock.fraction_done(state.global_step),
+                fraction_done=self.budget.fraction_done(state.global_step),
                 history=state.log_history,
                 plan=self.plan,
                 facts=self.facts,
@@ -100,9 +100,9 @@ class ReportPage(TrainerCallback):
         self._next = monotonic() + (monotonic() - started) / _SHARE
 
     def _status(self, state: TrainerState, finished: bool) -> str:
-        clock, step = self.clock, state.global_step
-        of = "" if clock.max_steps is None else f" of {clock.max_steps:,}"
-        spent = f"step {step:,}{of}, {clock.fraction_done(step):.1%}, {duration(clock.seconds)} of training"
+        budget, step = self.budget, state.global_step
+        of = "" if budget.max_steps is None else f" of {budget.max_steps:,}"
+        spent = f"step {step:,}{of}, {budget.fraction_done(step):.1%}, {duration(budget.seconds)} of training"
         left = next((e["minutes_left"] for e in reversed(state.log_history) if "minutes_left" in e), 0.0)
         end = "; finished" if finished else f"; about {duration(60 * left)} left" if left else ""
         return f"{spent}{end}. Written {strftime('%Y-%m-%d %H:%M:%S')}."
@@ -112,7 +112,7 @@ def watch(
     path: Path,
     plan: PretrainingPlan,
     objective: nn.Module,
-    clock: Clock,
+    budget: TrainingBudget,
     train: SequenceDataset,
     heldout: SequenceDataset | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -151,7 +151,7 @@ def watch(
     # Sharded models cannot be asked by one process alone.
     probe = None if arguments.fsdp else Probe(heldout or train, tokenizer, mask_prob=plan.mask_prob)
     page = ReportPage(
-        path, clock, objective, probe, plan=plan.to_dict(), facts=facts, flops=cost.parts, report=report
+        path, budget, objective, probe, plan=plan.to_dict(), facts=facts, flops=cost.parts, report=report
     )
     return page, Utilisation(cost.flops / cost.tokens, peak, arguments.world_size)
 
