@@ -8,7 +8,7 @@ from torch import nn
 
 from convbert.conversion.rename import from_tensorflow, rules
 from convbert.pretraining.masking import IGNORED
-from convbert.pretraining.replaced_token import ReplacedTokenDetection
+from convbert.pretraining.objectives import ReplacedTokenDetection
 from convbert.training.metrics import MetricMeter
 from convbert.training.optimizer import build_optimizer, parameter_groups, warmup_then_decay
 from golden import CLASSES, WIDE_TOLERANCE, assert_near, load, stored

@@ -16,8 +16,8 @@ from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.data import Packing, open_corpus
+from convbert.pretraining.export import write_models
 from convbert.pretraining.folder import RunFolder
-from convbert.pretraining.outcome import write_models
 from convbert.pretraining.prepare import prepare
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.run import pretrain

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from convbert.model.heads.masked_lm import ConvBertForMaskedLM
-from convbert.pretraining.masked_lm import MaskedLanguageModel
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
+from convbert.pretraining.objectives import MaskedLanguageModel
 from convbert.pretraining.recipes import smoke
 
 

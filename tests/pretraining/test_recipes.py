@@ -5,7 +5,7 @@ import pytest
 from convbert.configuration import ConvBertConfig
 from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining.masking import Masking
-from convbert.pretraining.objective import build_objective
+from convbert.pretraining.objectives import build_objective
 from convbert.pretraining.recipes import RECIPES, base, embedded, medium_small, recipe, small, smoke
 from convbert.util.errors import InputError
 

@@ -14,9 +14,8 @@ from convbert.conversion.rename import config_from_tensorflow
 from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.pretraining.masking import IGNORED, MaskingCollator
-from convbert.pretraining.objective import build_objective
+from convbert.pretraining.objectives import ReplacedTokenDetection, build_objective, generator_config
 from convbert.pretraining.recipes import smoke
-from convbert.pretraining.replaced_token import ReplacedTokenDetection, generator_config
 from convbert.training.metrics import MetricMeter
 from convbert.util.errors import InputError
 from golden import GOLDEN

@@ -15,8 +15,8 @@ from convbert.model.heads.sequence_classification import ConvBertForSequenceClas
 from convbert.pretraining.data import open_corpus
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
+from convbert.pretraining.objectives import ReplacedTokenDetection
 from convbert.pretraining.recipes import smoke
-from convbert.pretraining.replaced_token import ReplacedTokenDetection
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.training import callbacks

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from convbert.pretraining.masking import uniform
-from convbert.pretraining.sampling import sample_tokens, uniform_tokens
+from convbert.pretraining.objectives import sample_tokens, uniform_tokens
 
 WORDS = 40
 

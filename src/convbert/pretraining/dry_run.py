@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
-from convbert.pretraining.beginning import check_beginning, resolve_tokenizer
 from convbert.pretraining.corpus.reading import PLAIN, Reading, read_pieces
 from convbert.pretraining.corpus.sources import Input, find_sources
+from convbert.pretraining.cost import parameter_counts, step_cost
 from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepared_folder
-from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.folder import RunFolder
-from convbert.pretraining.objective import Objective, build_objective
+from convbert.pretraining.objectives import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.run import Run, check_enough
+from convbert.pretraining.warm_start import check_warm_start, resolve_tokenizer
 from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import uses_bfloat16, uses_cpu
 from convbert.training.callbacks import ProgressLine, StopOnSignal, TrainingBudget
@@ -107,7 +107,7 @@ def dry_run(
             source = folder.root / "sample.txt"
             share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES, reading)
         resolved = resolve_tokenizer(plan, source, folder, tokenizer, lambda message: None)
-        check_beginning(plan, resolved)
+        check_warm_start(plan, resolved)
         train = prepare_sequences(source, resolved, folder.data, plan.packing)
         if share == 1.0:
             check_enough(plan, train)

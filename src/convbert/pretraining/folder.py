@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,9 +28,15 @@ _MAY_CHANGE = frozenset(
     )
 )
 _LENGTH = ("max_steps", "max_minutes")
-_DRAFT = re.compile(r"\.(model|generator)-\d+|\.vocabulary-\w+")
-"""What a kill may leave half-written: see `write_models` and `train_wordpiece`."""
-
+_DRAFTS = "*/.saving-*"
+"""What a kill may leave half-written: see `atomic_folder`."""
+_FORMER_SWITCHES = {
+    "untied_generator_embeddings": False,
+    "uniform_generator": False,
+    "temperature": 1.0,
+    "disallow_correct": False,
+}
+"""Of plans of earlier versions, with the only values that there still are."""
 
 _FIELDS: Any = {name: (kind, None) for name, kind in get_type_hints(PretrainingPlan).items()}
 _Plan = create_model("_Plan", __base__=Schema, **_FIELDS)
@@ -112,17 +117,17 @@ class RunFolder:
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
             stored = as_begun(stored, wanted)
-            changes = _differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
-            if changes:
+            fixed = {name: value for name, value in wanted.items() if name not in _MAY_CHANGE}
+            former = {name: value for name, value in _FORMER_SWITCHES.items() if name in stored}
+            if changes := _differences(stored, fixed | former):
                 raise InputError(f"{self.root}: this run was started with another plan: {changes}")
             if self.metrics.exists() and (changes := _differences(stored, {n: wanted[n] for n in _LENGTH})):
                 raise InputError(
                     f"{self.root}: this run has finished: {changes}; train on in another folder, "
                     f"with --start-from {self.model}"
                 )
-        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
-            if _DRAFT.fullmatch(path.name):
-                shutil.rmtree(path)
+        for path in self.root.glob(_DRAFTS):
+            shutil.rmtree(path)
         self._write(self.plan, wanted)
         return is_new
 
@@ -154,7 +159,7 @@ class RunFolder:
         figures = _read(_Figures, self.metrics)
         if figures is None:
             return None
-        models = ["model"] if plan.objective == "mlm" or plan.uniform_generator else ["model", "generator"]
+        models = ["model"] if plan.objective == "mlm" else ["model", "generator"]
         lost = [name for name in models if not _is_model(self.root / name)]
         if lost and not checkpoints_in(self.root):
             raise InputError(

@@ -102,7 +102,7 @@ def _learn(
 
 def _holds(folder: Path, vocabulary: Vocabulary) -> bool:
     """Whether this tokenizer is there; a kill may have left an empty folder, or the vocabulary of another try."""
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / "vocab.txt").exists():  # the last file to come
         return False
     return tokenizer_fingerprint(load_tokenizer(folder)) == vocabulary.fingerprint
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from convbert.files.atomic import folder_lock
 from convbert.pretraining import baselines
-from convbert.pretraining.beginning import begin, check_beginning, resolve_tokenizer
 from convbert.pretraining.corpus.sources import Input, find_sources, overview
 from convbert.pretraining.data import (
     PLAIN,
@@ -31,11 +30,12 @@ from convbert.pretraining.data import (
     prepared_folder,
     tokenizer_fingerprint,
 )
+from convbert.pretraining.export import write_models
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
-from convbert.pretraining.objective import Objective, build_objective
-from convbert.pretraining.outcome import write_models
+from convbert.pretraining.objectives import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
+from convbert.pretraining.warm_start import check_warm_start, resolve_tokenizer, warm_start
 from convbert.pretraining.watching import ReportPage, watch
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.callbacks import HistoryFile, ProgressLine, StopOnSignal, TrainingBudget
@@ -127,7 +127,7 @@ def pretrain(
 
         def begin_run() -> Run:
             resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report, reading)
-            check_beginning(plan, resolved)
+            check_warm_start(plan, resolved)
 
             def prepare(source: Source, name: str) -> SequenceDataset:
                 return prepare_sequences(
@@ -244,7 +244,7 @@ class Run:
         if checkpoint is not None:
             self.report(f"going on from {checkpoint}")
         else:
-            for name, source in begin(objective, self.plan).items():
+            for name, source in warm_start(objective, self.plan).items():
                 self.report(f"{name}: begins with the weights of {source}")
         self.report(self._summary(objective, trainer))
         if (steps := self.plan.max_steps) is not None and self.plan.warmup_steps > steps / 2:

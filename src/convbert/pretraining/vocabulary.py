@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerBase
 
+from convbert.files.atomic import atomic_folder
 from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
 from convbert.pretraining.corpus.sources import PathLike, Source, find_sources
 from convbert.tokenization import SPECIAL_TOKENS, ConvBertTokenizerFast
@@ -261,20 +260,10 @@ def _report_unknown(tokenizer: PreTrainedTokenizerBase, sample: list[str], repor
 
 
 def _save(pieces: list[str], output_dir: Path, lowercase: bool, strip_accents: bool | None) -> None:
-    """Write beside `output_dir` first, then move each finished file into it."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".vocabulary-", dir=output_dir))
-    try:
+    with atomic_folder(output_dir) as draft:
         vocabulary = draft / "vocab.txt"
         vocabulary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
         tokenizer = ConvBertTokenizerFast(
             vocab=os.fspath(vocabulary), do_lower_case=lowercase, strip_accents=strip_accents
         )
         tokenizer.save_pretrained(draft)
-        # The file that says that there is a tokenizer comes last, so that none is half there.
-        for file in sorted(draft.iterdir(), key=lambda file: file.name == "tokenizer.json"):
-            os.replace(file, output_dir / file.name)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from convbert.files.atomic import atomic_write
+from convbert.pretraining.cost import parameter_counts, step_cost
 from convbert.pretraining.data import SequenceDataset
-from convbert.pretraining.flops import parameter_counts, step_cost
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Probe, Samples
