@@ -119,8 +119,8 @@ def test_transformers_opens_the_folder_and_gives_the_same_labels(trained):
 def test_the_batches_of_scoring_do_not_matter(trained):
     found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
     split = found.split("dev", trained / "dev.tsv")
-    one_by_one = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=1)
-    packed = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=10_000)
+    one_by_one = run_features(found.model, split.adapter, split.features, max_tokens=1)
+    packed = run_features(found.model, split.adapter, split.features, max_tokens=10_000)
     for alone, together in zip(one_by_one, packed, strict=True):
         assert abs(alone - together).max() < 1e-5
 

@@ -213,7 +213,6 @@ class Run:
                 examples,
                 self._features(name, examples),
                 self.plan,
-                self.tokenizer.pad_token_id,
             )
             for name, examples in self.dev.items()
         ]
