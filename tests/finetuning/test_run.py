@@ -149,7 +149,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
 # ------------------------------------------------------------------------------------- every kind of task
 
 
-def rows_of(adapter: str, number: int) -> dict:
+def rows_of(kind: str, number: int) -> dict:
     text, label = sentence(number)
     words = text.split()
     return {
@@ -167,13 +167,13 @@ def rows_of(adapter: str, number: int) -> dict:
             "context": text,
             "answers": {"text": [words[1]], "answer_start": [4]},
         },
-    }[adapter]
+    }[kind]
 
 
-def files_of(adapter: str, folder: Path) -> Files:
+def files_of(kind: str, folder: Path) -> Files:
     """Labelled data of a kind, in JSON Lines."""
     train, dev = (
-        write_objects(folder / f"{name}.jsonl", [rows_of(adapter, n) for n in range(count)])
+        write_objects(folder / f"{name}.jsonl", [rows_of(kind, n) for n in range(count)])
         for name, count in (("train", 2 * TRAIN), ("dev", DEV))
     )
     return Files(train, (dev,))
@@ -190,11 +190,11 @@ GOOD_SCORES = {
 
 
 @pytest.mark.parametrize("kind", GOOD_SCORES)
-def test_every_kind_end_to_end(adapter, start, tmp_path, capsys):
-    files = files_of(adapter, tmp_path)
-    result = train(adapter, start, tmp_path, files, overrides=LONGER)
+def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
+    files = files_of(kind, tmp_path)
+    result = train(kind, start, tmp_path, files, overrides=LONGER)
     scores = result.metrics["scores"]["dev"]
-    assert next(iter(scores.values())) >= GOOD_SCORES[adapter], scores
+    assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
     report = (tmp_path / "run/report.html").read_text()
     assert "<script" not in report
     assert "http" not in report.replace("http://www.w3.org", "")
@@ -204,7 +204,7 @@ def test_every_kind_end_to_end(adapter, start, tmp_path, capsys):
     again = json.loads(capsys.readouterr().out)["scores"]["dev"]
     assert again == pytest.approx(scores, abs=1e-4)
     assert_predict_says_the_same(result.model_dir, files.dev[0], tmp_path)
-    if adapter == "regression":
+    if kind == "regression":
         assert_answers_are_in_the_unit_of_the_data(result.model_dir)
 
 
