@@ -118,8 +118,8 @@ def test_transformers_opens_the_folder_and_gives_the_same_labels(trained):
 def test_the_batches_of_scoring_do_not_matter(trained):
     found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
     split = found.split("dev", trained / "dev.tsv")
-    one_by_one = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=1)
-    packed = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=10_000)
+    one_by_one = run_features(found.model, split.adapter, split.features, max_tokens=1)
+    packed = run_features(found.model, split.adapter, split.features, max_tokens=10_000)
     for alone, together in zip(one_by_one, packed, strict=True):
         assert abs(alone - together).max() < 1e-5
 
@@ -148,7 +148,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
 # ------------------------------------------------------------------------------------- every kind of task
 
 
-def rows_of(task: str, number: int) -> dict:
+def rows_of(kind: str, number: int) -> dict:
     text, label = sentence(number)
     words = text.split()
     return {
@@ -166,13 +166,13 @@ def rows_of(task: str, number: int) -> dict:
             "context": text,
             "answers": {"text": [words[1]], "answer_start": [4]},
         },
-    }[task]
+    }[kind]
 
 
-def files_of(task: str, folder: Path) -> Files:
+def files_of(kind: str, folder: Path) -> Files:
     """Labelled data of a kind, in JSON Lines."""
     train, dev = (
-        write_objects(folder / f"{name}.jsonl", [rows_of(task, n) for n in range(count)])
+        write_objects(folder / f"{name}.jsonl", [rows_of(kind, n) for n in range(count)])
         for name, count in (("train", 2 * TRAIN), ("dev", DEV))
     )
     return Files(train, (dev,))
@@ -188,12 +188,12 @@ GOOD_SCORES = {
 }
 
 
-@pytest.mark.parametrize("task", GOOD_SCORES)
-def test_every_kind_end_to_end(task, start, tmp_path, capsys):
-    files = files_of(task, tmp_path)
-    result = train(task, start, tmp_path, files, overrides=LONGER)
+@pytest.mark.parametrize("kind", GOOD_SCORES)
+def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
+    files = files_of(kind, tmp_path)
+    result = train(kind, start, tmp_path, files, overrides=LONGER)
     scores = result.metrics["scores"]["dev"]
-    assert next(iter(scores.values())) >= GOOD_SCORES[task], scores
+    assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
     report = (tmp_path / "run/report.html").read_text()
     assert "<script" not in report
     assert "http" not in report.replace("http://www.w3.org", "")
@@ -203,7 +203,7 @@ def test_every_kind_end_to_end(task, start, tmp_path, capsys):
     again = json.loads(capsys.readouterr().out)["scores"]["dev"]
     assert again == pytest.approx(scores, abs=1e-4)
     assert_predict_says_the_same(result.model_dir, files.dev[0], tmp_path)
-    if task == "regression":
+    if kind == "regression":
         assert_answers_are_in_the_unit_of_the_data(result.model_dir)
 
 

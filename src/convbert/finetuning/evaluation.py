@@ -109,7 +109,7 @@ class FinetunedModel:
         features = self.adapter.features(examples, self.tokenizer, self.plan)
         for note in feature_notes(name, self.adapter, examples, features, self.tokenizer, self.plan):
             report(note)
-        return Split(name, self.adapter, examples, features, self.plan, self.tokenizer.pad_token_id)
+        return Split(name, self.adapter, examples, features, self.plan)
 
 
 def evaluate(

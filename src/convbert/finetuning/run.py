@@ -148,7 +148,7 @@ def finetune(
             tokenizer,
             features_of("train", train, training=True),
             [
-                Split(name, adapter, examples, features_of(name, examples), plan, tokenizer.pad_token_id)
+                Split(name, adapter, examples, features_of(name, examples), plan)
                 for name, examples in dev.items()
             ],
             folder,
