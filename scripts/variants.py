@@ -24,8 +24,8 @@ from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.inference import Split
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.run import Files, finetune
-from convbert.finetuning.start import read_config
 from convbert.finetuning.tasks import TASKS, Task
+from convbert.finetuning.warm_start import read_config
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -115,7 +115,7 @@ def plain_trainer(task: Task, plan: FinetuningPlan, train: Path, dev: Path, fold
     )
     Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer)).train()
     features = adapter.features(held_out, tokenizer, plan)
-    split = Split("dev", adapter, held_out, features, plan, tokenizer.pad_token_id)
+    split = Split("dev", adapter, held_out, features, plan)
     score = split.score(split.predict(model))[task.metrics[0]]
     folder.mkdir(parents=True, exist_ok=True)
     done.write_text(json.dumps({"score": score}))

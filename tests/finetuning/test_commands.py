@@ -23,8 +23,8 @@ from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
 from convbert.finetuning.readers import read_table
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import check_head, read_task, write_task
 from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.warm_start import check_head, read_task, write_task
 from convbert.finetuning.writing import submission
 from labelled import sentence, write_objects, write_sentences
 
@@ -379,7 +379,7 @@ def test_evaluate_says_what_was_cut(model, tmp_path, capsys):
 def test_evaluate_reads_a_file_once(model, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "convbert.finetuning.data.read_table",
+        "convbert.finetuning.adapters.base.read_table",
         lambda path, *a, **k: read.append(path) or read_table(path, *a, **k),
     )
     found = FinetunedModel.load(str(model), device="cpu")
@@ -407,7 +407,7 @@ def test_evaluate_compares_the_labels_with_those_of_the_task(model, tmp_path, re
 
 def test_similarities_are_submitted_from_0_to_5():
     examples = [Example("here", str(n), {}) for n in range(3)]
-    split = Split("test", adapter_of(TASKS["stsb"]), examples, [], FinetuningPlan(), 0)
+    split = Split("test", adapter_of(TASKS["stsb"]), examples, [], FinetuningPlan())
     lines = submission(split, [{"answer": -0.3}, {"answer": 2.5}, {"answer": 5.25}])
     assert lines.splitlines()[1:] == ["0\t0.000", "1\t2.500", "2\t5.000"]
 

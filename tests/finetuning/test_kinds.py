@@ -25,7 +25,7 @@ from convbert.finetuning.prediction import Predictor
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
 from convbert.finetuning.tasks import TASKS, find_task
-from convbert.model.heads.spans import plan_windows
+from convbert.inference.spans import plan_windows
 from labelled import write_objects
 
 PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)
@@ -248,12 +248,12 @@ def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):
         assert said == examples[feature.example].target[0][0]
     windows = adapter.features(examples, tokenizer, PLAN)
     assert len(windows) > len(examples)
-    outputs = [np.full((2, window.length), -5.0) for window in windows]
+    outputs = [np.full((window.length, 2), -5.0) for window in windows]
     for feature in taught:
         number = next(
             n for n, w in enumerate(windows) if (w.example, w.detail) == (feature.example, feature.detail)
         )
-        outputs[number][0, feature.target[0]] = outputs[number][1, feature.target[1]] = 5.0
+        outputs[number][feature.target[0], 0] = outputs[number][feature.target[1], 1] = 5.0
     predictions = adapter.decode(examples, windows, outputs, PLAN)
     assert [prediction["answer"] for prediction in predictions] == ["mat", "the house and a", "."]
     # Nothing is left of "." without punctuation: version 1.1 calls that exact, and gives it no F1.
@@ -268,13 +268,13 @@ def test_the_best_answers_are_listed_as_in_squad(tmp_path, tokenizer):
         examples = adapter.read(path)
         windows = adapter.features(examples, tokenizer, PLAN)
         random = np.random.default_rng(0)
-        outputs = [random.normal(size=(2, window.length)) for window in windows]
+        outputs = [random.normal(size=(window.length, 2)) for window in windows]
         (prediction,) = adapter.decode(examples, windows, outputs, PLAN)
         n_best = prediction["n_best"]
         logits = [each["start_logit"] + each["end_logit"] for each in n_best]
         assert {tuple(each) for each in n_best} == {("text", "probability", "start_logit", "end_logit")}
         assert logits == sorted(logits, reverse=True)
-        starts, ends = (np.concatenate(side) for side in zip(*outputs, strict=True))
+        starts, ends = np.concatenate(outputs).T
         assert {each["start_logit"] for each in n_best} <= set(starts)
         assert all(np.abs(ends - each["end_logit"]).min() < 1e-9 for each in n_best)
         empty = [each for each in n_best if each["text"] == ""]
@@ -380,7 +380,7 @@ def test_a_constant_answer(task, answers, constant):
 def test_a_perfect_answer_has_not_collapsed(tokenizer):
     def collapsed(task, target, answer):
         examples = [Example("here", str(n), {}, target) for n in range(3)]
-        split = Split("dev", adapter_of(TASKS[task]), examples, [], PLAN, 0)
+        split = Split("dev", adapter_of(TASKS[task]), examples, [], PLAN)
         return _says_one_thing(split, [{"answer": answer}] * 3)
 
     assert not collapsed("multiple-choice", 0, 0)  # the right choice may always stand first

@@ -99,7 +99,7 @@ def test_an_explanation_says_where_a_text_was_longer(tmp_path):
         Example("here", str(n), {"question": f"{animal} cat", "context": "the cat " * 80}, (("the", 0),))
         for n, animal in enumerate(("a", "the"))
     ]
-    split = Split("dev", adapter, examples, adapter.features(examples, tokenizer, plan), plan, 0)
+    split = Split("dev", adapter, examples, adapter.features(examples, tokenizer, plan), plan)
     answers = split.predict(model)
     write_pages(tmp_path, {"scores": {}}, split, answers, model, tokenizer, explain=True)
     page = (tmp_path / "explain.html").read_text()
@@ -125,7 +125,7 @@ def test_the_label_that_is_most_wrong_is_explained(monkeypatch):
     adapter = adapter_of(TASKS["multi-label-classification"], ("a", "b", "c"))
     tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
     example, feature = Example("here", "0", {"text": "cat"}, ("a",)), Feature(0, [2, 5, 3], [0, 0, 0])
-    split = Split("dev", adapter, [example], [feature], FinetuningPlan(), 0)
+    split = Split("dev", adapter, [example], [feature], FinetuningPlan())
     prediction = {"answer": ["a", "c"], "probabilities": {"a": 0.6, "b": 0.3, "c": 0.9}}
     shown = worst_mistakes(split, [prediction], None, tokenizer)
     assert explained == [2]
@@ -173,7 +173,7 @@ def test_the_dev_loss_is_that_of_the_model(run):
 def made_split(task: str, labels: tuple[str, ...], targets: list, **more) -> Split:
     """Labelled examples without tokens, for what is worked out from answers alone."""
     examples = [Example(f"file: line {n}", str(n), {"text": "a"}, target) for n, target in enumerate(targets)]
-    return Split("dev", adapter_of(TASKS[task], labels, **more), examples, [], FinetuningPlan(), 0)
+    return Split("dev", adapter_of(TASKS[task], labels, **more), examples, [], FinetuningPlan())
 
 
 def test_an_accuracy_has_wilsons_interval():
@@ -288,9 +288,7 @@ def test_no_text_is_wider_than_a_phone(task, tmp_path):
         context = " ".join(HARD * 9)
         inputs = {"question": HARD[2], "context": context}
         adapter = adapter_of(TASKS["question-answering"])
-        split = Split(
-            "dev", adapter, [Example(HARD[0], "0", inputs, ((HARD[0], 0),))], [], FinetuningPlan(), 0
-        )
+        split = Split("dev", adapter, [Example(HARD[0], "0", inputs, ((HARD[0], 0),))], [], FinetuningPlan())
         start = context.index(HARD[1])
         page.write_text(report_of(split, [{"answer": HARD[1], "start": start, "score": 0.5}], **about))
     assert overflow(page, tmp_path) == 0

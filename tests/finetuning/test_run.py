@@ -26,9 +26,8 @@ from convbert.finetuning.inference import run_features
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
-from convbert.finetuning.seed import SeedTrainer
-from convbert.finetuning.start import build_model
 from convbert.finetuning.tasks import TASKS, find_task
+from convbert.finetuning.warm_start import build_model
 from convbert.training.callbacks import ProgressLine
 from labelled import sentence, write_objects, write_sentences
 
@@ -119,8 +118,8 @@ def test_transformers_opens_the_folder_and_gives_the_same_labels(trained):
 def test_the_batches_of_scoring_do_not_matter(trained):
     found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
     split = found.split("dev", trained / "dev.tsv")
-    one_by_one = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=1)
-    packed = run_features(found.model, split.adapter, split.features, 0, tokens_per_batch=10_000)
+    one_by_one = run_features(found.model, split.adapter, split.features, max_tokens=1)
+    packed = run_features(found.model, split.adapter, split.features, max_tokens=10_000)
     for alone, together in zip(one_by_one, packed, strict=True):
         assert abs(alone - together).max() < 1e-5
 
@@ -149,7 +148,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
 # ------------------------------------------------------------------------------------- every kind of task
 
 
-def rows_of(adapter: str, number: int) -> dict:
+def rows_of(kind: str, number: int) -> dict:
     text, label = sentence(number)
     words = text.split()
     return {
@@ -167,13 +166,13 @@ def rows_of(adapter: str, number: int) -> dict:
             "context": text,
             "answers": {"text": [words[1]], "answer_start": [4]},
         },
-    }[adapter]
+    }[kind]
 
 
-def files_of(adapter: str, folder: Path) -> Files:
+def files_of(kind: str, folder: Path) -> Files:
     """Labelled data of a kind, in JSON Lines."""
     train, dev = (
-        write_objects(folder / f"{name}.jsonl", [rows_of(adapter, n) for n in range(count)])
+        write_objects(folder / f"{name}.jsonl", [rows_of(kind, n) for n in range(count)])
         for name, count in (("train", 2 * TRAIN), ("dev", DEV))
     )
     return Files(train, (dev,))
@@ -190,11 +189,11 @@ GOOD_SCORES = {
 
 
 @pytest.mark.parametrize("kind", GOOD_SCORES)
-def test_every_kind_end_to_end(adapter, start, tmp_path, capsys):
-    files = files_of(adapter, tmp_path)
-    result = train(adapter, start, tmp_path, files, overrides=LONGER)
+def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
+    files = files_of(kind, tmp_path)
+    result = train(kind, start, tmp_path, files, overrides=LONGER)
     scores = result.metrics["scores"]["dev"]
-    assert next(iter(scores.values())) >= GOOD_SCORES[adapter], scores
+    assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
     report = (tmp_path / "run/report.html").read_text()
     assert "<script" not in report
     assert "http" not in report.replace("http://www.w3.org", "")
@@ -204,7 +203,7 @@ def test_every_kind_end_to_end(adapter, start, tmp_path, capsys):
     again = json.loads(capsys.readouterr().out)["scores"]["dev"]
     assert again == pytest.approx(scores, abs=1e-4)
     assert_predict_says_the_same(result.model_dir, files.dev[0], tmp_path)
-    if adapter == "regression":
+    if kind == "regression":
         assert_answers_are_in_the_unit_of_the_data(result.model_dir)
 
 
@@ -316,7 +315,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SeedTrainer, "_write", give_up)
+        patch.setattr("convbert.finetuning.seed.write_predictions", give_up)
         with pytest.raises(KeyboardInterrupt):
             train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
     before = history(tmp_path / "run")

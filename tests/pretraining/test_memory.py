@@ -13,8 +13,6 @@ from convbert.util.errors import InputError
 
 PLANS = {
     "shared embeddings": smoke(),
-    "own embeddings": smoke(untied_generator_embeddings=True),
-    "no generator": smoke(uniform_generator=True),
     "masked language model": smoke(objective="mlm"),
     "projected": smoke(objective="mlm", embedding_size=24),
     "grouped": smoke(num_groups=2, generator_hidden_size=0.5),

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convbert.inference.engine import Tokens
+
 Prediction = dict[str, Any]
 """What a model says of an example, as written to a file; `answer` is what is scored."""
 Array = np.ndarray[Any, Any]
@@ -55,11 +57,16 @@ class Feature:
     is_cut: bool = False
 
     @property
+    def texts(self) -> list[Tokens]:
+        """The text, or each choice, as an engine reads it."""
+        if isinstance(self.input_ids[0], list):
+            return [Tokens(*pair, self) for pair in zip(self.input_ids, self.token_type_ids, strict=True)]
+        return [Tokens(self.input_ids, self.token_type_ids, self)]
+
+    @property
     def length(self) -> int:
         """Tokens, of all choices together."""
-        if isinstance(self.input_ids[0], list):
-            return sum(map(len, self.input_ids))
-        return len(self.input_ids)
+        return sum(len(text.input_ids) for text in self.texts)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:

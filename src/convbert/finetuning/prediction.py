@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from math import isfinite
 from typing import Any
 
@@ -12,9 +13,10 @@ from convbert.finetuning.adapters.tagging import split_text
 from convbert.finetuning.cells import text_of
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
-from convbert.finetuning.inference import run_features
+from convbert.finetuning.inference import array_of
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
+from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -57,7 +59,9 @@ class Predictor:
     def answer(self, lines: Sequence[str | Row | InputError]) -> Iterator[Answer]:
         """An answer for each line, in order, or the reason why it has none."""
         read = [self._read(line) for line in lines]
-        yield from answer_each(read, lambda examples: iter(self._answers(examples)))
+        model = self.finetuned.model
+        task = AnswerTask(self._encode, partial(self.adapter.forward, model), self._decode)
+        yield from answer_each(read, partial(Engine(model, task).answer, on_error="return"))
 
     def reading(self) -> dict[str, Any]:
         """What a reader of files has to know; see `open_input`."""
@@ -89,38 +93,19 @@ class Predictor:
         notes = [f"{cut}: {self.cut:,}"] if self.cut else []
         return notes + [sentence for sentence in [self.unknown.sentence()] if sentence]
 
-    def _answers(self, examples: list[Example]) -> list[Answer]:
-        """As `answer`: halves are tried where the whole cannot be answered, until the example to blame is alone."""
-        try:
-            return list(self._predict(examples))
-        except (InputError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, InputError) and not is_out_of_memory(error):
-                raise
-            if len(examples) == 1:
-                return [
-                    error if isinstance(error, InputError) else InputError("needs more memory than there is")
-                ]
-        half = len(examples) // 2
-        return self._answers(examples[:half]) + self._answers(examples[half:])
+    def _encode(self, example: Example) -> list[Tokens]:
+        features = self.adapter.features([example], self.finetuned.tokenizer, self.finetuned.plan)
+        self.cut += any(feature.is_cut for feature in features)
+        count_unknown(features, self.finetuned.tokenizer, [example], into=self.unknown)
+        return [text for feature in features for text in feature.texts]
 
-    def _predict(self, examples: list[Example]) -> list[Prediction]:
-        # Choices are batched as a rectangle: the same number of them in every example.
-        groups: dict[int, list[int]] = defaultdict(list)
-        for number, example in enumerate(examples):
-            groups[len(example.inputs.get("choices", ()))].append(number)
-        found: dict[int, Prediction] = {}
-        for numbers in groups.values():
-            found |= zip(numbers, self._predict_alike([examples[number] for number in numbers]), strict=True)
-        return [found[number] for number in range(len(examples))]
-
-    def _predict_alike(self, examples: list[Example]) -> list[Prediction]:
-        model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
-        features = self.adapter.features(examples, tokenizer, plan)
-        outputs = run_features(model, self.adapter, features, tokenizer.pad_token_id)
-        self.cut += len({feature.example for feature in features if feature.is_cut})
-        count_unknown(features, tokenizer, examples, into=self.unknown)
-        predictions = self.adapter.decode(examples, features, outputs, plan)
-        return [self.adapter.record(*pair) for pair in zip(examples, predictions, strict=True)]
+    def _decode(self, example: Example, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail))
+        groups = [list(group) for _, group in pairs]
+        features = [group[0][0].detail for group in groups]
+        outputs = [array_of([own for _, own in group]) for group in groups]
+        (prediction,) = self.adapter.decode([example], features, outputs, self.finetuned.plan)
+        return self.adapter.record(example, prediction)
 
     def _read(self, line: str | Row | InputError) -> tuple[Example, dict[str, Any]] | InputError:
         """The example of a line, and its id, if it has one."""
@@ -166,12 +151,6 @@ def id_in(cells: dict[str, Any], column: str) -> dict[str, Any]:
         return {}
     cell = cells[column]
     return {"id": None if isinstance(cell, float) and not isfinite(cell) else cell}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was too small, as Python and PyTorch, on any device, say it."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 
 
 def read_cells(line: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.mistakes import worst_mistakes
+from convbert.inference.tags import entity_spans
 from convbert.model.convbert import ConvBertPreTrainedModel
-from convbert.model.heads.tags import entity_spans
 from convbert.report.page import (
     Chart,
     Line,

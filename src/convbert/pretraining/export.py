@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from convbert.files.atomic import atomic_folder, atomic_write, save_tokenizer
+from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.util.errors import InputError
@@ -38,18 +38,15 @@ def write_models(
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{root}: {name} is {value}, so the model is of no use and is not written")
-    try:
-        with ExitStack() as folders:  # none of them is there before all are complete
-            for name, model in models.items():
-                draft = folders.enter_context(atomic_folder(root / name))
-                model.save_pretrained(draft)
-                save_tokenizer(tokenizer, draft, model.config.max_position_embeddings)
-                draw_curve(history, draft / "loss.png")
-                card = model_card(plan, metrics, type(model).__name__)
-                (draft / "README.md").write_text(card, encoding="utf-8")
-        atomic_write(folder.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InputError(f"{root}: the models cannot be written: {error}") from error
+    with ExitStack() as folders:  # none of them is there before all are complete
+        for name, model in models.items():
+            draft = folders.enter_context(atomic_folder(root / name))
+            model.save_pretrained(draft)
+            save_tokenizer(tokenizer, draft, model.config.max_position_embeddings)
+            draw_curve(history, draft / "loss.png")
+            card = model_card(plan, metrics, type(model).__name__)
+            (draft / "README.md").write_text(card, encoding="utf-8")
+    write_json(folder.metrics, metrics)
 
 
 # ------------------------------------------------------------------------------------------- model card

@@ -214,7 +214,7 @@ class _ModelInputs:
 
     def predict(self, model: ConvBertForMaskedLM, positions: Tensor) -> Tensor:
         """Logits (n, V) at some positions, counted row by row of the padded batch."""
-        if self._packs(model):
+        if self.token_positions is not None and self._packs(model):
             positions = torch.searchsorted(self.token_positions, positions)
         return model(**self._inputs(model), logits_to_keep=positions).logits
 

@@ -241,7 +241,7 @@ def as_begun(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return {**stored, **kept}
 
 
-_PLAN_FIELDS = {field.name for field in dataclasses.fields(PretrainingPlan)}  # type: ignore[arg-type]
+_PLAN_FIELDS = {field.name for field in dataclasses.fields(PretrainingPlan)}
 _MODEL_FIELDS = {field.name for field in dataclasses.fields(ConvBertConfig)} - {"vocab_size"}
 
 

@@ -321,7 +321,7 @@ class Run:
             scheduler=warmup_then_decay(
                 optimizer, plan.warmup_steps, lambda taken: budget.fraction_done(taken + 1)
             ),
-            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(budget), page],
+            callbacks=[stop, HistoryFile(self.folder.log), ProgressLine(budget), page],
             more_metrics=utilisation,
             max_skipped_steps=plan.max_skipped_steps,
         )

@@ -17,6 +17,8 @@ from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Read, Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
+from convbert.inference.engine import Packed, Rows
+from convbert.inference.outputs import text_logits
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -225,9 +227,10 @@ class TaskAdapter(ABC):
         """The targets of a batch, under the names of the model's arguments."""
         return {"labels": torch.tensor([feature.target for feature in features])}
 
-    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
-        """What the model says of each feature of a batch; `lengths` are their tokens."""
-        return list(result.logits.float().cpu().numpy())
+    @staticmethod
+    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+        """The model's `logits` of a packed batch, and how many rows of them each text has."""
+        return text_logits(model, packed)
 
     @abstractmethod
     def decode(

@@ -91,7 +91,7 @@ class Classification(SequenceAdapter):
                 "score": float(row.max()),
                 "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
             }
-            for row in softmax(np.stack(outputs))
+            for row in softmax(np.vstack(outputs))
         ]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
@@ -151,7 +151,7 @@ class MultiLabel(SequenceAdapter):
                 "answer": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
                 "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
             }
-            for row in 1 / (1 + np.exp(-np.stack(outputs)))
+            for row in 1 / (1 + np.exp(-np.vstack(outputs)))
         ]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
@@ -230,7 +230,7 @@ class Regression(SequenceAdapter):
         outputs: Sequence[Array],
         plan: FinetuningPlan,
     ) -> list[Prediction]:
-        return [{"answer": float(row[0]) * self.deviation + self.mean} for row in outputs]
+        return [{"answer": float(row.flat[0]) * self.deviation + self.mean} for row in outputs]
 
     def is_constant(self, answers: Sequence[Any]) -> bool:
         """Whether they differ by less than a hundredth of the training data's deviation, or are no numbers."""

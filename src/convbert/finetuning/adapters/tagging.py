@@ -19,8 +19,10 @@ from convbert.finetuning.data import Array, Example, Feature, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.model.heads.spans import most_context, plan_windows
-from convbert.model.heads.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
+from convbert.inference.engine import Packed, Rows
+from convbert.inference.outputs import token_logits
+from convbert.inference.spans import most_context, plan_windows
+from convbert.inference.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -140,10 +142,12 @@ class Tagging(TaskAdapter):
     def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         return {"labels": pad([feature.target for feature in features], _IGNORED)}
 
-    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
-        """Per feature (T, 2): the best label's number, and its probability."""
-        best = torch.stack((result.logits.argmax(-1), result.logits.float().softmax(-1).amax(-1)), -1)
-        return [row[:length].cpu().numpy() for row, length in zip(best, lengths, strict=True)]
+    @staticmethod
+    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+        """Per token the best label's number, and its probability."""
+        rows, lengths = token_logits(model, packed)
+        logits = rows["logits"]
+        return {"logits": torch.stack((logits.argmax(-1), logits.softmax(-1).amax(-1)), -1)}, lengths
 
     def decode(
         self,
