@@ -9,7 +9,8 @@ from itertools import groupby
 from math import isfinite
 from typing import Any
 
-from convbert.finetuning.adapters.tagging import split_text
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.tagging import Tagging, split_text
 from convbert.finetuning.cells import text_of
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
@@ -17,6 +18,7 @@ from convbert.finetuning.inference import array_of
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
 from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
+from convbert.inference.tags import entity_spans
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -67,7 +69,7 @@ class Predictor:
         """What a reader of files has to know; see `open_input`."""
         task = self.adapter.task
         return {
-            "wanted": self.adapter.input_columns(),
+            "wanted": self.adapter.task.input_columns,
             "headerless": task.headerless,
             "tags": self.adapter.labels if task.kind == "tagging" else (),
         }
@@ -80,7 +82,7 @@ class Predictor:
         """
         cells = self._by_column(row.cells)
         may_be_split = self.columns.get("tokens") is not None and "text" in cells
-        for column in self.adapter.input_columns():
+        for column in self.adapter.task.input_columns:
             if column not in cells and not may_be_split:
                 raise InputError(
                     f"{row.place.rpartition(':')[0]}: there is no column {column!r}; there are {', '.join(row.cells)} "
@@ -105,7 +107,7 @@ class Predictor:
         features = [group[0][0].detail for group in groups]
         outputs = [array_of([own for _, own in group]) for group in groups]
         (prediction,) = self.adapter.decode([example], features, outputs, self.finetuned.plan)
-        return self.adapter.record(example, prediction)
+        return record_of(self.adapter, example, prediction)
 
     def _read(self, line: str | Row | InputError) -> tuple[Example, dict[str, Any]] | InputError:
         """The example of a line, and its id, if it has one."""
@@ -130,6 +132,26 @@ class Predictor:
         if tokens is None or tokens in cells or "text" not in cells:
             return None
         return split_text(text_of(cells["text"], "the line", "text"), self.finetuned.tokenizer)
+
+
+def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:
+    """What is written of a prediction: of tags, with the words, and with the entities that they mark."""
+    if not isinstance(adapter, Tagging):
+        return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
+    record = {**prediction, "tokens": example.inputs["tokens"]}
+    if adapter.scheme.marks_spans:
+        spans = sorted(entity_spans(prediction["answer"], adapter.scheme.parts), key=lambda span: span[1])
+        record["entities"] = [_entity(example.inputs, *span) for span in spans]
+    return record
+
+
+def _entity(inputs: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
+    """An entity by its words, and by its characters where they were split from a text; see `split_text`."""
+    found = {"type": name, "text": " ".join(inputs["tokens"][first : last + 1]), "first": first, "last": last}
+    if "offsets" in inputs:
+        start, end = inputs["offsets"][first][0], inputs["offsets"][last][1]
+        found |= {"text": inputs["text"][start:end], "start": start, "end": end}
+    return found
 
 
 def answer_each(

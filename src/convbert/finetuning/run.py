@@ -20,6 +20,7 @@ import transformers
 from convbert.files.atomic import atomic_folder, folder_lock
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.baseline import majority
 from convbert.finetuning.data import Example, Feature, Report
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import Files, RunFolder, write_whole
@@ -252,7 +253,7 @@ class Run:
         of_seed = {seed: result["scores"][first][metric] for seed, result in results.items()}
         best = max(of_seed, key=of_seed.__getitem__)
         collapsed = [seed for seed, result in results.items() if result["collapsed"]]
-        majority = self.adapter.majority(self.train, splits[0].examples)
+        baseline = majority(self.adapter, self.train, splits[0].examples)
         metrics: dict[str, Any] = {
             "task": self.task.name,
             "model": self.base,
@@ -270,7 +271,7 @@ class Run:
             "spread": {"lowest": min(of_seed.values()), "highest": max(of_seed.values())},
             "best_seed": best,
             "collapsed_seeds": collapsed,
-            "baseline": None if majority is None else splits[0].score(majority),
+            "baseline": splits[0].score(baseline),
             "seeds": results,
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -21,6 +21,8 @@ KINDS = (
     *("classification", "multi-label", "regression"),
     *("tagging", "question-answering", "multiple-choice"),
 )
+TARGET_ROLES = ("label", "tags", "answers")
+"""The roles of right answers."""
 _METRICS = {
     "classification": ("accuracy", "macro_f1", "positive_f1", "matthews"),
     "multi-label": ("micro_f1", "macro_f1"),
@@ -71,6 +73,16 @@ class Task:
     def labels(self) -> tuple[str, ...]:
         """The names of its labels, in their order; none where they are found in the training data."""
         return tuple(dict.fromkeys(self.values.get("label", {}).values()))
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The columns that the model is shown; choices may have several."""
+        shown = [column for role, column in self.columns.items() if role not in ("id", *TARGET_ROLES)]
+        return (
+            [name for column in shown for name in column.split(",") if name]
+            if "choices" in self.columns
+            else shown
+        )
 
     def find_files(self, folder: Path, split: str) -> list[Path]:
         """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI).
