@@ -26,8 +26,8 @@ from convbert.files import embedded
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Feature
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import read_tokenizer
 from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.warm_start import read_tokenizer
 from convbert.training.batching import BalancedBatches
 from convbert.training.optimizer import build_optimizer
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from convbert import ConvBertForSequenceClassification
 from convbert.finetuning.adapters import adapter_of
-from convbert.finetuning.start import read_task
+from convbert.finetuning.warm_start import read_task
 
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.inference import Split
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.run import Files, finetune
-from convbert.finetuning.start import read_config
 from convbert.finetuning.tasks import TASKS, Task
+from convbert.finetuning.warm_start import read_config
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},

@@ -23,8 +23,8 @@ from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
 from convbert.finetuning.readers import read_table
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import check_head, read_task, write_task
 from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.warm_start import check_head, read_task, write_task
 from convbert.finetuning.writing import submission
 from labelled import sentence, write_objects, write_sentences
 

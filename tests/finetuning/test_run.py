@@ -26,9 +26,8 @@ from convbert.finetuning.inference import run_features
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
-from convbert.finetuning.seed import SeedTrainer
-from convbert.finetuning.start import build_model
 from convbert.finetuning.tasks import TASKS, find_task
+from convbert.finetuning.warm_start import build_model
 from convbert.training.callbacks import ProgressLine
 from labelled import sentence, write_objects, write_sentences
 
@@ -316,7 +315,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SeedTrainer, "_write", give_up)
+        patch.setattr("convbert.finetuning.seed.write_predictions", give_up)
         with pytest.raises(KeyboardInterrupt):
             train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
     before = history(tmp_path / "run")

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from convbert.files.atomic import atomic_folder
+from convbert.files.atomic import atomic_folder, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.data import Example, Feature, Prediction, Report
 from convbert.finetuning.explain import explain_html
-from convbert.finetuning.folder import refuse_runs, write_json
+from convbert.finetuning.folder import refuse_runs
 from convbert.finetuning.inference import Split
 from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
-from convbert.finetuning.start import (
+from convbert.finetuning.tasks import TASKS, Task
+from convbert.finetuning.warm_start import (
     adapter_of_model,
     architecture_of,
     read_config,
     read_task,
     read_tokenizer,
 )
-from convbert.finetuning.tasks import TASKS, Task
 from convbert.finetuning.writing import submission, write_predictions
 from convbert.inference.loading import find_device, find_model, load_filled
 from convbert.inference.precision import Precision, set_precision

@@ -11,17 +11,16 @@ from torch import nn
 from transformers import set_seed
 
 from convbert.configuration import ConvBertConfig
-from convbert.files.atomic import atomic_folder, save_tokenizer
+from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
 from convbert.finetuning.baseline import is_constant
 from convbert.finetuning.data import Feature, Prediction, Report
-from convbert.finetuning.folder import RunFolder, write_whole
+from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import build_model, read_config, write_task
 from convbert.finetuning.trainer import (
     SCORE,
     EvaluateAtTheEnd,
@@ -30,6 +29,7 @@ from convbert.finetuning.trainer import (
     TaskObjective,
     early_stopping,
 )
+from convbert.finetuning.warm_start import build_model, read_config, write_task
 from convbert.finetuning.writing import write_predictions
 from convbert.inference.loading import ready
 from convbert.model.convbert import ConvBertPreTrainedModel
@@ -71,7 +71,7 @@ class SeedTrainer:
             What its `metrics.json` holds; None where a signal ended it, and it can be resumed.
         """
         set_seed(seed)
-        root, splits = self.folder.of_seed(seed), self.splits
+        root, splits = self.folder.of_seed(seed).root, self.splits
         config = read_config(self.source)
         model = ready(build_model(self.source, config, self.adapter, self.plan, self.keep_head), self.source)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
@@ -114,7 +114,7 @@ class SeedTrainer:
     def _build_trainer(
         self, seed: int, net: nn.Module, config: ConvBertConfig
     ) -> tuple[FinetuningTrainer, Clock, StopOnSignal]:
-        plan, root, features = self.plan, self.folder.of_seed(seed), self.features
+        plan, root, features = self.plan, self.folder.of_seed(seed).root, self.features
         world_size = _world_size()
         per_process = max(1, plan.batch_size // world_size)
         steps_per_epoch = math.ceil(len(features) / (per_process * world_size))
@@ -200,7 +200,7 @@ class SeedTrainer:
         with atomic_folder(root) as draft:
             for split, found in zip(self.splits, predictions, strict=True):
                 write_predictions(draft, split, found)
-        write_whole(root / "metrics.json", result)  # the last: where it is, the seed is done
+        write_json(root / "metrics.json", result)  # where it is, the seed is done
 
 
 def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
+from convbert.files.atomic import write_json
 from convbert.files.damage import translate_errors
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.base import TaskAdapter
@@ -52,29 +53,47 @@ def check_head(config: ConvBertConfig, source: str, adapter: TaskAdapter, new_he
     Raises:
         InputError: the checkpoint was fine-tuned for something else, and nobody said that its head should go.
     """
-    architecture = architecture_of(config)
-    wanted = adapter.model_class.__name__
-    if new_head or architecture in _PRETRAINED:
+    if new_head or architecture_of(config) in _PRETRAINED:
         return False
-    remedy = "to train a new head in its place, say --new-head"
-    if architecture != wanted:
-        raise InputError(f"{source}: is a {architecture}, and {adapter.task.name} needs a {wanted}; {remedy}")
-    theirs = tuple(config.id2label[number] for number in range(config.num_labels))
     # The name of a single output says nothing.
-    is_number = adapter.task.kind == "regression" and len(theirs) == 1
-    if adapter.labels and not is_number and set(theirs) != set(adapter.labels):
+    is_number = adapter.task.kind == "regression" and config.num_labels == 1
+    remedy = "to train a new head in its place, say --new-head"
+    _check_fit(config, source, adapter, () if is_number else adapter.labels, remedy)
+    if adapter.labels and not is_number:
+        adapter.labels = _labels_of(config)
+    return True
+
+
+def adapter_of_model(task: Task, config: ConvBertConfig, source: str) -> TaskAdapter:
+    """The task's adapter, with the labels of a fine-tuned model.
+
+    Raises:
+        InputError: the model has the head of another kind of task.
+    """
+    adapter = adapter_of(task, _labels_of(config))
+    _check_fit(config, source, adapter, task.labels, "fine-tune it first")
+    return adapter
+
+
+def _check_fit(
+    config: ConvBertConfig, source: str, adapter: TaskAdapter, labels: Sequence[str], remedy: str
+) -> None:
+    architecture, task, theirs = architecture_of(config), adapter.task.name, _labels_of(config)
+    wanted, problem = adapter.model_class.__name__, adapter.config_changes().get("problem_type")
+    if architecture != wanted:
+        raise InputError(f"{source}: is a {architecture}, and {task} needs a {wanted}; {remedy}")
+    if labels and set(theirs) != set(labels):
         raise InputError(
-            f"{source}: has the labels {', '.join(theirs)}, and {adapter.task.name} has "
-            f"{', '.join(adapter.labels)}; {remedy}"
+            f"{source}: has the labels {', '.join(theirs)}, and {task} has {', '.join(labels)}; {remedy}"
         )
-    problem = adapter.config_changes().get("problem_type")
     if problem and config.problem_type not in (None, problem):
         raise InputError(
-            f"{source}: was trained for {config.problem_type}, and {adapter.task.name} is {problem}; {remedy}"
+            f"{source}: was trained for {config.problem_type}, and {task} is {problem}; {remedy}"
         )
-    if adapter.labels and not is_number:
-        adapter.labels = theirs
-    return True
+
+
+def _labels_of(config: ConvBertConfig) -> tuple[str, ...]:
+    return tuple(config.id2label[number] for number in range(config.num_labels))
 
 
 def build_model(
@@ -103,8 +122,7 @@ def build_model(
 
 def write_task(folder: Path, task: Task, plan: FinetuningPlan) -> None:
     """Note the task beside a model, for `read_task`."""
-    record = {"task": task.to_dict(), "plan": plan.to_dict()}
-    (folder / TASK_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / TASK_FILE, {"task": task.to_dict(), "plan": plan.to_dict()})
 
 
 def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
@@ -123,26 +141,3 @@ def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
         raise InputError(f"{source}/{TASK_FILE}: an object is wanted, got {type(record).__name__}")
     task = Task.from_dict(record.get("task"), f"{source}/{TASK_FILE}: task")
     return task, FinetuningPlan.from_dict(record.get("plan"), f"{source}/{TASK_FILE}: plan")
-
-
-def adapter_of_model(task: Task, config: ConvBertConfig, source: str) -> TaskAdapter:
-    """The task's adapter, with the labels of a fine-tuned model.
-
-    Raises:
-        InputError: the model has the head of another kind of task.
-    """
-    adapter = adapter_of(task, tuple(config.id2label[number] for number in range(config.num_labels)))
-    architecture = architecture_of(config)
-    wanted = adapter.model_class.__name__
-    problem = adapter.config_changes().get("problem_type")
-    if architecture != wanted:
-        raise InputError(
-            f"{source}: is a {architecture}; {task.name} is done by a {wanted}: fine-tune it first"
-        )
-    if problem and config.problem_type not in (None, problem):
-        raise InputError(f"{source}: was trained for {config.problem_type}, and {task.name} is {problem}")
-    if task.labels and set(task.labels) != set(adapter.labels):
-        raise InputError(
-            f"{source}: has the labels {', '.join(adapter.labels)}, and {task.name} has {', '.join(task.labels)}"
-        )
-    return adapter
