@@ -13,10 +13,10 @@ from convbert.ops import attention, attention_with_weights, depthwise_conv, span
 
 
 class MixedOutput(NamedTuple):
-    """`states` (..., 2 H D); the attention weights (B, H, T, T) where the context is eager; the kernel logits
+    """`context` (..., 2 H D); the attention weights (B, H, T, T) where the context is eager; the kernel logits
     (..., H, K)."""
 
-    states: Tensor
+    context: Tensor
     attention_weights: Tensor | None
     kernel_logits: Tensor
 
