@@ -42,7 +42,9 @@ def case(name, shape, kernel_size, dtype, heads=3, width=64):
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("kernel_size", [1, 3, 9, 17, 31])
 def test_unpadded(name, dtype, lengths, kernel_size):
-    assert_fast_equals_reference(OPS[name], case(name, [sum(lengths)], kernel_size, dtype), bounds(lengths).cuda())
+    assert_fast_equals_reference(
+        OPS[name], case(name, [sum(lengths)], kernel_size, dtype), bounds(lengths).cuda()
+    )
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -46,8 +46,8 @@ def test_bounds_are_taken_as_they_are_the_second_time():
     [([0, 3], None), ([1, 5], None), ([0, 4, 3, 5], None), ([0, 2, 5], 2), ([[0, 5]], None), ([], None)],
 )
 def test_bounds_that_do_not_fit_are_refused(ends, max_length):
-    with pytest.raises(InputError, match="my_bounds"):
-        VarlenBounds.of(torch.tensor(ends, dtype=torch.int32), 5, max_length, name="my_bounds")
+    with pytest.raises(InputError, match="mine"):
+        VarlenBounds.of(torch.tensor(ends, dtype=torch.int32), 5, max_length, names=("mine", "longest"))
 
 
 @pytest.mark.parametrize(

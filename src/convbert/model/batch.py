@@ -198,7 +198,7 @@ def packed_bounds(
     if cu_seqlens is None:
         return None
     num_tokens = words.shape[1]
-    bounds = VarlenBounds.of(cu_seqlens, num_tokens, max_length, name="cu_seq_lens_q")
+    bounds = VarlenBounds.of(cu_seqlens, num_tokens, max_length, names=("cu_seq_lens_q", "max_length_q"))
     assert bounds is not None
     if is_traced() or cu_seqlens.is_meta:  # the program must not depend on where the sequences end
         return bounds

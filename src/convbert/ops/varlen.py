@@ -36,27 +36,27 @@ class VarlenBounds:
         num_tokens: int,
         max_length: int | None = None,
         *,
-        name: str = "cu_seqlens",
+        names: tuple[str, str] = ("cu_seqlens", "max_length"),
     ) -> VarlenBounds | None:
         """Bounds from a tensor, or None from None; checked where values can be read: on a CPU, not in a traced program.
 
         Raises:
-            InputError: `name` does not cover the tokens, or has a sequence longer than `max_length`.
+            InputError: the bounds do not cover the tokens, or a sequence is longer than `max_length`; with `names`.
         """
         if cu_seqlens is None or isinstance(cu_seqlens, VarlenBounds):
             return cu_seqlens
         if cu_seqlens.dim() != 1 or not len(cu_seqlens):
-            raise InputError(f"{name} must be (sequences + 1,), got {tuple(cu_seqlens.shape)}")
+            raise InputError(f"{names[0]} must be (sequences + 1,), got {tuple(cu_seqlens.shape)}")
         cu_seqlens = cu_seqlens.to(torch.int32).contiguous()
         if cu_seqlens.device.type == "cpu" and type(cu_seqlens) is Tensor and not is_traced():
             ends = cu_seqlens.tolist()
             lengths = [end - start for start, end in pairwise(ends)]
             if ends[0] != 0 or ends[-1] != num_tokens or min(lengths, default=0) < 0:
-                raise InputError(f"{name} must run from 0 to {num_tokens} without going back, got {ends}")
+                raise InputError(f"{names[0]} must run from 0 to {num_tokens} without going back, got {ends}")
             longest = max(lengths, default=0)
             if max_length is not None and longest > max_length:
                 raise InputError(
-                    f"{name} holds a sequence of {longest} tokens, but max_length is {max_length}"
+                    f"{names[0]} holds a sequence of {longest} tokens, but {names[1]} is {max_length}"
                 )
             max_length = longest if max_length is None else max_length
         return cls(cu_seqlens, num_tokens, max_length)
