@@ -127,15 +127,16 @@ def write_checkpoint(prefix: str | Path, tensors: Mapping[str, np.ndarray]) -> N
     codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
     offset = 0
     with open(f"{prefix}.data-00000-of-00001", "wb") as shard:
-        for name, tensor in sorted((name.encode(), tensor) for name, tensor in tensors.items()):
+        for name in sorted(tensors, key=str.encode):
+            tensor = tensors[name]
             data = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
             shard.write(data.data)
             entry = _Entry(codes[tensor.dtype], tensor.shape, 0, offset, data.size, masked_crc32c(data))
-            entries.append((name, _format_entry(entry)))
+            entries.append((name.encode(), _format_entry(entry)))
             offset += data.size
     Path(f"{prefix}.index").write_bytes(format_table(entries))
-    name = prefix.name.replace("\\", "\\\\").replace('"', '\\"')
-    state = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+    quoted = prefix.name.replace("\\", "\\\\").replace('"', '\\"')
+    state = f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
     prefix.with_name(_STATE_FILE).write_text(state, encoding="utf-8")
 
 
