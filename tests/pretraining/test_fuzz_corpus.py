@@ -17,7 +17,7 @@ import torch
 from tests.fuzzing import damaged_bytes, damaged_json, outcome
 
 from convbert.pretraining.corpus.prepare import Preparation
-from convbert.pretraining.corpus.reading import Reading, Sources
+from convbert.pretraining.corpus.reading import CorpusReader, Reading
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import Packing, open_corpus, prepare_sequences
@@ -169,7 +169,7 @@ def write_corpora(folder: Path) -> dict[str, Path]:
 
 
 def read_corpus(path: Path, skip_bad: bool) -> None:
-    for _ in Sources(find_sources(path), Reading(), skip_bad).paragraphs():
+    for _ in CorpusReader(find_sources(path), Reading(skip_bad=skip_bad)).paragraphs():
         pass
 
 

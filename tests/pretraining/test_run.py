@@ -78,7 +78,6 @@ def test_reported_figures_are_those_of_the_saved_models(finished):
     objective = ReplacedTokenDetection(
         ConvBertForPreTraining.from_pretrained(folder / "model"),
         ConvBertForMaskedLM.from_pretrained(folder / "generator"),
-        tie_embeddings=False,
     ).eval()
     with torch.no_grad():
         outputs = objective(**collator(heldout.__getitems__(list(range(len(heldout))))))

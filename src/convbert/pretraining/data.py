@@ -18,8 +18,9 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from convbert.files.atomic import folder_lock
+from convbert.pretraining.corpus.encoding import Vocabulary
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, tell_now_and_then
+from convbert.pretraining.corpus.prepare import Preparation, tell_now_and_then
 from convbert.pretraining.corpus.reading import PLAIN, Reading
 from convbert.pretraining.corpus.shards import (
     MANIFEST,
@@ -29,19 +30,19 @@ from convbert.pretraining.corpus.shards import (
     losses_told,
     prepared_folder,
 )
-from convbert.pretraining.corpus.sources import PathLike, Source, size_told
+from convbert.pretraining.corpus.sources import Corpus, PathLike, size_told
 from convbert.pretraining.masking import uniform
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 
 __all__ = [
     "PLAIN",
+    "Corpus",
     "EpochSampler",
     "Packing",
     "PathLike",
     "Reading",
     "SequenceDataset",
-    "Source",
     "open_corpus",
     "prepare_sequences",
     "prepared_folder",
@@ -227,7 +228,7 @@ def _below(limit: int, seed: int, number: int, epoch: int, values: np.ndarray) -
 
 
 def prepare_sequences(
-    source: Source,
+    source: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     cache_dir: PathLike,
     packing: Packing,
@@ -256,7 +257,7 @@ def prepare_sequences(
 
 
 def _sequences(
-    source: Source,
+    source: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     packing: Packing,
@@ -267,8 +268,9 @@ def _sequences(
     if (prepared := prepared_folder(source)) is not None:
         dataset = open_corpus(prepared, tokenizer, packing)
         was = Reading(dataset.manifest.text_column, dataset.manifest.document_per_line)
-        if reading not in (PLAIN, was):
-            raise InputError(f"{prepared}: was prepared with {was}, not {reading}")
+        asked = dataclasses.replace(reading, skip_bad=False)
+        if asked not in (PLAIN, was):
+            raise InputError(f"{prepared}: was prepared with {was}, not {asked}")
         return dataset
     preparation = Preparation(source, folder, packing, reading)
     vocabulary = vocabulary_of(tokenizer)

@@ -17,14 +17,14 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from convbert.files.atomic import folder_lock
 from convbert.pretraining import baselines
-from convbert.pretraining.corpus.sources import Input, find_sources, overview
+from convbert.pretraining.corpus.sources import TextSource, find_sources, overview
 from convbert.pretraining.data import (
     PLAIN,
+    Corpus,
     EpochSampler,
     PathLike,
     Reading,
     SequenceDataset,
-    Source,
     open_corpus,
     prepare_sequences,
     prepared_folder,
@@ -72,11 +72,11 @@ class PretrainingResult:
 
 def pretrain(
     plan: PretrainingPlan,
-    corpus: Source,
+    corpus: Corpus,
     output_dir: PathLike,
     *,
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
-    heldout: Source | None = None,
+    heldout: Corpus | None = None,
     data_dir: PathLike | None = None,
     reading: Reading = PLAIN,
     device: str | None = None,
@@ -129,7 +129,7 @@ def pretrain(
             resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report, reading)
             check_warm_start(plan, resolved)
 
-            def prepare(source: Source, name: str) -> SequenceDataset:
+            def prepare(source: Corpus, name: str) -> SequenceDataset:
                 return prepare_sequences(
                     source, resolved, cache, plan.packing, name=name, reading=reading, report=report
                 )
@@ -152,9 +152,9 @@ def pretrain(
         return run.execute()
 
 
-def _check_sources(corpus: Source, heldout: Source | None, report: Report) -> None:
+def _check_sources(corpus: Corpus, heldout: Corpus | None, report: Report) -> None:
     """Refuse what is not there, tell what is, and of held-out text that is trained on."""
-    found: list[set[Input]] = []
+    found: list[set[TextSource]] = []
     for name, source in (("train", corpus), ("heldout", heldout)):
         found.append(set())
         if source is None:

@@ -14,7 +14,7 @@ from convbert.configuration import ConvBertConfig
 from convbert.files.damage import translate_errors
 from convbert.inference.loading import find_model, load_filled
 from convbert.pretraining.cost import check_memory
-from convbert.pretraining.data import PLAIN, PathLike, Reading, Source, prepared_folder
+from convbert.pretraining.data import PLAIN, Corpus, PathLike, Reading, prepared_folder
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.objectives import Objective
 from convbert.pretraining.recipes import PretrainingPlan
@@ -31,7 +31,7 @@ _ARCHITECTURE = (
 
 def resolve_tokenizer(
     plan: PretrainingPlan,
-    corpus: Source,
+    corpus: Corpus,
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Callable[[str], None],
