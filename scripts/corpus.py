@@ -39,7 +39,11 @@ def write_plain(folder: Path, shards: int) -> None:
     for number in range(shards):
         data = LAYOUT.to_bytes(list(rows(PER_SHARD, number)), [])
         (folder / SHARDS / f"{number}.bin").write_bytes(data)
-        counts = {"documents": PER_SHARD, "sequences": PER_SHARD, "tokens": PER_SHARD * LENGTH}
+        counts: dict[str, Any] = {
+            "documents": PER_SHARD,
+            "sequences": PER_SHARD,
+            "tokens": PER_SHARD * LENGTH,
+        }
         manifest.shards.append(Shard(file=f"{number}.bin", size=len(data), sha256="", key="", **counts))
     (folder / "manifest.json").write_text(manifest.to_json())
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from convbert import ConvBertForMaskedLM
 from convbert.files.atomic import folder_lock
+from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.shards import Manifest
-from convbert.pretraining.data import Packing, open_corpus
+from convbert.pretraining.data import open_corpus
 from convbert.pretraining.export import write_models
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.prepare import prepare

@@ -16,11 +16,12 @@ import pytest
 import torch
 from tests.fuzzing import damaged_bytes, damaged_json, outcome
 
+from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.reading import CorpusReader, Reading
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import find_sources
-from convbert.pretraining.data import Packing, open_corpus, prepare_sequences
+from convbert.pretraining.data import open_corpus, prepare_sequences
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.recipes import smoke
 from convbert.training.checkpoints import usable_checkpoint

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convbert.cli.failures import say
 
 if TYPE_CHECKING:
-    from convbert.pretraining.data import Reading
+    from convbert.pretraining.corpus.reading import Reading
     from convbert.pretraining.dry_run import Estimate
     from convbert.pretraining.recipes import PretrainingPlan
 

@@ -126,7 +126,7 @@ def run(
             check_sources(sources)
     check_tokenizer_options(tokenizer, start_from, vocab_size, lowercase, keep_accents)
     check_model_path(start_from)
-    from convbert.pretraining.data import Reading
+    from convbert.pretraining.corpus.reading import Reading
     from convbert.pretraining.recipes import recipe as find_recipe
     from convbert.pretraining.run import pretrain as train
 

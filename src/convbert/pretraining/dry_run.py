@@ -17,9 +17,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from convbert.pretraining.corpus.reading import PLAIN, Reading, read_excerpts
-from convbert.pretraining.corpus.sources import TextSource, find_sources
+from convbert.pretraining.corpus.shards import prepared_folder
+from convbert.pretraining.corpus.sources import Corpus, PathLike, TextSource, find_sources
 from convbert.pretraining.cost import parameter_counts, step_cost
-from convbert.pretraining.data import Corpus, PathLike, prepare_sequences, prepared_folder
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.objectives import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan

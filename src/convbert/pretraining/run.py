@@ -17,17 +17,14 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from convbert.files.atomic import folder_lock
 from convbert.pretraining import baselines
-from convbert.pretraining.corpus.sources import TextSource, find_sources, overview
+from convbert.pretraining.corpus.reading import PLAIN, Reading
+from convbert.pretraining.corpus.shards import prepared_folder
+from convbert.pretraining.corpus.sources import Corpus, PathLike, TextSource, find_sources, overview
 from convbert.pretraining.data import (
-    PLAIN,
-    Corpus,
     EpochSampler,
-    PathLike,
-    Reading,
     SequenceDataset,
     open_corpus,
     prepare_sequences,
-    prepared_folder,
     tokenizer_fingerprint,
 )
 from convbert.pretraining.export import write_models
@@ -36,7 +33,7 @@ from convbert.pretraining.masking import MaskingCollator
 from convbert.pretraining.objectives import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.warm_start import check_warm_start, resolve_tokenizer, warm_start
-from convbert.pretraining.watching import ReportPage, watch
+from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.callbacks import HistoryFile, ProgressLine, StopOnSignal, TrainingBudget
 from convbert.training.checkpoints import checkpoint_folder, load_weights, usable_checkpoint
@@ -288,17 +285,7 @@ class Run:
         arguments = arguments_of(
             plan, self.folder.root, budget, self.device, evaluates=self.heldout is not None
         )
-        page, utilisation = watch(
-            self.folder.page,
-            plan,
-            objective,
-            budget,
-            self.train,
-            self.heldout,
-            self.tokenizer,
-            arguments,
-            self.report,
-        )
+        page = ReportPage(self, objective, budget, arguments)
         optimizer = build_optimizer(
             objective.to(arguments.device),
             learning_rate=plan.learning_rate,
@@ -322,7 +309,7 @@ class Run:
                 optimizer, plan.warmup_steps, lambda taken: budget.fraction_done(taken + 1)
             ),
             callbacks=[stop, HistoryFile(self.folder.log), ProgressLine(budget), page],
-            more_metrics=utilisation,
+            more_metrics=page.utilisation,
             max_skipped_steps=plan.max_skipped_steps,
         )
 

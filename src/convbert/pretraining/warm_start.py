@@ -13,8 +13,10 @@ from transformers.utils import cached_file
 from convbert.configuration import ConvBertConfig
 from convbert.files.damage import translate_errors
 from convbert.inference.loading import find_model, load_filled
+from convbert.pretraining.corpus.reading import PLAIN, Reading
+from convbert.pretraining.corpus.shards import prepared_folder
+from convbert.pretraining.corpus.sources import Corpus, PathLike
 from convbert.pretraining.cost import check_memory
-from convbert.pretraining.data import PLAIN, Corpus, PathLike, Reading, prepared_folder
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.objectives import Objective
 from convbert.pretraining.recipes import PretrainingPlan

@@ -127,14 +127,7 @@ class HistoryFile(TrainerCallback):
         if state.is_world_process_zero:
             self.path.write_text("".join(_json_line(entry) for entry in state.log_history), encoding="utf-8")
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as history:
                 history.write(_json_line(state.log_history[-1]))
