@@ -32,7 +32,7 @@ def write_models(
         history: entries of the log, for the curves.
 
     Raises:
-        InputError: they cannot be written, or a figure is not finite.
+        InputError: they cannot be written, or a metric is not finite.
     """
     root = folder.root
     for name, value in metrics.items():
@@ -98,7 +98,7 @@ discriminator over all tokens of the texts, precision and recall at a probabilit
 
 
 def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str) -> str:
-    """The README.md of a trained model: how it was made, and its figures.
+    """The README.md of a trained model: how it was made, and its metrics.
 
     Args:
         architecture: the class of the model that this is the card of.

@@ -52,7 +52,7 @@ class _Data(Schema):
     tokenizer: str
 
 
-class _Figures(Schema):
+class _Metrics(Schema):
     """Of `metrics.json`."""
 
     __pydantic_extra__: dict[str, bool | int | float | str | None]
@@ -133,7 +133,7 @@ class RunFolder(run_folder.RunFolder):
             raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
 
     def finished(self, plan: PretrainingPlan, report: Callable[[str], None]) -> dict[str, Any] | None:
-        """The figures of a run that has finished; None where there is something left to do.
+        """The metrics of a run that has finished; None where there is something left to do.
 
         Args:
             report: told where that is to write models again that are gone.
@@ -141,8 +141,8 @@ class RunFolder(run_folder.RunFolder):
         Raises:
             InputError: its models are gone, and there is no checkpoint from which they could be written again.
         """
-        figures = read_record(_Figures, self.metrics)
-        if figures is None:
+        metrics = read_record(_Metrics, self.metrics)
+        if metrics is None:
             return None
         models = ["model"] if plan.objective == "mlm" else ["model", "generator"]
         lost = [name for name in models if not holds_model(self.root / name)]
@@ -155,7 +155,7 @@ class RunFolder(run_folder.RunFolder):
             report(
                 f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and is written again"
             )
-        return None if lost else figures
+        return None if lost else metrics
 
     def clear(self) -> None:
         """Remove what was written since a `claim` of a new run."""

@@ -378,10 +378,10 @@ def check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
 
 
 def _evaluation_at(step: int, trainer: ObjectiveTrainer) -> dict[str, float]:
-    """The held-out figures of that step, if there was an evaluation."""
+    """The held-out metrics of that step, if there was an evaluation."""
     found = [
         {name: value for name, value in entry.items() if name.startswith("heldout_")}
         for entry in trainer.state.log_history
         if entry["step"] == step
     ]
-    return next((figures for figures in reversed(found) if figures), {})
+    return next((metrics for metrics in reversed(found) if metrics), {})

@@ -215,7 +215,7 @@ def progress_text(step: int, budget: TrainingBudget, logs: dict[str, float]) -> 
 
 
 def _json_line(entry: dict[str, Any]) -> str:
-    """A figure that is NaN or infinite is null: JSON has neither."""
+    """A metric that is NaN or infinite is null: JSON has neither."""
     plain = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in entry.items()

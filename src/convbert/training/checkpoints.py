@@ -172,7 +172,7 @@ class _State(Schema):
 
 
 class _Progress(Schema):
-    """Of each entry of `progress.json`; see `MetricMeter.state` for the figures."""
+    """Of each entry of `progress.json`; see `MetricMeter.state` for `figures`."""
 
     figures: dict[str, Annotated[list[float] | list[list[float]], Len(2, 2)]]
     skipped_steps: NonNegativeInt

@@ -1,4 +1,4 @@
-"""What is measured while a run trains: named metrics over many batches, and the throughput."""
+"""What is measured while a run trains: named metrics over many batches, the throughput, and flags of a device."""
 
 from __future__ import annotations
 
@@ -112,3 +112,21 @@ class Throughput:
         }
         self._tokens, self._since, self._waited, self._step = None, monotonic(), 0.0, step
         return speed
+
+
+class DeviceFlag:
+    """A truth value on a device, read without waiting for work that was queued after it."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self._event = value, None
+        if value.is_cuda:
+            self.value = torch.empty_like(value, device="cpu", pin_memory=True).copy_(
+                value, non_blocking=True
+            )
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def __bool__(self) -> bool:
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self.value)

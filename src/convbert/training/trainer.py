@@ -28,7 +28,7 @@ from transformers.trainer_callback import TrainerControl
 from convbert.training.batching import BatchStream, seed_all
 from convbert.training.callbacks import TrainingBudget
 from convbert.training.checkpointing import CheckpointingTrainer
-from convbert.training.metrics import MetricMeter, Throughput
+from convbert.training.metrics import DeviceFlag, MetricMeter, Throughput
 from convbert.training.optimizer import UncorrectedAdamW
 from convbert.util.errors import InputError
 
@@ -48,7 +48,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         optimizer, scheduler: as Trainer's `optimizers`.
         max_skipped_steps: a step whose loss or gradient is not finite changes nothing and is counted; so many in a row
             end the run.
-        more_metrics: given a training entry of the log, figures to add to it.
+        more_metrics: given a training entry of the log, metrics to add to it.
     """
 
     control: TrainerControl
@@ -96,7 +96,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self._losses_of_step: list[Tensor] = []
         self.throughput = Throughput()
         self._bare_optimizer: Any = optimizer  # accelerate will wrap the other
-        self._pending: tuple[int, _Flag] | None = None
+        self._pending: tuple[int, DeviceFlag] | None = None
         self._skipped_steps = self._skipped_in_a_row = 0
 
     # ------------------------------------------------------------------------------------------- batches
@@ -125,11 +125,17 @@ class ObjectiveTrainer(CheckpointingTrainer):
         if not batches:  # the time had already run out
             self.control.should_training_stop = True
             return batches, None
-        if self._loss_counts is None:
-            return batches, None
-        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).to(device)
-        # The gradients of the processes will be averaged, not added.
-        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
+        counts = None
+        if self._loss_counts is not None:
+            counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0)
+            counts = counts.to(device, non_blocking=True)
+            # The gradients of the processes will be averaged, not added.
+            counts = self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
+        if self.waits_for_device:  # the Trainer's own copies would wait
+            from accelerate.utils import send_to_device
+
+            batches = [send_to_device(batch, device, non_blocking=True) for batch in batches]
+        return batches, counts
 
     def _batches_from(self, step: int) -> BatchStream:
         args, budget = self.args, self.budget
@@ -199,7 +205,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
             self._bare_optimizer.found_inf = bad.float()  # as torch's GradScaler says it
         elif bad:
             self._bare_optimizer.zero_grad()
-        self._pending = (self.state.global_step + 1, _Flag(bad))
+        self._pending = (self.state.global_step + 1, DeviceFlag(bad))
 
     def settle(self) -> None:
         """Count the last step, if it was left out.
@@ -227,7 +233,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
     # ----------------------------------------------------------------------------------- metrics and logs -
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "heldout"):
-        """Means of the objective's figures over all held-out data, each item once, named `heldout_<figure>`.
+        """Means of the objective's metrics over all held-out data, each item once, named `heldout_<metric>`.
 
         Only sums are kept, no logits.
         """
@@ -246,18 +252,18 @@ class ObjectiveTrainer(CheckpointingTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's, with the objective's figures, the speed and the time left on training entries."""
+        """As Trainer's, with the objective's metrics, the speed and the time left on training entries."""
         if "train_runtime" in logs:
             return  # the Trainer's summary, of the time since the last restart alone
         step = self.state.global_step
         self.state.epoch = step * self.args.gradient_accumulation_steps / self._stream.batches_per_epoch
         if "loss" in logs:
-            figures = self._metrics.means(self._add_up)
-            if "loss" in figures:  # that of the Trainer is since the last restart alone
-                logs["loss"] = figures.pop("loss")
+            metrics = self._metrics.means(self._add_up)
+            if "loss" in metrics:  # that of the Trainer is since the last restart alone
+                logs["loss"] = metrics.pop("loss")
             else:
                 del logs["loss"]
-            logs |= figures
+            logs |= metrics
             if not math.isfinite(logs.get("grad_norm", 0.0)):
                 del logs["grad_norm"]
             logs["skipped_steps"] = self.skipped_steps
@@ -338,11 +344,11 @@ class ObjectiveTrainer(CheckpointingTrainer):
     def load_progress(self, progress: list[dict[str, Any]]) -> None:
         self._skipped_steps = progress[0]["skipped_steps"]
         self._skipped_in_a_row = progress[0]["skipped_in_a_row"]
-        figures, rank = [part["figures"] for part in progress], self.args.process_index
-        if len(figures) == self.args.world_size:
-            self._metrics.load(figures[rank])
+        metrics, rank = [part["figures"] for part in progress], self.args.process_index
+        if len(metrics) == self.args.world_size:
+            self._metrics.load(metrics[rank])
         elif rank == 0:
-            self._metrics.load(*figures)
+            self._metrics.load(*metrics)
 
 
 class _EngineEvents(TrainerCallback):
@@ -357,24 +363,6 @@ class _EngineEvents(TrainerCallback):
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         if not self.trainer.waits_for_device:
             self.trainer.settle()
-
-
-class _Flag:
-    """A truth value on a device, read without waiting for work that was queued after it."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value, self._event = value, None
-        if value.is_cuda:
-            self.value = torch.empty_like(value, device="cpu", pin_memory=True).copy_(
-                value, non_blocking=True
-            )
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def __bool__(self) -> bool:
-        if self._event is not None:
-            self._event.synchronize()
-        return bool(self.value)
 
 
 def _ignore_signals(worker: int) -> None:
