@@ -47,7 +47,7 @@ def run(
         bool,
         typer.Option(
             "--repair-vocab",
-            help="Repair line ends and misread characters of --vocab, if nothing of it is lost.",
+            help="Repair line ends and misread characters of --vocab, as the original's has.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object instead.")] = False,
