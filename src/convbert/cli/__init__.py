@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from convbert import __version__
-from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, prepare, pretrain, tokenizer
+from convbert.cli import doctor, evaluate, export, fill_mask, finetune, predict, prepare, pretrain, tokenizer
 from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("pretrain")(pretrain.run)
 app.command("finetune")(finetune.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
+app.command("export")(export.run)
 app.command("doctor")(doctor.run)
 
 
