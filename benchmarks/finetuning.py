@@ -23,11 +23,11 @@ from transformers.models.convbert import ConvBertForSequenceClassification as Th
 
 from convbert import ConvBertForSequenceClassification
 from convbert.files import embedded
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Feature
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import read_tokenizer
 from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.warm_start import read_tokenizer
 from convbert.training.batching import BalancedBatches
 from convbert.training.optimizer import build_optimizer
 
@@ -35,11 +35,11 @@ BATCH, STEPS, ROUNDS = 32, 4, 4
 
 
 def main(folder: Path) -> None:
-    kind = kind_of(TASKS["sst2"])
-    train = kind.read(folder / "train.tsv")
-    kind.learn(train)
+    adapter = adapter_of(TASKS["sst2"])
+    train = adapter.read(folder / "train.tsv")
+    adapter.learn(train)
     tokenizer = read_tokenizer(str(embedded.folder()))
-    features = kind.features(train, tokenizer, FinetuningPlan(), training=True)
+    features = adapter.features(train, tokenizer, FinetuningPlan(), training=True)
     ours = ConvBertForSequenceClassification.from_pretrained(
         embedded.folder(), num_labels=2, dtype=torch.float32
     )
@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
         model.train()
 
         def run(chosen: list[Feature]) -> None:
-            batch = kind.collate(chosen, 0)
+            batch = adapter.collate(chosen, 0)
             if width is not None:
                 missing = width - batch["input_ids"].shape[1]
                 batch = {

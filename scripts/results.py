@@ -25,8 +25,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from convbert.cli.failures import say
-from convbert.finetuning.data import Example, Kind
-from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Example
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS, Task
 from convbert.finetuning.writing import read_predictions
@@ -158,19 +159,19 @@ def outcome(name: str, files: Files, run: Path) -> Outcome:
     """How a finished run did."""
     task = TASKS[name]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    kind = kind_of(task)
-    train = kind.read(files.train)
-    kind.learn(train)
-    dev = kind.read(files.dev[0])
+    adapter = adapter_of(task)
+    train = adapter.read(files.train)
+    adapter.learn(train)
+    dev = adapter.read(files.dev[0])
     metric = metrics["metric"]
     ours = read_predictions(run, "dev")
-    frequent = kind.majority(train, dev)
+    frequent = adapter.majority(train, dev)
     assert frequent is not None  # tasks without one are not on this page
     baselines = [frequent]
-    linear = linear_answers(kind, train, dev)
+    linear = linear_answers(adapter, train, dev)
     if linear is not None:
         baselines.append([{"answer": answer} for answer in linear])
-    scores = [kind.score(dev, answers)[metric] for answers in baselines]
+    scores = [adapter.score(dev, answers)[metric] for answers in baselines]
     best = baselines[int(np.argmax(scores))]
     notes = [
         f"{value} {field[:-1] if value == 1 else field}" for field, value in OVERRIDES.get(name, {}).items()
@@ -178,7 +179,7 @@ def outcome(name: str, files: Files, run: Path) -> Outcome:
     notes += [f"first {count:,} questions of {split}" for split, count in QUESTIONS.get(name, {}).items()]
     shown = (scores[0], scores[1] if linear is not None else None, metrics["scores"]["dev"][metric])
     cells = [name, f"{len(train):,}", f"{len(dev):,}", metric.replace("_", " "), *map(as_text, shown)]
-    shares = [share_of_wins(kind, dev, ours, theirs, metric) for theirs in (baselines[0], best)]
+    shares = [share_of_wins(adapter, dev, ours, theirs, metric) for theirs in (baselines[0], best)]
     cells += [f"{share:.1%}" for share in shares]
     say(f"{name}: {', '.join(cells[4:])}")
     return Outcome(name, f"| {' | '.join(cells)} | {', '.join(notes)} |\n", *shares)
@@ -203,7 +204,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def share_of_wins(
-    kind: Kind,
+    adapter: TaskAdapter,
     dev: Sequence[Example],
     ours: Sequence[Any],
     theirs: Sequence[Any],
@@ -216,7 +217,7 @@ def share_of_wins(
         chosen = random.integers(len(dev), size=len(dev))
         # An example that is drawn twice counts twice: for that it needs two names.
         examples = [dataclasses.replace(dev[n], key=str(place)) for place, n in enumerate(chosen)]
-        mine, other = (kind.score(examples, [side[n] for n in chosen])[metric] for side in (ours, theirs))
+        mine, other = (adapter.score(examples, [side[n] for n in chosen])[metric] for side in (ours, theirs))
         wins += (mine > other) + 0.5 * (mine == other)
     return wins / samples
 
@@ -227,14 +228,16 @@ def as_text(score: float | None) -> str:
     return f"{score:.1f}" if abs(score) > 1 else f"{score:.3f}"
 
 
-def linear_answers(kind: Kind, train: Sequence[Example], dev: Sequence[Example]) -> list[Any] | None:
+def linear_answers(
+    adapter: TaskAdapter, train: Sequence[Example], dev: Sequence[Example]
+) -> list[Any] | None:
     """What a linear model of words answers; None for questions."""
-    if kind.task.kind in ("classification", "regression"):
-        model = Ridge() if kind.task.kind == "regression" else LogisticRegression(max_iter=1000)
+    if adapter.task.kind in ("classification", "regression"):
+        model = Ridge() if adapter.task.kind == "regression" else LogisticRegression(max_iter=1000)
         words = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), model)
         words.fit([joined(example) for example in train], [example.target for example in train])
         return list(words.predict([joined(example) for example in dev]))
-    if kind.task.kind == "multiple-choice":
+    if adapter.task.kind == "multiple-choice":
         words = make_pipeline(
             TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000)
         )
@@ -243,7 +246,7 @@ def linear_answers(kind: Kind, train: Sequence[Example], dev: Sequence[Example])
             [n == example.target for example in train for n in range(len(example.inputs["choices"]))],
         )
         return [int(np.argmax(words.predict_proba(example.inputs["choices"])[:, 1])) for example in dev]
-    if kind.task.kind == "tagging":
+    if adapter.task.kind == "tagging":
         model = make_pipeline(
             DictVectorizer(),
             FunctionTransformer(narrow),

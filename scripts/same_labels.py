@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from convbert import ConvBertForSequenceClassification
-from convbert.finetuning.kinds import kind_of
-from convbert.finetuning.start import read_task
+from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.warm_start import read_task
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def main(
     if noted is None:
         raise typer.BadParameter(f"{model} names no task")
     task, plan = noted
-    examples = kind_of(task).read(task.find_files(data, "dev")[0])
+    examples = adapter_of(task).read(task.find_files(data, "dev")[0])
     rows = [tuple(example.inputs.values()) for example in examples]
     tokenizer = AutoTokenizer.from_pretrained(model)
     theirs = AutoModelForSequenceClassification.from_pretrained(model).eval()

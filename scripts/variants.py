@@ -20,12 +20,12 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, se
 from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli.failures import say
 from convbert.files import embedded
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.inference import Split
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.run import Files, finetune
-from convbert.finetuning.start import read_config
 from convbert.finetuning.tasks import TASKS, Task
+from convbert.finetuning.warm_start import read_config
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -87,17 +87,17 @@ def plain_trainer(task: Task, plan: FinetuningPlan, train: Path, dev: Path, fold
         return json.loads(done.read_text())["score"]
     source = embedded.folder()
     tokenizer = ConvBertTokenizerFast.from_pretrained(source)
-    kind = kind_of(task)
-    examples, held_out = kind.read(train), kind.read(dev)
-    kind.learn(examples)
+    adapter = adapter_of(task)
+    examples, held_out = adapter.read(train), adapter.read(dev)
+    adapter.learn(examples)
     rows = []
     for example in examples:
         row = tokenizer(*example.inputs.values(), truncation=True, max_length=plan.max_length)
-        rows.append({**row, "labels": kind.labels.index(example.target)})
+        rows.append({**row, "labels": adapter.labels.index(example.target)})
     set_seed(seed)
     dropout = {"hidden_dropout_prob": plan.dropout, "attention_probs_dropout_prob": plan.dropout}
     model = ConvBertForSequenceClassification.from_pretrained(
-        source, num_labels=len(kind.labels), dtype=torch.float32, **dropout
+        source, num_labels=len(adapter.labels), dtype=torch.float32, **dropout
     )
     arguments = TrainingArguments(
         str(folder),
@@ -114,8 +114,8 @@ def plain_trainer(task: Task, plan: FinetuningPlan, train: Path, dev: Path, fold
         report_to=[],
     )
     Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer)).train()
-    features = kind.features(held_out, tokenizer, plan)
-    split = Split("dev", kind, held_out, features, plan, tokenizer.pad_token_id)
+    features = adapter.features(held_out, tokenizer, plan)
+    split = Split("dev", adapter, held_out, features, plan)
     score = split.score(split.predict(model))[task.metrics[0]]
     folder.mkdir(parents=True, exist_ok=True)
     done.write_text(json.dumps({"score": score}))

@@ -355,10 +355,12 @@ def test_pretrain_refuses_before_it_starts(arguments, named, tmp_path, capsys):
 
 
 def test_settings_take_the_type_of_their_field():
-    from convbert.cli.pretrain import parse_settings
+    from convbert.cli.pretrain import settable_fields
     from convbert.pretraining.recipes import smoke
+    from convbert.util.settings import parse_settings
 
-    parsed = parse_settings(["weight_decay=0", "hidden_act=relu", "lowercase=false", "seed=3"], smoke())
+    words = ["weight_decay=0", "hidden_act=relu", "lowercase=false", "seed=3"]
+    parsed = parse_settings(words, settable_fields(smoke()))
     assert parsed == {"weight_decay": 0.0, "hidden_act": "relu", "lowercase": False, "seed": 3}
     assert isinstance(parsed["weight_decay"], float)
 

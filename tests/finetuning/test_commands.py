@@ -17,14 +17,14 @@ import tiny
 from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertTokenizerFast, InputError
 from convbert.cli import main
 from convbert.files.atomic import folder_lock
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.readers import read_table
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import check_head, read_task, write_task
 from convbert.finetuning.tasks import TASKS
+from convbert.finetuning.warm_start import check_head, read_task, write_task
 from convbert.finetuning.writing import submission
 from labelled import sentence, write_objects, write_sentences
 
@@ -212,15 +212,15 @@ def test_evaluate_names_labels_that_the_model_does_not_have(model, tmp_path, ref
 
 def test_a_head_of_another_problem_is_not_thrown_away_silently(start, tmp_path):
     """The same class and the same labels, learned as any number of them."""
-    kind = kind_of(TASKS["sst2"], ("negative", "positive"))
+    adapter = adapter_of(TASKS["sst2"], ("negative", "positive"))
     names = {
         "id2label": {0: "negative", 1: "positive"},
         "architectures": ["ConvBertForSequenceClassification"],
     }
     config = tiny.config(problem_type="multi_label_classification", **names)
     with pytest.raises(InputError, match=r"was trained for multi_label_classification.*--new-head"):
-        check_head(config, "here", kind, new_head=False)
-    assert not check_head(config, "here", kind, new_head=True)
+        check_head(config, "here", adapter, new_head=False)
+    assert not check_head(config, "here", adapter, new_head=True)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +229,12 @@ def test_a_head_of_another_problem_is_not_thrown_away_silently(start, tmp_path):
 )
 def test_a_head_goes_on_in_its_own_order(task, learned, stored):
     """And a single number, whatever its name."""
-    kind = kind_of(TASKS[task], learned)
+    adapter = adapter_of(TASKS[task], learned)
     config = tiny.config(
         id2label=dict(enumerate(stored)), architectures=["ConvBertForSequenceClassification"]
     )
-    assert check_head(config, "here", kind, new_head=False)
-    assert kind.labels == (stored if len(stored) > 1 else learned)
+    assert check_head(config, "here", adapter, new_head=False)
+    assert adapter.labels == (stored if len(stored) > 1 else learned)
 
 
 def test_a_model_on_the_hub_has_its_task_and_plan(tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def test_evaluate_says_what_was_cut(model, tmp_path, capsys):
 def test_evaluate_reads_a_file_once(model, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "convbert.finetuning.data.read_table",
+        "convbert.finetuning.adapters.base.read_table",
         lambda path, *a, **k: read.append(path) or read_table(path, *a, **k),
     )
     found = FinetunedModel.load(str(model), device="cpu")
@@ -407,7 +407,7 @@ def test_evaluate_compares_the_labels_with_those_of_the_task(model, tmp_path, re
 
 def test_similarities_are_submitted_from_0_to_5():
     examples = [Example("here", str(n), {}) for n in range(3)]
-    split = Split("test", kind_of(TASKS["stsb"]), examples, [], FinetuningPlan(), 0)
+    split = Split("test", adapter_of(TASKS["stsb"]), examples, [], FinetuningPlan())
     lines = submission(split, [{"answer": -0.3}, {"answer": 2.5}, {"answer": 5.25}])
     assert lines.splitlines()[1:] == ["0\t0.000", "1\t2.500", "2\t5.000"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from convbert import InputError
-from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.readers import read_table
 from convbert.finetuning.tasks import find_task
 
@@ -54,7 +54,7 @@ def test_words_and_tags_are_found_in_their_columns(name, task, tmp_path):
     path = tmp_path / "train.conll"
     path.write_bytes(FILES[name].encode())
     said = []
-    examples = kind_of(find_task(task)).read(path, report=said.append)
+    examples = adapter_of(find_task(task)).read(path, report=said.append)
     assert [example.inputs["tokens"] for example in examples] == WORDS
     assert [list(example.target) for example in examples] == TAGS
     columns = {len(line.split()) for line in FILES[name].splitlines() if line.startswith(("the", "1", "0"))}
@@ -115,7 +115,7 @@ def test_ontonotes_brackets_become_bio(tmp_path):
     ]
     path = tmp_path / "a.conll"
     path.write_text("#begin document (bc/x/00/x_0000); part 000\n" + "\n".join(lines) + "\n\n#end document\n")
-    (example,) = kind_of(find_task("entities")).read(path)
+    (example,) = adapter_of(find_task("entities")).read(path)
     assert example.inputs["tokens"] == [word for word, _ in rows]
     assert example.target == ("B-ORG", "I-ORG", "O", "B-GPE")
 
@@ -124,10 +124,10 @@ def test_columns_can_be_chosen_by_number(tmp_path):
     path = tmp_path / "a.conll"
     path.write_text(FILES["conll 2003"])
     chosen = find_task("tagging", {"tokens": "1", "tags": "2"})
-    example = kind_of(chosen).read(path)[0]
+    example = adapter_of(chosen).read(path)[0]
     assert (example.inputs["tokens"], set(example.target)) == (WORDS[0], {"NN"})
     with pytest.raises(InputError, match="no column '9'"):
-        kind_of(find_task("tagging", {"tags": "9"})).read(path)
+        adapter_of(find_task("tagging", {"tags": "9"})).read(path)
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,17 @@ def test_endings_that_people_use(name, tmp_path):
     path.write_bytes(
         gzip.compress(FILES["plain"].encode()) if name.endswith("gz") else FILES["plain"].encode()
     )
-    assert [example.inputs["tokens"] for example in kind_of(find_task("entities")).read(path)] == WORDS
+    assert [example.inputs["tokens"] for example in adapter_of(find_task("entities")).read(path)] == WORDS
 
 
 def test_a_ragged_line_spoils_its_own_sentence_alone(tmp_path):
     path = tmp_path / "a.conll"
     path.write_text("the O\nNew York B-LOC\n\n" + FILES["by spaces"])
-    kind = kind_of(find_task("entities"))
+    adapter = adapter_of(find_task("entities"))
     with pytest.raises(InputError, match="line 2: 3 columns"):
-        kind.read(path)
+        adapter.read(path)
     said = []
-    examples = kind.read(path, report=said.append, on_bad_row="skip")
+    examples = adapter.read(path, report=said.append, on_bad_row="skip")
     assert [example.inputs["tokens"] for example in examples] == WORDS
     assert "1 of 3 rows" in said[-1]
 

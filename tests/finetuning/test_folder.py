@@ -94,8 +94,8 @@ def test_damaged_files_of_a_run_end_in_a_sentence(run, finished):
     readers = {
         folder.record: lambda: folder.check(record),
         folder.metrics: lambda: folder.finished(1),
-        folder.of_seed(0) / "metrics.json": lambda: folder.figures_of_seed(0),
-        folder.of_seed(0) / "log.jsonl": lambda: folder.history(0),
+        folder.of_seed(0).metrics: lambda: folder.metrics_of_seed(0),
+        folder.of_seed(0).log: lambda: folder.history(0),
     }
     for path, read in readers.items():
         raw = path.read_bytes()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from convbert import InputError
-from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.readers import iter_rows
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS, Task, find_task
@@ -85,12 +85,12 @@ OBJECTS = {
 
 def read_all(task: str, path: Path, seed: int) -> None:
     """As finetune, evaluate and predict do."""
-    kind = kind_of(find_task(task))
-    for row in iter_rows(path, kind.task.headerless, kind.input_columns()):
+    adapter = adapter_of(find_task(task))
+    for row in iter_rows(path, adapter.task.headerless, adapter.input_columns()):
         assert isinstance(row, InputError) or row.place
-    examples = kind.read(path, on_bad_row=("fail", "skip")[seed % 2], training=seed % 3 == 0)
-    kind.learn(examples)
-    kind.check(examples)
+    examples = adapter.read(path, on_bad_row=("fail", "skip")[seed % 2], training=seed % 3 == 0)
+    adapter.learn(examples)
+    adapter.check(examples)
 
 
 def run(call, seeds=CASES) -> Counter:
@@ -175,8 +175,8 @@ def test_damaged_tasks_and_plans():
             raise InputError("not an object")
         task = Task.from_dict(record.get("task"), "finetuning.json")
         FinetuningPlan.from_dict(record.get("plan"), "finetuning.json")
-        kind = kind_of(task, ("O", "B-X"))
-        assert kind.input_columns()
+        adapter = adapter_of(task, ("O", "B-X"))
+        assert adapter.input_columns()
 
     found = run(read, 5 * CASES)
     assert set(found) == {"answered", "refused"}, found

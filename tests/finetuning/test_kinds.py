@@ -15,17 +15,17 @@ from convbert import (
     ConvBertTokenizerFast,
     InputError,
 )
+from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.tagging import share_words, split_text
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.notes import cut_note
 from convbert.finetuning.prediction import Predictor
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
-from convbert.finetuning.tagging import share_words, split_text
 from convbert.finetuning.tasks import TASKS, find_task
-from convbert.model.heads.spans import plan_windows
+from convbert.inference.spans import plan_windows
 from labelled import write_objects
 
 PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)
@@ -51,19 +51,19 @@ def write_squad(path, questions):
 def test_labels_have_the_names_and_the_order_of_the_task(tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text("good\t1\nbad\t0\n")
-    kind = kind_of(TASKS["sst2"])
-    examples = kind.read(path)
-    kind.learn(examples)
+    adapter = adapter_of(TASKS["sst2"])
+    examples = adapter.read(path)
+    adapter.learn(examples)
     assert [example.target for example in examples] == ["positive", "negative"]
-    assert kind.config_changes()["id2label"] == {0: "negative", 1: "positive"}
+    assert adapter.config_changes()["id2label"] == {0: "negative", 1: "positive"}
 
 
 def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
     def labels(*names):
         rows = [{"text": "cat", "label": name} for name in names]
-        kind = kind_of(TASKS["text-classification"])
-        kind.learn(kind.read(write_objects(tmp_path / "a.jsonl", rows)))
-        return kind.labels
+        adapter = adapter_of(TASKS["text-classification"])
+        adapter.learn(adapter.read(write_objects(tmp_path / "a.jsonl", rows)))
+        return adapter.labels
 
     assert labels(10, 9, 2) == ("2", "9", "10")
     assert labels("b", "a", "a") == ("a", "b")
@@ -77,32 +77,32 @@ def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
 def test_the_f1_of_a_task_is_that_of_its_own_second_label(order):
     examples = [Example("here", str(n), {}, "equivalent") for n in range(3)]
     answers = [{"answer": label} for label in ("equivalent", "equivalent", "not_equivalent")]
-    assert kind_of(TASKS["mrpc"], order).score(examples, answers)["positive_f1"] == pytest.approx(0.8)
+    assert adapter_of(TASKS["mrpc"], order).score(examples, answers)["positive_f1"] == pytest.approx(0.8)
 
 
 def test_pairs_are_read_in_both_orders_in_training_alone(tmp_path, tokenizer):
     rows = [{"sentence1": "the cat", "sentence2": "a dog ran", "score": 1.0}]
-    kind = kind_of(TASKS["stsb"])
-    examples = kind.read(write_objects(tmp_path / "a.jsonl", [*rows, {**rows[0], "score": 3.0}]))
-    kind.learn(examples)
+    adapter = adapter_of(TASKS["stsb"])
+    examples = adapter.read(write_objects(tmp_path / "a.jsonl", [*rows, {**rows[0], "score": 3.0}]))
+    adapter.learn(examples)
     plan = PLAN.override(both_orders=True)
-    one, _, swapped, _ = kind.features(examples, tokenizer, plan, training=True)
+    one, _, swapped, _ = adapter.features(examples, tokenizer, plan, training=True)
     assert tokenizer.decode(one.input_ids) == "[CLS] the cat [SEP] a dog ran [SEP]"
     assert tokenizer.decode(swapped.input_ids) == "[CLS] a dog ran [SEP] the cat [SEP]"
     assert swapped.token_type_ids == [0] * 5 + [1] * 3
     assert one.target == swapped.target == -1.0  # one standard deviation below the mean
-    assert len(kind.features(examples, tokenizer, plan)) == 2
+    assert len(adapter.features(examples, tokenizer, plan)) == 2
 
 
 def test_several_labels(tmp_path, tokenizer):
     rows = [{"text": "cat", "labels": "b, a"}, {"text": "dog", "labels": []}, {"text": "a", "labels": ["c"]}]
-    kind = kind_of(TASKS["multi-label-classification"])
-    examples = kind.read(write_objects(tmp_path / "a.jsonl", rows))
-    kind.learn(examples)
-    targets = [feature.target for feature in kind.features(examples, tokenizer, PLAN, training=True)]
+    adapter = adapter_of(TASKS["multi-label-classification"])
+    examples = adapter.read(write_objects(tmp_path / "a.jsonl", rows))
+    adapter.learn(examples)
+    targets = [feature.target for feature in adapter.features(examples, tokenizer, PLAN, training=True)]
     assert targets == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     logits = [np.array([3.0, -1.0, 0.1])] * 3
-    assert kind.decode(examples, [], logits, PLAN)[0]["answer"] == ["a", "c"]
+    assert adapter.decode(examples, [], logits, PLAN)[0]["answer"] == ["a", "c"]
 
 
 # -------------------------------------------------------------------------------------------- tagging
@@ -110,8 +110,8 @@ def test_several_labels(tmp_path, tokenizer):
 
 def test_a_tag_stands_at_the_first_piece_of_its_word(tokenizer):
     example = Example("here", "0", {"tokens": ["the", "cats", "\u200d", "ran"]}, ("O", "B-X", "I-X", "O"))
-    kind = kind_of(TASKS["entities"], ("B-X", "I-X", "O"))
-    (feature,) = kind.features([example], tokenizer, PLAN, training=True)
+    adapter = adapter_of(TASKS["entities"], ("B-X", "I-X", "O"))
+    (feature,) = adapter.features([example], tokenizer, PLAN, training=True)
     # A zero-width joiner leaves no piece: an unknown word keeps its place.
     assert tokenizer.convert_ids_to_tokens(feature.input_ids)[1:-1] == ["the", "cat", "##s", "[UNK]", "ran"]
     assert feature.target == [-100, 2, 0, -100, 1, 2, -100]
@@ -121,15 +121,15 @@ def test_a_tag_stands_at_the_first_piece_of_its_word(tokenizer):
 def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, tokenizer):
     words = [("cats", "dog", "ran")[number % 3] for number in range(count)]
     tags = tuple(("B-X", "I-X", "O")[number % 3] for number in range(count))
-    kind = kind_of(TASKS["entities"], ("B-X", "I-X", "O"))
+    adapter = adapter_of(TASKS["entities"], ("B-X", "I-X", "O"))
     example = Example("here", "0", {"tokens": words}, tags)
-    features = kind.features([example], tokenizer, PLAN, training=True)
+    features = adapter.features([example], tokenizer, PLAN, training=True)
     assert max(feature.length for feature in features) <= PLAN.max_length
     labelled = [target for feature in features for target in feature.target if target != -100]
     assert len(labelled) == count
     # A model that says what it was taught gives the sentence's own tags back.
     outputs = [np.array([[max(t, 0), 1.0] for t in feature.target]) for feature in features]
-    (prediction,) = kind.decode([example], features, outputs, PLAN)
+    (prediction,) = adapter.decode([example], features, outputs, PLAN)
     assert tuple(prediction["answer"]) == tags
 
 
@@ -147,30 +147,30 @@ def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, 
 def test_a_model_with_labels_of_any_scheme_is_scored_and_gives_entities(labels, answer, tmp_path):
     """Its answers mean the same spans as the gold tags, whose file may have another scheme."""
     name = "ENTITY" if labels == "O B I" else "X"
-    kind = kind_of(TASKS["entities"], tuple(labels.split()))
+    adapter = adapter_of(TASKS["entities"], tuple(labels.split()))
     path = tmp_path / "a.conll"
     tags = f"O B-{name} E-{name} O S-{name}".split()
     path.write_text("".join(f"word {tag}\n" for tag in tags))
-    examples = kind.read(path)
-    kind.check(examples)
+    examples = adapter.read(path)
+    adapter.check(examples)
     prediction = {"answer": answer.split(), "scores": [1.0] * 5}
-    scores = kind.score(examples, [prediction])
+    scores = adapter.score(examples, [prediction])
     assert scores["entity_f1"] == scores["accuracy"] == scores[f"entity_f1_{name}"] == 1
-    assert kind.mistake(examples[0], prediction) == 0
-    entities = kind.record(examples[0], prediction)["entities"]
+    assert adapter.mistake(examples[0], prediction) == 0
+    entities = adapter.record(examples[0], prediction)["entities"]
     assert [(each["type"], each["first"], each["last"]) for each in entities] == [(name, 1, 2), (name, 4, 4)]
 
 
 def test_a_type_that_the_model_does_not_know_is_named():
-    kind = kind_of(TASKS["entities"], ("B-X", "L-X", "O"))
+    adapter = adapter_of(TASKS["entities"], ("B-X", "L-X", "O"))
     with pytest.raises(InputError, match="'Y' is unknown; there are X"):
-        kind.check([Example("here", "0", {"tokens": ["a"]}, ("B-Y",))])
+        adapter.check([Example("here", "0", {"tokens": ["a"]}, ("B-Y",))])
 
 
 def test_other_tags_have_accuracy_and_f1():
-    kind = kind_of(TASKS["tagging"], ("DET", "NOUN", "VERB"))
+    adapter = adapter_of(TASKS["tagging"], ("DET", "NOUN", "VERB"))
     examples = [Example("here", "0", {"tokens": list("abcd")}, ("DET", "NOUN", "NOUN", "VERB"))]
-    scores = kind.score(examples, [{"answer": ["DET", "NOUN", "VERB", "VERB"]}])
+    scores = adapter.score(examples, [{"answer": ["DET", "NOUN", "VERB", "VERB"]}])
     assert scores["accuracy"] == 0.75
     assert scores["f1_NOUN"] == scores["f1_VERB"] == pytest.approx(2 / 3)
     assert scores["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
@@ -200,15 +200,15 @@ def test_choices_are_read_beside_the_text(tmp_path, tokenizer):
         "question": "cause",
         "label": 1,
     }
-    kind = kind_of(find_task("copa"))
-    examples = kind.read(write_objects(tmp_path / "a.jsonl", [row]))
-    (feature,) = kind.features(examples, tokenizer, PLAN, training=True)
+    adapter = adapter_of(find_task("copa"))
+    examples = adapter.read(write_objects(tmp_path / "a.jsonl", [row]))
+    (feature,) = adapter.features(examples, tokenizer, PLAN, training=True)
     assert examples[0].inputs["prefix"] == "because"
     assert [tokenizer.decode(ids) for ids in feature.input_ids] == [
         "[CLS] the cat ran [SEP] [UNK] a dog sat [SEP]",
         "[CLS] the cat ran [SEP] [UNK] a mat [SEP]",
     ]
-    batch = kind.collate([feature, feature], 0)
+    batch = adapter.collate([feature, feature], 0)
     assert batch["input_ids"].shape == (2, 2, 10)
     assert batch["labels"].tolist() == [1, 1]
     assert batch["attention_mask"].sum().item() == 2 * feature.length
@@ -216,17 +216,17 @@ def test_choices_are_read_beside_the_text(tmp_path, tokenizer):
 
 def test_the_number_of_a_choice_may_come_from_a_column_with_gaps(tmp_path):
     rows = [{"text": "a", "choices": ["a", "b"], "label": label} for label in (1.0, float("nan"))]
-    kind = kind_of(TASKS["multiple-choice"])
-    assert kind.read(write_objects(tmp_path / "a.jsonl", rows[:1]))[0].target == 1
+    adapter = adapter_of(TASKS["multiple-choice"])
+    assert adapter.read(write_objects(tmp_path / "a.jsonl", rows[:1]))[0].target == 1
     with pytest.raises(InputError, match="line 2: label must be the number of a choice, 0 to 1, got nan"):
-        kind.read(write_objects(tmp_path / "a.jsonl", rows))
+        adapter.read(write_objects(tmp_path / "a.jsonl", rows))
 
 
 def test_every_line_may_have_its_own_number_of_choices(tokenizer):
     torch.manual_seed(0)
     model = ConvBertForMultipleChoice(tiny.config(summary_type="first")).eval()
-    kind = kind_of(TASKS["multiple-choice"])
-    predictor = Predictor(FinetunedModel("here", model, tokenizer, kind, PLAN))
+    adapter = adapter_of(TASKS["multiple-choice"])
+    predictor = Predictor(FinetunedModel("here", model, tokenizer, adapter, PLAN))
     lines = [json.dumps({"text": "the cat", "choices": ["sat", "ran", "a dog"][:n]}) for n in (2, 3, 1, 2)]
     found = list(predictor.answer(lines))
     assert isinstance(found[2], InputError)
@@ -238,43 +238,43 @@ def test_every_line_may_have_its_own_number_of_choices(tokenizer):
 def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):
     """A model that is sure of the right tokens gives the answer's own text back, wherever it stands."""
     asked = [("the cat", [("mat", 19)]), ("a", [("the house and a", 42)]), ("to", [(".", 75)])]
-    kind = kind_of(TASKS["squad1"])
-    examples = kind.read(write_squad(tmp_path / "a.json", asked))
-    taught = kind.features(examples, tokenizer, PLAN, training=True)
+    adapter = adapter_of(TASKS["squad1"])
+    examples = adapter.read(write_squad(tmp_path / "a.json", asked))
+    taught = adapter.features(examples, tokenizer, PLAN, training=True)
     assert {feature.example for feature in taught} == {0, 1, 2}
     for feature in taught:
         start, end = feature.target
         said = tokenizer.decode(feature.input_ids[start : end + 1])
         assert said == examples[feature.example].target[0][0]
-    windows = kind.features(examples, tokenizer, PLAN)
+    windows = adapter.features(examples, tokenizer, PLAN)
     assert len(windows) > len(examples)
-    outputs = [np.full((2, window.length), -5.0) for window in windows]
+    outputs = [np.full((window.length, 2), -5.0) for window in windows]
     for feature in taught:
         number = next(
             n for n, w in enumerate(windows) if (w.example, w.detail) == (feature.example, feature.detail)
         )
-        outputs[number][0, feature.target[0]] = outputs[number][1, feature.target[1]] = 5.0
-    predictions = kind.decode(examples, windows, outputs, PLAN)
+        outputs[number][feature.target[0], 0] = outputs[number][feature.target[1], 1] = 5.0
+    predictions = adapter.decode(examples, windows, outputs, PLAN)
     assert [prediction["answer"] for prediction in predictions] == ["mat", "the house and a", "."]
     # Nothing is left of "." without punctuation: version 1.1 calls that exact, and gives it no F1.
-    assert kind.score(examples, predictions) == pytest.approx({"f1": 200 / 3, "exact": 100})
+    assert adapter.score(examples, predictions) == pytest.approx({"f1": 200 / 3, "exact": 100})
 
 
 def test_the_best_answers_are_listed_as_in_squad(tmp_path, tokenizer):
     """For questions that may have none, the empty answer is among them."""
     path = write_squad(tmp_path / "a.json", [("the cat", [("mat", 19)])])
     for task, has_empty in (("squad1", False), ("squad2", True)):
-        kind = kind_of(TASKS[task])
-        examples = kind.read(path)
-        windows = kind.features(examples, tokenizer, PLAN)
+        adapter = adapter_of(TASKS[task])
+        examples = adapter.read(path)
+        windows = adapter.features(examples, tokenizer, PLAN)
         random = np.random.default_rng(0)
-        outputs = [random.normal(size=(2, window.length)) for window in windows]
-        (prediction,) = kind.decode(examples, windows, outputs, PLAN)
+        outputs = [random.normal(size=(window.length, 2)) for window in windows]
+        (prediction,) = adapter.decode(examples, windows, outputs, PLAN)
         n_best = prediction["n_best"]
         logits = [each["start_logit"] + each["end_logit"] for each in n_best]
         assert {tuple(each) for each in n_best} == {("text", "probability", "start_logit", "end_logit")}
         assert logits == sorted(logits, reverse=True)
-        starts, ends = (np.concatenate(side) for side in zip(*outputs, strict=True))
+        starts, ends = np.concatenate(outputs).T
         assert {each["start_logit"] for each in n_best} <= set(starts)
         assert all(np.abs(ends - each["end_logit"]).min() < 1e-9 for each in n_best)
         empty = [each for each in n_best if each["text"] == ""]
@@ -286,7 +286,7 @@ def test_the_best_answers_are_listed_as_in_squad(tmp_path, tokenizer):
 
 def test_windows_without_the_answer_say_so_only_where_that_is_an_answer(tmp_path, tokenizer):
     path = write_squad(tmp_path / "a.json", [("the cat", [("mat", 19)]), ("a dog", [])])
-    strict, lenient = kind_of(TASKS["squad1"]), kind_of(TASKS["squad2"])
+    strict, lenient = adapter_of(TASKS["squad1"]), adapter_of(TASKS["squad2"])
     examples = lenient.read(path)
     found = lenient.features(examples, tokenizer, PLAN, training=True)
     assert {feature.target for feature in found if feature.example == 1} == {(0, 0)}
@@ -299,12 +299,12 @@ def test_windows_without_the_answer_say_so_only_where_that_is_an_answer(tmp_path
 def test_every_question_has_a_name_of_its_own(tmp_path):
     """An empty one is none."""
     path = tmp_path / "a.jsonl"
-    kind = kind_of(TASKS["squad1"])
+    adapter = adapter_of(TASKS["squad1"])
     row = {"question": "a", "context": "the cat", "answers": [{"text": "cat", "answer_start": 4}]}
-    examples = kind.read(write_objects(path, [{**row, "id": ""}, {**row, "id": ""}]))
-    assert kind.score(examples, [{"answer": "dog"}, {"answer": "cat"}])["exact"] == 50
+    examples = adapter.read(write_objects(path, [{**row, "id": ""}, {**row, "id": ""}]))
+    assert adapter.score(examples, [{"answer": "dog"}, {"answer": "cat"}])["exact"] == 50
     with pytest.raises(InputError, match="line 2: the id 'q' occurs twice"):
-        kind.read(write_objects(path, [{**row, "id": "q"}, {**row, "id": "q"}]))
+        adapter.read(write_objects(path, [{**row, "id": "q"}, {**row, "id": "q"}]))
 
 
 # ------------------------------------------------------------------------------------------- lists as text
@@ -314,7 +314,7 @@ def test_lists_in_csv_are_json(tmp_path):
     def first(task, columns, text):
         path = tmp_path / "a.csv"
         path.write_text(text)
-        return kind_of(find_task(task, columns)).read(path)[0]
+        return adapter_of(find_task(task, columns)).read(path)[0]
 
     tagged = first("entities", {}, 'tokens,tags\n"[""a"", ""cat""]","[""O"", ""B-X""]"\n')
     assert (tagged.inputs["tokens"], tagged.target) == (["a", "cat"], ("O", "B-X"))
@@ -348,10 +348,10 @@ def test_lists_in_csv_are_json(tmp_path):
     ],
 )
 def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
-    kind = kind_of(TASKS[task])
+    adapter = adapter_of(TASKS[task])
     examples = [Example("here", "0", inputs), Example("here", "1", {**inputs})]
-    features = kind.features(examples, tokenizer, PLAN)
-    notes = cut_note("dev", kind, examples, features, PLAN)
+    features = adapter.features(examples, tokenizer, PLAN)
+    notes = cut_note("dev", adapter, examples, features, PLAN)
     assert len(notes) == cut
     assert not notes or notes[0].startswith("dev: 2 of 2 texts are longer than max_")
 
@@ -374,13 +374,13 @@ def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
     ],
 )
 def test_a_constant_answer(task, answers, constant):
-    assert kind_of(TASKS[task]).is_constant(answers) == constant
+    assert adapter_of(TASKS[task]).is_constant(answers) == constant
 
 
 def test_a_perfect_answer_has_not_collapsed(tokenizer):
     def collapsed(task, target, answer):
         examples = [Example("here", str(n), {}, target) for n in range(3)]
-        split = Split("dev", kind_of(TASKS[task]), examples, [], PLAN, 0)
+        split = Split("dev", adapter_of(TASKS[task]), examples, [], PLAN)
         return _says_one_thing(split, [{"answer": answer}] * 3)
 
     assert not collapsed("multiple-choice", 0, 0)  # the right choice may always stand first
@@ -410,25 +410,25 @@ def answered(odds, targets):
     ],
 )
 def test_the_threshold_of_the_dev_data_decides(odds, targets, lowest, highest):
-    kind = kind_of(TASKS["squad2"])
+    adapter = adapter_of(TASKS["squad2"])
     examples, predictions = answered(odds, targets)
-    plan = kind.tune(PLAN, examples, predictions)
+    plan = adapter.tune(PLAN, examples, predictions)
     assert lowest < plan.no_answer_threshold < highest
-    kind.decide(predictions, plan)
+    adapter.decide(predictions, plan)
     assert [bool(prediction["answer"]) for prediction in predictions] == targets
-    assert kind.score(examples, predictions)["f1"] == 100
+    assert adapter.score(examples, predictions)["f1"] == 100
 
 
 def test_other_questions_have_no_threshold():
     examples, predictions = answered([3.0], [True])
-    assert kind_of(TASKS["squad1"]).tune(PLAN, examples, predictions) == PLAN
+    assert adapter_of(TASKS["squad1"]).tune(PLAN, examples, predictions) == PLAN
 
 
 def test_missing_answers_are_not_taken_for_no_answer(tmp_path):
     rows = [{"question": "a", "context": "cat", "answers": []}, {"question": "a", "context": "cat"}]
-    kind = kind_of(TASKS["squad2"])
+    adapter = adapter_of(TASKS["squad2"])
     with pytest.raises(InputError, match="line 2: answers must be"):
-        kind.read(write_objects(tmp_path / "a.jsonl", rows))
+        adapter.read(write_objects(tmp_path / "a.jsonl", rows))
 
 
 # ------------------------------------------------------------------------------------- lines for `predict`
@@ -436,27 +436,27 @@ def test_missing_answers_are_not_taken_for_no_answer(tmp_path):
 
 def predictor(task, model_class, tokenizer, plan=PLAN, labels=(), columns=None):
     torch.manual_seed(0)
-    kind = kind_of(find_task(task, columns), labels)
-    changes = {"num_labels": 2, **kind.config_changes()}
+    adapter = adapter_of(find_task(task, columns), labels)
+    changes = {"num_labels": 2, **adapter.config_changes()}
     return Predictor(
-        FinetunedModel("here", model_class(tiny.config(**changes)).eval(), tokenizer, kind, plan)
+        FinetunedModel("here", model_class(tiny.config(**changes)).eval(), tokenizer, adapter, plan)
     )
 
 
 def test_a_text_is_split_as_the_tokenizer_reads_it(tokenizer):
     """Entities are found again in the text by their characters."""
-    kind = kind_of(TASKS["entities"], ("B-X", "I-X", "O"))
+    adapter = adapter_of(TASKS["entities"], ("B-X", "I-X", "O"))
     text = "The cat's  mat, \u6211\u7231."
     inputs = split_text(text, tokenizer)
     words = ["The", "cat", "'", "s", "mat", ",", "\u6211", "\u7231", "."]
     assert inputs["tokens"] == words == [text[start:end] for start, end in inputs["offsets"]]
     tags = ["O", "B-X", "I-X", "I-X", "I-X", "O", "B-X", "O", "O"]
-    record = kind.record(Example("here", "", inputs), {"answer": tags})
+    record = adapter.record(Example("here", "", inputs), {"answer": tags})
     assert record["entities"] == [
         {"type": "X", "text": "cat's  mat", "first": 1, "last": 4, "start": 4, "end": 14},
         {"type": "X", "text": "\u6211", "first": 6, "last": 6, "start": 16, "end": 17},
     ]
-    given = kind.record(Example("here", "", {"tokens": words}), {"answer": tags})
+    given = adapter.record(Example("here", "", {"tokens": words}), {"answer": tags})
     assert given["entities"][0] == {"type": "X", "text": "cat ' s mat", "first": 1, "last": 4}
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbert.finetuning import metrics
-from convbert.model.heads.tags import as_bio, entity_spans, read_scheme
+from convbert.inference.tags import as_bio, entity_spans, read_scheme
 
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 

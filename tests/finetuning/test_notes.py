@@ -7,8 +7,8 @@ import pytest
 
 import tiny
 from convbert import ConvBertTokenizerFast, InputError
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS, Task, find_task
@@ -24,7 +24,7 @@ def tokenizer():
 
 def read(path, text, task="text-classification", labels=(), **options):
     path.write_text(text, encoding="utf-8")
-    return kind_of(find_task(task), labels).read(path, **options)
+    return adapter_of(find_task(task), labels).read(path, **options)
 
 
 # ----------------------------------------------------------------------------------------- rows left out
@@ -56,11 +56,11 @@ def test_all_rows_are_not_skipped(tmp_path):
 def test_labels_that_training_lacks_are_all_named(tmp_path):
     path = tmp_path / "dev.csv"
     text = "text,label\na,pos\nb,odd\nc,odd\nd,strange\n"
-    kind = kind_of(TASKS["text-classification"], ("neg", "pos"))
+    adapter = adapter_of(TASKS["text-classification"], ("neg", "pos"))
     path.write_text(text)
     with pytest.raises(InputError, match=r"line 3: the label 'odd' is unknown.*odd 2, strange 1"):
-        kind.check(kind.read(path))
-    assert len(kind.read(path, on_bad_row="skip")) == 1
+        adapter.check(adapter.read(path))
+    assert len(adapter.read(path, on_bad_row="skip")) == 1
 
 
 @pytest.mark.parametrize("label", ["1.0", "1", " 1 "])
@@ -77,7 +77,7 @@ def test_a_label_is_a_text_or_a_number(label, tmp_path):
 
     pd.DataFrame({"text": ["a"], "label": [label]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="row 1: label must be a label"):
-        kind_of(TASKS["text-classification"]).read(tmp_path / "a.parquet")
+        adapter_of(TASKS["text-classification"]).read(tmp_path / "a.parquet")
 
 
 # ---------------------------------------------------------------------------------------- several labels
@@ -112,12 +112,12 @@ def test_tags_may_be_numbers_and_have_their_names_in_a_file_of_the_datasets_libr
     import datasets
 
     rows = [{"tokens": ["the", "cat"], "tags": [0, 3]}]
-    kind = kind_of(TASKS["tagging"])
-    assert kind.read(write_objects(tmp_path / "a.jsonl", rows))[0].target == ("0", "3")
+    adapter = adapter_of(TASKS["tagging"])
+    assert adapter.read(write_objects(tmp_path / "a.jsonl", rows))[0].target == ("0", "3")
     names = datasets.Sequence(datasets.ClassLabel(names=["O", "B-X", "I-X", "B-Y"]))
     features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "tags": names})
     datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "a.parquet"))
-    assert kind.read(tmp_path / "a.parquet")[0].target == ("O", "B-Y")
+    assert adapter.read(tmp_path / "a.parquet")[0].target == ("O", "B-Y")
 
 
 # -------------------------------------------------------------------------------------------------- notes
@@ -125,8 +125,8 @@ def test_tags_may_be_numbers_and_have_their_names_in_a_file_of_the_datasets_libr
 
 def test_labels_are_counted_and_rare_ones_named():
     examples = [Example("here", str(n), {"text": "a"}, "cat" if n else "dog") for n in range(9)]
-    kind = kind_of(TASKS["text-classification"], ("cat", "dog", "fish"))
-    counted, rare = label_notes("train", kind, examples)
+    adapter = adapter_of(TASKS["text-classification"], ("cat", "dog", "fish"))
+    counted, rare = label_notes("train", adapter, examples)
     assert "cat 8, dog 1" in counted
     assert "dog 1" in rare
     assert "fish 0" in rare
@@ -135,9 +135,9 @@ def test_labels_are_counted_and_rare_ones_named():
 
 def test_entities_are_counted_by_their_types():
     tags = ("B-PER", "I-PER", "O", "B-LOC")
-    kind = kind_of(TASKS["entities"], ("B-PER", "I-PER", "B-LOC", "I-LOC", "O"))
+    adapter = adapter_of(TASKS["entities"], ("B-PER", "I-PER", "B-LOC", "I-LOC", "O"))
     notes = label_notes(
-        "dev", kind, [Example("here", str(n), {"tokens": list("abcd")}, tags) for n in range(6)]
+        "dev", adapter, [Example("here", str(n), {"tokens": list("abcd")}, tags) for n in range(6)]
     )
     assert len(notes) == 1
     assert "PER 6" in notes[0]
@@ -155,15 +155,15 @@ def test_entities_are_counted_by_their_types():
     ],
 )
 def test_texts_of_unknown_words_are_said_and_not_trained_on(task, inputs, target, tokenizer):
-    kind = kind_of(TASKS[task], ("a", "neutral"))
+    adapter = adapter_of(TASKS[task], ("a", "neutral"))
     examples = [Example("here", "0", inputs, target)]
-    features = kind.features(examples, tokenizer, PLAN)
-    (note,) = feature_notes("dev", kind, examples, features, tokenizer, PLAN)
+    features = adapter.features(examples, tokenizer, PLAN)
+    (note,) = feature_notes("dev", adapter, examples, features, tokenizer, PLAN)
     assert "100.0%" in note
     assert "ωω" in note
-    taught = kind.features(examples, tokenizer, PLAN, training=True)
+    taught = adapter.features(examples, tokenizer, PLAN, training=True)
     with pytest.raises(InputError, match="UNK"):
-        feature_notes("train", kind, examples, taught, tokenizer, PLAN, training=True)
+        feature_notes("train", adapter, examples, taught, tokenizer, PLAN, training=True)
 
 
 def test_questions_that_no_window_answers_are_counted(tokenizer):
@@ -173,12 +173,12 @@ def test_questions_that_no_window_answers_are_counted(tokenizer):
         Example("here", "0", asked, (("mat", context.index("mat")),)),
         Example("here", "1", asked, ((context[:-4], 0),)),  # longer than a window
     ]
-    kind = kind_of(TASKS["squad1"])
-    taught = kind.features(examples, tokenizer, PLAN, training=True)
-    (note,) = feature_notes("train", kind, examples, taught, tokenizer, PLAN, training=True)
+    adapter = adapter_of(TASKS["squad1"])
+    taught = adapter.features(examples, tokenizer, PLAN, training=True)
+    (note,) = feature_notes("train", adapter, examples, taught, tokenizer, PLAN, training=True)
     assert "1 of 2 questions" in note
     with pytest.raises(InputError, match="max_length"):
-        feature_notes("train", kind, examples[1:], [], tokenizer, PLAN, training=True)
+        feature_notes("train", adapter, examples[1:], [], tokenizer, PLAN, training=True)
 
 
 # ------------------------------------------------------------------------------------------- a dev part
@@ -187,14 +187,14 @@ def test_questions_that_no_window_answers_are_counted(tokenizer):
 def test_a_dev_part_keeps_the_shares_of_labels_and_is_always_the_same():
     labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 10 + ["d"]
     examples = [Example("here", str(n), {"text": f"text {n}"}, label) for n, label in enumerate(labels)]
-    kind = kind_of(TASKS["text-classification"], ("a", "b", "c", "d"))
-    train, dev = split_off_dev(kind, examples, 0.1, seed=0)
+    adapter = adapter_of(TASKS["text-classification"], ("a", "b", "c", "d"))
+    train, dev = split_off_dev(adapter, examples, 0.1, seed=0)
     assert Counter(example.target for example in dev) == {"a": 6, "b": 3, "c": 1}
     assert sorted(map(id, (*train, *dev))) == sorted(map(id, examples))
-    assert split_off_dev(kind, examples, 0.1, seed=0) == (train, dev)
-    assert split_off_dev(kind, examples, 0.1, seed=1)[1] != dev
+    assert split_off_dev(adapter, examples, 0.1, seed=0) == (train, dev)
+    assert split_off_dev(adapter, examples, 0.1, seed=1)[1] != dev
     with pytest.raises(InputError, match="too few"):
-        split_off_dev(kind, examples[:1])
+        split_off_dev(adapter, examples[:1])
 
 
 @pytest.mark.parametrize("task", ["text-classification", "squad1", "regression", "entities"])
@@ -211,7 +211,7 @@ def test_equal_texts_and_questions_about_one_context_stay_together(task):
         }[task]
 
     examples = [example(number) for number in range(200)]
-    train, dev = split_off_dev(kind_of(TASKS[task], ("a", "b")), examples)
+    train, dev = split_off_dev(adapter_of(TASKS[task], ("a", "b")), examples)
     assert len(dev) == 20
     texts = [{str(list(each.inputs.values())[-1]) for each in part} for part in (train, dev)]
     assert not texts[0] & texts[1]
@@ -246,14 +246,14 @@ GOOD = {"answers": [{"text": "cat", "answer_start": 4}]}
 )
 def test_an_answer_beside_its_place_can_be_scored_and_not_trained_on(answers, tmp_path):
     path = squad(tmp_path, GOOD, {"answers": answers})
-    kind = kind_of(TASKS["squad1"])
-    examples = kind.read(path)
-    assert kind.score(examples, [{"answer": "cat"}] * 2)["exact"] >= 50
+    adapter = adapter_of(TASKS["squad1"])
+    examples = adapter.read(path)
+    assert adapter.score(examples, [{"answer": "cat"}] * 2)["exact"] >= 50
     with pytest.raises(InputError, match="q1"):
-        kind.learn(examples)
+        adapter.learn(examples)
     with pytest.raises(InputError, match="q1"):
-        kind.read(path, training=True)
-    assert [example.key for example in kind.read(path, training=True, on_bad_row="skip")] == ["q0"]
+        adapter.read(path, training=True)
+    assert [example.key for example in adapter.read(path, training=True, on_bad_row="skip")] == ["q0"]
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_an_answer_beside_its_place_can_be_scored_and_not_trained_on(answers, tm
 def test_what_is_no_answer_names_its_question(answers, tmp_path):
     path = squad(tmp_path, GOOD, {"answers": answers})
     with pytest.raises(InputError, match="q1"):
-        kind_of(TASKS["squad1"]).read(path)
-    assert len(kind_of(TASKS["squad1"]).read(path, on_bad_row="skip")) == 1
+        adapter_of(TASKS["squad1"]).read(path)
+    assert len(adapter_of(TASKS["squad1"]).read(path, on_bad_row="skip")) == 1
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_what_is_no_answer_names_its_question(answers, tmp_path):
     ids=str,
 )
 def test_answers_in_other_shapes_are_read(answers, tmp_path):
-    (example,) = kind_of(TASKS["squad1"]).read(squad(tmp_path, {"answers": answers}), training=True)
+    (example,) = adapter_of(TASKS["squad1"]).read(squad(tmp_path, {"answers": answers}), training=True)
     assert example.target == (("cat", 4),)
 
 
@@ -292,7 +292,7 @@ def test_impossible_questions_have_no_answer_whatever_the_tool_has_written(tmp_p
         {"answers": answers, "is_impossible": True}
         for answers in ([], [{"text": "", "answer_start": -1}], None)
     ]
-    examples = kind_of(TASKS["squad2"]).read(squad(tmp_path, GOOD, *impossible), training=True)
+    examples = adapter_of(TASKS["squad2"]).read(squad(tmp_path, GOOD, *impossible), training=True)
     assert [len(example.target) for example in examples] == [1, 0, 0, 0]
 
 

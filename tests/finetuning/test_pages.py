@@ -15,11 +15,11 @@ import tiny
 from browser import CHROMIUM, open_in_browser, overflow
 from convbert import ConvBertForQuestionAnswering, ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli import main
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example, Feature
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.inference import Split
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.mistakes import answered, tagged, worst_mistakes
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.report import intervals, report_html
@@ -94,12 +94,12 @@ def test_an_explanation_says_where_a_text_was_longer(tmp_path):
     """Its first tokens are shown as they were read, among all of them; and a question once, whatever its windows."""
     model = ConvBertForQuestionAnswering(tiny.config(max_position_embeddings=128)).eval()
     tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
-    kind, plan = kind_of(TASKS["squad1"]), FinetuningPlan(max_length=100, stride=4)
+    adapter, plan = adapter_of(TASKS["squad1"]), FinetuningPlan(max_length=100, stride=4)
     examples = [
         Example("here", str(n), {"question": f"{animal} cat", "context": "the cat " * 80}, (("the", 0),))
         for n, animal in enumerate(("a", "the"))
     ]
-    split = Split("dev", kind, examples, kind.features(examples, tokenizer, plan), plan, 0)
+    split = Split("dev", adapter, examples, adapter.features(examples, tokenizer, plan), plan)
     answers = split.predict(model)
     write_pages(tmp_path, {"scores": {}}, split, answers, model, tokenizer, explain=True)
     page = (tmp_path / "explain.html").read_text()
@@ -122,10 +122,10 @@ def test_the_label_that_is_most_wrong_is_explained(monkeypatch):
     monkeypatch.setattr(
         "convbert.finetuning.mistakes.token_influence", lambda *a: explained.append(a[-1]) or [0.0] * 3
     )
-    kind = kind_of(TASKS["multi-label-classification"], ("a", "b", "c"))
+    adapter = adapter_of(TASKS["multi-label-classification"], ("a", "b", "c"))
     tokenizer = ConvBertTokenizerFast(vocab={word: index for index, word in enumerate(tiny.WORDS)})
     example, feature = Example("here", "0", {"text": "cat"}, ("a",)), Feature(0, [2, 5, 3], [0, 0, 0])
-    split = Split("dev", kind, [example], [feature], FinetuningPlan(), 0)
+    split = Split("dev", adapter, [example], [feature], FinetuningPlan())
     prediction = {"answer": ["a", "c"], "probabilities": {"a": 0.6, "b": 0.3, "c": 0.9}}
     shown = worst_mistakes(split, [prediction], None, tokenizer)
     assert explained == [2]
@@ -173,7 +173,7 @@ def test_the_dev_loss_is_that_of_the_model(run):
 def made_split(task: str, labels: tuple[str, ...], targets: list, **more) -> Split:
     """Labelled examples without tokens, for what is worked out from answers alone."""
     examples = [Example(f"file: line {n}", str(n), {"text": "a"}, target) for n, target in enumerate(targets)]
-    return Split("dev", kind_of(TASKS[task], labels, **more), examples, [], FinetuningPlan(), 0)
+    return Split("dev", adapter_of(TASKS[task], labels, **more), examples, [], FinetuningPlan())
 
 
 def test_an_accuracy_has_wilsons_interval():
@@ -287,8 +287,8 @@ def test_no_text_is_wider_than_a_phone(task, tmp_path):
     else:
         context = " ".join(HARD * 9)
         inputs = {"question": HARD[2], "context": context}
-        kind = kind_of(TASKS["question-answering"])
-        split = Split("dev", kind, [Example(HARD[0], "0", inputs, ((HARD[0], 0),))], [], FinetuningPlan(), 0)
+        adapter = adapter_of(TASKS["question-answering"])
+        split = Split("dev", adapter, [Example(HARD[0], "0", inputs, ((HARD[0], 0),))], [], FinetuningPlan())
         start = context.index(HARD[1])
         page.write_text(report_of(split, [{"answer": HARD[1], "start": start, "score": 0.5}], **about))
     assert overflow(page, tmp_path) == 0
@@ -340,7 +340,7 @@ def test_influence_is_the_change_of_the_logit(run):
 
     slopes = [(logit(n, 1e-5) - logit(n, -1e-5)) / 2e-5 for n in range(feature.length)]
     largest = max(map(abs, slopes))
-    assert token_influence(model, split.kind, feature, 1) == pytest.approx(
+    assert token_influence(model, split.adapter, feature, 1) == pytest.approx(
         [s / largest for s in slopes], abs=1e-4
     )
 

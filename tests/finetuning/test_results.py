@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.tasks import TASKS
 
 SCRIPT = Path(__file__).parents[2] / "scripts/results.py"
@@ -41,27 +41,27 @@ def example(task: str, number: int) -> Example:
 @pytest.mark.parametrize("task", ["text-classification", "regression", "multiple-choice", "tagging"])
 def test_the_linear_model_learns_what_words_tell(task, results):
     examples = [example(task, number) for number in range(60)]
-    kind = kind_of(TASKS[task])
-    kind.learn(examples)
-    answers = results.linear_answers(kind, examples[:48], examples[48:])
-    scores = kind.score(examples[48:], [{"answer": answer} for answer in answers])
-    assert scores[kind.task.metrics[0]] == pytest.approx(1.0, abs=0.02)
+    adapter = adapter_of(TASKS[task])
+    adapter.learn(examples)
+    answers = results.linear_answers(adapter, examples[:48], examples[48:])
+    scores = adapter.score(examples[48:], [{"answer": answer} for answer in answers])
+    assert scores[adapter.task.metrics[0]] == pytest.approx(1.0, abs=0.02)
 
 
 def test_there_is_no_linear_model_of_questions(results):
-    assert results.linear_answers(kind_of(TASKS["squad1"]), [], []) is None
+    assert results.linear_answers(adapter_of(TASKS["squad1"]), [], []) is None
 
 
 def test_share_of_wins(results):
     examples = [example("text-classification", number) for number in range(30)]
-    kind = kind_of(TASKS["text-classification"], WORDS)
+    adapter = adapter_of(TASKS["text-classification"], WORDS)
     right = [{"answer": each.target} for each in examples]
     wrong = [{"answer": WORDS[(number + 1) % 3]} for number in range(30)]
     half = [(right, wrong)[number % 2][number] for number in range(30)]
     other_half = [(wrong, right)[number % 2][number] for number in range(30)]
 
     def share(ours, theirs):
-        return results.share_of_wins(kind, examples, ours, theirs, "accuracy", samples=30)
+        return results.share_of_wins(adapter, examples, ours, theirs, "accuracy", samples=30)
 
     assert share(right, wrong) == 1.0
     assert share(right, right) == 0.5

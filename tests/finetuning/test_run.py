@@ -19,16 +19,15 @@ import convbert
 import tiny
 from convbert import ConvBertForSequenceClassification
 from convbert.cli import main
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import run_features
-from convbert.finetuning.kinds import kind_of
 from convbert.finetuning.lora import target_modules
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
-from convbert.finetuning.seed import SeedTrainer
-from convbert.finetuning.start import build_model
 from convbert.finetuning.tasks import TASKS, find_task
+from convbert.finetuning.warm_start import build_model
 from convbert.training.callbacks import ProgressLine
 from labelled import sentence, write_objects, write_sentences
 
@@ -119,8 +118,8 @@ def test_transformers_opens_the_folder_and_gives_the_same_labels(trained):
 def test_the_batches_of_scoring_do_not_matter(trained):
     found = FinetunedModel.load(str(trained / "run/model"), device="cpu")
     split = found.split("dev", trained / "dev.tsv")
-    one_by_one = run_features(found.model, split.kind, split.features, 0, tokens_per_batch=1)
-    packed = run_features(found.model, split.kind, split.features, 0, tokens_per_batch=10_000)
+    one_by_one = run_features(found.model, split.adapter, split.features, max_tokens=1)
+    packed = run_features(found.model, split.adapter, split.features, max_tokens=10_000)
     for alone, together in zip(one_by_one, packed, strict=True):
         assert abs(alone - together).max() < 1e-5
 
@@ -128,8 +127,8 @@ def test_the_batches_of_scoring_do_not_matter(trained):
 def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
     """transformers' Trainer with our class, padded batches, the same rates: both learn the task."""
     finetuned = FinetunedModel.load(str(trained / "run/model"), device="cpu")
-    kind, tokenizer = finetuned.kind, finetuned.tokenizer
-    features = kind.features(kind.read(trained / "train.tsv"), tokenizer, finetuned.plan, training=True)
+    adapter, tokenizer = finetuned.adapter, finetuned.tokenizer
+    features = adapter.features(adapter.read(trained / "train.tsv"), tokenizer, finetuned.plan, training=True)
     model = ConvBertForSequenceClassification.from_pretrained(start, num_labels=2)
     arguments = TrainingArguments(
         str(tmp_path),
@@ -140,7 +139,7 @@ def test_plain_trainer_reaches_the_same(start, trained, tmp_path):
         use_cpu=True,
     )
     Trainer(
-        model, arguments, train_dataset=features, data_collator=lambda batch: kind.collate(batch, 0)
+        model, arguments, train_dataset=features, data_collator=lambda batch: adapter.collate(batch, 0)
     ).train()
     split = finetuned.split("dev", trained / "dev.tsv")
     assert split.score(split.predict(model)) == {"accuracy": 1.0}
@@ -245,16 +244,16 @@ def test_a_regression_that_goes_on_begins_where_it_was(tmp_path):
     torch.manual_seed(0)
     model = ConvBertForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path / "model")
-    kind = kind_of(TASKS["regression"])
-    kind.learn([Example("here", "0", {}, target) for target in (9_000.0, 12_000.0, 9_500.0)])
+    adapter = adapter_of(TASKS["regression"])
+    adapter.learn([Example("here", "0", {}, target) for target in (9_000.0, 12_000.0, 9_500.0)])
     again = build_model(
-        str(tmp_path / "model"), model.config, kind, FinetuningPlan(dropout=None), keep_head=True
+        str(tmp_path / "model"), model.config, adapter, FinetuningPlan(dropout=None), keep_head=True
     )
     ids = torch.tensor([[2, 5, 7, 3]])
     with torch.no_grad():
         expected, standardised = model(ids).logits, again.eval()(ids).logits
-        torch.testing.assert_close(standardised, (expected - kind.mean) / kind.deviation)
-        kind.finish(again)
+        torch.testing.assert_close(standardised, (expected - adapter.mean) / adapter.deviation)
+        adapter.finish(again)
         torch.testing.assert_close(again(ids).logits, expected, atol=1e-3, rtol=0)
 
 
@@ -316,7 +315,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better(start, sst2, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SeedTrainer, "_write", give_up)
+        patch.setattr("convbert.finetuning.seed.write_predictions", give_up)
         with pytest.raises(KeyboardInterrupt):
             train("sst2", start, tmp_path, sst2_files(sst2), overrides=plan)
     before = history(tmp_path / "run")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convbert import InputError
-from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.readers import ENDINGS
 from convbert.finetuning.tasks import STEMS, TASKS, Task, find_task
 
@@ -140,7 +140,7 @@ def test_a_row_of_the_table_reads_a_file_as_distributed(name, tmp_path):
     ending, text, inputs, target = ROWS[name]
     path = tmp_path / f"train.{ending}"
     path.write_text(text, encoding="utf-8")
-    first = kind_of(TASKS[name]).read(path)[0]
+    first = adapter_of(TASKS[name]).read(path)[0]
     assert (first.inputs, first.target) == (inputs, target)
 
 
@@ -149,7 +149,7 @@ def test_pairs_without_a_text_are_left_out_of_qqp_and_counted(tmp_path):
     _, text, *_ = ROWS["qqp"]
     path = tmp_path / "train.tsv"
     path.write_text(f"{text}7\t5\t6\tHow can I create an app?\t\t0\n", encoding="utf-8")
-    assert len(kind_of(TASKS["qqp"]).read(path, report=said.append)) == 2
+    assert len(adapter_of(TASKS["qqp"]).read(path, report=said.append)) == 2
     assert [note.startswith(f"{path}: 2 of 4 rows are left out") for note in said] == [True]
 
 
@@ -164,10 +164,10 @@ def test_only_an_optional_column_can_be_taken_away():
 def test_every_data_set_is_read(name):
     task = TASKS[name]
     (path,) = task.find_files(SHARED / name, "dev")
-    kind = kind_of(task)
-    examples = kind.read(path)
-    kind.learn(examples)
-    kind.check(examples)
+    adapter = adapter_of(task)
+    examples = adapter.read(path)
+    adapter.learn(examples)
+    adapter.check(examples)
     assert len(examples) > 50
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS
 from convbert.finetuning.writing import model_card
@@ -37,7 +37,7 @@ METRICS = {
     ],
 )
 def test_a_card_says_what_the_model_was_made_from(model, named, on_the_hub):
-    card = model_card(kind_of(TASKS["mnli"]), FinetuningPlan(), {**METRICS, "model": model})
+    card = model_card(adapter_of(TASKS["mnli"]), FinetuningPlan(), {**METRICS, "model": model})
     assert f"from {named}, 2026-11-25, with torch 2.13.0, transformers 5.23.0, Python 3.11.7." in card
     assert ("\nbase_model: YituTech/conv-bert-base\n" in card) == on_the_hub
     assert "| train | `train.tsv` | 392,702 |" in card

@@ -16,8 +16,8 @@ import transformers
 import convbert
 from convbert import InputError
 from convbert.files import embedded
-from convbert.inference.pipelines.packed import SORTED_BATCHES, plan_batches
-from convbert.model.heads.spans import Window, best_seen, best_spans, plan_windows
+from convbert.inference.engine import SORTED_BATCHES, plan_batches
+from convbert.inference.spans import Window, best_seen, best_spans, plan_windows
 from convbert.util.errors import DataWarning
 
 pytestmark = pytest.mark.usefixtures("auto_is_fp32")
@@ -454,7 +454,7 @@ def test_a_token_is_judged_where_it_has_most_context():
 
 def test_batches_are_sorted_and_within_the_budget():
     assert plan_batches([5, 1, 9, 2, 20], max_tokens=10) == [[1, 3, 0], [2], [4]]
-    assert plan_batches([1, 1, 1], max_tokens=10, most_texts=2) == [[0, 1], [2]]
+    assert plan_batches([1, 1, 1], max_tokens=10, max_texts=2) == [[0, 1], [2]]
     assert plan_batches([], max_tokens=10) == []
 
 

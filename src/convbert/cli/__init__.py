@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from convbert import __version__
 from convbert.cli import doctor, evaluate, export, fill_mask, finetune, predict, prepare, pretrain, tokenizer
@@ -21,12 +22,23 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(rich_markup_mode=None)
 
+
+class _Finetune(TyperCommand):
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The fields of the recipe, as its code describes them."""
+        from convbert.finetuning.recipes import FinetuningPlan
+        from convbert.util.settings import describe
+
+        with formatter.section("Fields for --set, with their defaults"):
+            formatter.write_dl(list(describe(FinetuningPlan)), col_max=34)
+
+
 app.command("fill-mask")(fill_mask.run)
 app.add_typer(tokenizer_app, name="tokenizer")
 tokenizer_app.command("train")(tokenizer.train)
 app.command("prepare")(prepare.run)
 app.command("pretrain")(pretrain.run)
-app.command("finetune")(finetune.run)
+app.command("finetune", cls=_Finetune)(finetune.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
 app.command("export")(export.run)

@@ -101,7 +101,7 @@ def run(
     from convbert.finetuning.evaluation import FinetunedModel, evaluate
 
     finetuned = FinetunedModel.load(model, chosen, device)
-    files = [file] if file is not None else finetuned.kind.task.find_files(data or Path(), split)
+    files = [file] if file is not None else finetuned.adapter.task.find_files(data or Path(), split)
     name = split if file is None else file.stem
     metrics = evaluate(
         finetuned,

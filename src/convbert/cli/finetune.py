@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,14 +80,16 @@ def run(
     device: Annotated[str | None, typer.Option(help='"cpu" leaves a GPU unused.')] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any field of the recipe; may be repeated."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any field of the recipe, see below; may be repeated."
+        ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run in --output, as the same command does anyway."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write the final figures as JSON to stdout.")
+        bool, typer.Option("--json", help="Write the final metrics as JSON to stdout.")
     ] = False,
 ) -> int:
     """Train a model for a task on labelled data, and score it.
@@ -205,41 +207,18 @@ def check_on_bad_row(given: str) -> None:
         raise InputError(f'--on-bad-row must be "skip" or "fail", got {given!r}')
 
 
-def plan_changes(settings: Iterable[str], *, lora: bool) -> dict[str, Any]:
+def plan_changes(words: Iterable[str], *, lora: bool) -> dict[str, Any]:
     """Fields of the plan that the command changes, checked.
 
     Raises:
         InputError: an unknown field, or a value out of range; `lora` without what it needs.
     """
     from convbert.finetuning.recipes import FinetuningPlan
+    from convbert.util.settings import parse_settings
 
-    changes = parse_settings(settings, FinetuningPlan().to_dict())
+    changes = parse_settings(words, dict.fromkeys(FinetuningPlan().to_dict()))
     if lora:
         require("lora", "--lora")
         changes = {"lora_rank": 8, "learning_rate": 1e-3, "layer_decay": 1.0, **changes}
     FinetuningPlan(**changes)
     return changes
-
-
-def parse_settings(settings: Iterable[str], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`["epochs=5"]` to `{"epochs": 5}`; the plan checks the values itself.
-
-    Raises:
-        InputError: a setting without "=", set twice, or unknown.
-    """
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {setting}: write NAME=VALUE")
-        if name in parsed:
-            raise InputError(f"--set {setting}: {name} is given twice")
-        if name not in fields:
-            raise InputError(
-                f"--set {setting}: the recipe has no field named {name}; it has {', '.join(fields)}"
-            )
-        try:
-            parsed[name] = json.loads(text)
-        except ValueError:
-            parsed[name] = text
-    return parsed

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +25,7 @@ from convbert.cli.prepare import (
 )
 from convbert.util.errors import InputError
 from convbert.util.optional import require
+from convbert.util.settings import parse_settings
 from convbert.util.signals import handling
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def run(
         "seed": seed,
         "bf16": bf16,
     }
-    plan = plan.override(**{**changes, **parse_settings(settings or (), plan, given=changes)})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    plan = plan.override(**changes, **parse_settings(settings or (), settable_fields(plan), given=changes))
     is_first = is_first_process()
     if is_first:
         show_plan(plan)
@@ -200,42 +201,7 @@ def ending_on_sigterm() -> Iterator[None]:
         yield
 
 
-def parse_settings(
-    settings: Iterable[str], plan: PretrainingPlan, given: Mapping[str, Any] = {}
-) -> dict[str, Any]:
-    """`["adam_beta2=0.98"]` to `{"adam_beta2": 0.98}`, each value with the type its field has now.
-
-    Args:
-        given: values of options that have their own name; None where the option was not used.
-
-    Raises:
-        InputError: a setting without "=", set twice, unknown, or of the wrong type.
-    """
+def settable_fields(plan: PretrainingPlan) -> dict[str, Any]:
+    """What --set may change: every field of the plan and of its model, with its value."""
     config = plan.model_config(plan.vocab_size)
-    fields = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-    } | plan.to_dict()
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {setting}: write NAME=VALUE")
-        if name in parsed or given.get(name) is not None:
-            raise InputError(f"--set {setting}: {name} is given twice")
-        if name not in fields:
-            raise InputError(f"--set {setting}: neither the plan nor the model has a field named {name}")
-        parsed[name] = _as_type_of(fields[name], text, setting)
-    return parsed
-
-
-def _as_type_of(example: Any, text: str, setting: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    # A field that is None now may hold anything, one that is "auto" true or false; the plan and the model check them.
-    if example not in (None, "auto") and type(value) is not type(example):
-        raise InputError(f"--set {setting}: {type(example).__name__} wanted, as in {example!r}")
-    return value
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)} | plan.to_dict()

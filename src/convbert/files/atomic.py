@@ -167,6 +167,17 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write an object for people to read, in full or not at all; none of its numbers may be NaN, which is no JSON.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with _naming(path.parent):
+        atomic_write(path, text.encode("utf-8", "backslashreplace"))
+
+
 @contextmanager
 def _naming(folder: Path) -> Iterator[None]:
     """Turn what the system or safetensors says about a failed write into one sentence."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
-from convbert.model.heads.tags import read_scheme
+from convbert.inference.tags import read_scheme
 from convbert.util.errors import InputError
 
 NAMES = ("tokens", "tags")

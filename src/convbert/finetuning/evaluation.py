@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from convbert.files.atomic import atomic_folder
-from convbert.finetuning.data import Example, Feature, Kind, Prediction, Report
+from convbert.files.atomic import atomic_folder, write_json
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Example, Feature, Prediction, Report
 from convbert.finetuning.explain import explain_html
-from convbert.finetuning.folder import refuse_runs, write_json
+from convbert.finetuning.folder import refuse_runs
 from convbert.finetuning.inference import Split
 from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html
-from convbert.finetuning.start import (
+from convbert.finetuning.tasks import TASKS, Task
+from convbert.finetuning.warm_start import (
+    adapter_of_model,
     architecture_of,
-    kind_of_model,
     read_config,
     read_task,
     read_tokenizer,
 )
-from convbert.finetuning.tasks import TASKS, Task
 from convbert.finetuning.writing import submission, write_predictions
 from convbert.inference.loading import find_device, find_model, load_filled
 from convbert.inference.precision import Precision, set_precision
@@ -49,7 +50,7 @@ class FinetunedModel:
     source: str
     model: ConvBertPreTrainedModel
     tokenizer: ConvBertTokenizerFast
-    kind: Kind
+    adapter: TaskAdapter
     plan: FinetuningPlan
 
     @classmethod
@@ -74,13 +75,13 @@ class FinetunedModel:
         config = read_config(name)
         noted = read_task(name)
         chosen = task or (noted[0] if noted else _general_task(config, name))
-        kind = kind_of_model(chosen, config, name)
+        adapter = adapter_of_model(chosen, config, name)
         plan = noted[1] if noted else recipe(chosen, config, max_length=config.max_position_embeddings)
         place = find_device(device)
-        model = load_filled(kind.model_class, name)
+        model = load_filled(adapter.model_class, name)
         if precision is not None:
             set_precision(model, cast(Precision, precision), place)
-        return cls(name, model.to(place).eval(), read_tokenizer(name), kind, plan)
+        return cls(name, model.to(place).eval(), read_tokenizer(name), adapter, plan)
 
     def split(
         self,
@@ -100,15 +101,15 @@ class FinetunedModel:
         Raises:
             InputError: unusable data, or a label that the model does not know.
         """
-        may_lack_labels = self.kind.task.submission_of(path) is not None
+        may_lack_labels = self.adapter.task.submission_of(path) is not None
         labelled = False if unlabelled else None if may_lack_labels else True
-        examples = self.kind.read(path, labelled, report, on_bad_row)
+        examples = self.adapter.read(path, labelled, report, on_bad_row)
         if examples[0].target is not None:
-            self.kind.check(examples)
-        features = self.kind.features(examples, self.tokenizer, self.plan)
-        for note in feature_notes(name, self.kind, examples, features, self.tokenizer, self.plan):
+            self.adapter.check(examples)
+        features = self.adapter.features(examples, self.tokenizer, self.plan)
+        for note in feature_notes(name, self.adapter, examples, features, self.tokenizer, self.plan):
             report(note)
-        return Split(name, self.kind, examples, features, self.plan, self.tokenizer.pad_token_id)
+        return Split(name, self.adapter, examples, features, self.plan)
 
 
 def evaluate(
@@ -155,7 +156,7 @@ def evaluate(
     }
     metrics = {
         "model": finetuned.source,
-        "task": finetuned.kind.task.name,
+        "task": finetuned.adapter.task.name,
         "files": {split.name: str(path) for split, path in zip(splits, files, strict=True)},
         "examples": {split.name: len(split.examples) for split in splits},
         "scores": labelled,
@@ -181,7 +182,7 @@ def _write(
     with atomic_folder(output_dir) as draft:
         for path, split, found in zip(files, splits, answers, strict=True):
             write_predictions(draft, split, found)
-            name = split.kind.task.submission_of(path)
+            name = split.adapter.task.submission_of(path)
             if name is not None and split.examples[0].target is None:
                 (draft / name).write_text(submission(split, found), encoding="utf-8")
         write_json(draft / "metrics.json", metrics)
@@ -205,7 +206,7 @@ def write_pages(
     """Write `report.html` (for labelled data), and `explain.html` where it was asked for."""
     require("train", "report.html")
     if split.examples[0].target is not None:
-        title = f"Fine-tuned for {split.kind.task.name}, scored on {split.name}"
+        title = f"Fine-tuned for {split.adapter.task.name}, scored on {split.name}"
         text = report_html(title, metrics, split, predictions, model, tokenizer, histories, train)
         (folder / "report.html").write_text(text, encoding="utf-8")
     if explain:
@@ -219,7 +220,7 @@ def write_pages(
             tokenizer,
             chosen,
             captions,
-            about={"model": metrics.get("model"), "task": split.kind.task.name, "data": split.name},
+            about={"model": metrics.get("model"), "task": split.adapter.task.name, "data": split.name},
         )
         (folder / "explain.html").write_text(text, encoding="utf-8")
 

@@ -26,20 +26,22 @@ def worst_mistakes(
     tokenizer: ConvBertTokenizerFast,
 ) -> str:
     numbered = enumerate(zip(split.examples, predictions, strict=True))
-    errors = sorted(((split.kind.mistake(e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0])
+    errors = sorted(
+        ((split.adapter.mistake(e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0]
+    )
     cards = []
     for error, number in errors[:_WORST]:
         if error <= 0:
             break
         example, prediction = split.examples[number], predictions[number]
-        if split.kind.task.kind == "tagging":
+        if split.adapter.task.kind == "tagging":
             shown = tagged(example, prediction)
-        elif split.kind.task.kind == "question-answering":
+        elif split.adapter.task.kind == "question-answering":
             shown = answered(example, prediction)
         else:
             shown = _read(split, number, prediction, model, tokenizer)
         cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
-    return _LEGENDS.get(split.kind.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
+    return _LEGENDS.get(split.adapter.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
 
 
 _INFLUENCE = (
@@ -64,21 +66,21 @@ def _read(
     tokenizer: ConvBertTokenizerFast,
 ) -> str:
     """What was answered and what is right, and the text with the tokens that speak for the answer."""
-    example, kind = split.examples[number], split.kind
+    example, adapter = split.examples[number], split.adapter
     feature = split.features[number]
     answer = prediction["answer"]
     ids, right, said, explained = feature.input_ids, example.target, answer, ""
-    if kind.task.kind == "multiple-choice":
+    if adapter.task.kind == "multiple-choice":
         ids, output = feature.input_ids[answer], answer
         right, said = (example.inputs["choices"][choice] for choice in (example.target, answer))
-    elif kind.task.kind == "multi-label":
+    elif adapter.task.kind == "multi-label":
         label = _most_wrong_label(example, prediction)
-        output, explained = kind.labels.index(label), f", most wrong: <b><bdi>{escape(label)}</bdi></b>"
+        output, explained = adapter.labels.index(label), f", most wrong: <b><bdi>{escape(label)}</bdi></b>"
     else:
-        output = kind.labels.index(answer) if answer in kind.labels else 0
+        output = adapter.labels.index(answer) if answer in adapter.labels else 0
     words = tokenizer.convert_ids_to_tokens(ids)
     sure = f" ({prediction['score']:.0%})" if "score" in prediction else ""
-    text = tokens(words, token_influence(model, kind, feature, output))
+    text = tokens(words, token_influence(model, adapter, feature, output))
     return f"{_head(_shown(said), sure, _shown(right))}{explained}<p dir='auto'>{text}</p>"
 
 

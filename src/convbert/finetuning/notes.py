@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from convbert.finetuning.data import Example, Feature, Kind, counted
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Example, Feature, counted
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.tokenization.unknown import UnknownTokens
@@ -15,11 +16,15 @@ from convbert.util.errors import InputError
 
 
 def cut_note(
-    name: str, kind: Kind, examples: Sequence[Example], features: Sequence[Feature], plan: FinetuningPlan
+    name: str,
+    adapter: TaskAdapter,
+    examples: Sequence[Example],
+    features: Sequence[Feature],
+    plan: FinetuningPlan,
 ) -> list[str]:
     """A sentence on how many examples were cut, or none."""
     cut = len({feature.example for feature in features if feature.is_cut})
-    limit = f"{kind.cut_at} ({getattr(plan, kind.cut_at)} tokens)"
+    limit = f"{adapter.cut_at} ({getattr(plan, adapter.cut_at)} tokens)"
     return [f"{name}: {cut:,} of {len(examples):,} texts are longer than {limit} and are cut"] if cut else []
 
 
@@ -27,10 +32,10 @@ _FEW = 5
 """A label with fewer examples is hardly learned."""
 
 
-def label_notes(name: str, kind: Kind, examples: Sequence[Example]) -> list[str]:
+def label_notes(name: str, adapter: TaskAdapter, examples: Sequence[Example]) -> list[str]:
     """Sentences on how often each label occurs, for before training."""
-    counts = Counter(dict.fromkeys(kind.known_labels, 0) if kind.labels_of(examples[0]) else ())
-    counts.update(label for example in examples for label in kind.labels_of(example))
+    counts = Counter(dict.fromkeys(adapter.known_labels, 0) if adapter.labels_of(examples[0]) else ())
+    counts.update(label for example in examples for label in adapter.labels_of(example))
     if not counts:
         return [f"{name}: {len(examples):,} examples"]
     notes = [f"{name}: {len(examples):,} examples; labels: {counted(counts)}"]
@@ -42,7 +47,7 @@ def label_notes(name: str, kind: Kind, examples: Sequence[Example]) -> list[str]
 
 def feature_notes(
     name: str,
-    kind: Kind,
+    adapter: TaskAdapter,
     examples: Sequence[Example],
     features: Sequence[Feature],
     tokenizer: ConvBertTokenizerFast,
@@ -54,7 +59,7 @@ def feature_notes(
     Raises:
         InputError: in training, nothing is left to learn from, or every token is [UNK].
     """
-    notes = cut_note(name, kind, examples, features, plan)
+    notes = cut_note(name, adapter, examples, features, plan)
     if training:
         missing = len(examples) - len({feature.example for feature in features})
         if missing == len(examples):
@@ -93,7 +98,7 @@ def _text_of_inputs(inputs: dict[str, Any]) -> str:
 
 
 def split_off_dev(
-    kind: Kind, examples: Sequence[Example], share: float = 0.1, seed: int = 0
+    adapter: TaskAdapter, examples: Sequence[Example], share: float = 0.1, seed: int = 0
 ) -> tuple[list[Example], list[Example]]:
     """Training examples, and a part of them to score on.
 
@@ -104,10 +109,10 @@ def split_off_dev(
     """
     groups: dict[Any, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):
-        groups[kind.group(example)].append(number)
+        groups[adapter.group(example)].append(number)
     strata: dict[Any, list[list[int]]] = defaultdict(list)
     for numbers in groups.values():
-        strata[tuple(sorted(set(kind.labels_of(examples[numbers[0]]))))].append(numbers)
+        strata[tuple(sorted(set(adapter.labels_of(examples[numbers[0]]))))].append(numbers)
     draw = Random(seed)
     chosen: set[int] = set()
     rest = 0.0  # what small strata could not give is carried over to the next

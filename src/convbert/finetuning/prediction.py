@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from math import isfinite
 from typing import Any
 
+from convbert.finetuning.adapters.tagging import split_text
 from convbert.finetuning.cells import text_of
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
-from convbert.finetuning.inference import run_features
+from convbert.finetuning.inference import array_of
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
-from convbert.finetuning.tagging import split_text
+from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -42,30 +44,32 @@ class Predictor:
 
     def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
         self.finetuned = finetuned
-        self.kind = finetuned.kind
-        self.columns = {**self.kind.task.columns}
+        self.adapter = finetuned.adapter
+        self.columns = {**self.adapter.task.columns}
         for role, column in (columns or {}).items():
             if column and role != "id" and role not in self.columns:
                 raise InputError(
-                    f"{self.kind.task.name} has no column for {role}; it has {', '.join(self.columns)}"
+                    f"{self.adapter.task.name} has no column for {role}; it has {', '.join(self.columns)}"
                 )
             self.columns |= {role: column} if column else {}
-        self.kind.task = dataclasses.replace(self.kind.task, columns=self.columns)
+        self.adapter.task = dataclasses.replace(self.adapter.task, columns=self.columns)
         self.cut = 0
         self.unknown = UnknownTokens(finetuned.tokenizer)
 
     def answer(self, lines: Sequence[str | Row | InputError]) -> Iterator[Answer]:
         """An answer for each line, in order, or the reason why it has none."""
         read = [self._read(line) for line in lines]
-        yield from answer_each(read, lambda examples: iter(self._answers(examples)))
+        model = self.finetuned.model
+        task = AnswerTask(self._encode, partial(self.adapter.forward, model), self._decode)
+        yield from answer_each(read, partial(Engine(model, task).answer, on_error="return"))
 
     def reading(self) -> dict[str, Any]:
         """What a reader of files has to know; see `open_input`."""
-        task = self.kind.task
+        task = self.adapter.task
         return {
-            "wanted": self.kind.input_columns(),
+            "wanted": self.adapter.input_columns(),
             "headerless": task.headerless,
-            "tags": self.kind.labels if task.kind == "tagging" else (),
+            "tags": self.adapter.labels if task.kind == "tagging" else (),
         }
 
     def check_columns(self, row: Row) -> None:
@@ -76,7 +80,7 @@ class Predictor:
         """
         cells = self._by_column(row.cells)
         may_be_split = self.columns.get("tokens") is not None and "text" in cells
-        for column in self.kind.input_columns():
+        for column in self.adapter.input_columns():
             if column not in cells and not may_be_split:
                 raise InputError(
                     f"{row.place.rpartition(':')[0]}: there is no column {column!r}; there are {', '.join(row.cells)} "
@@ -89,38 +93,19 @@ class Predictor:
         notes = [f"{cut}: {self.cut:,}"] if self.cut else []
         return notes + [sentence for sentence in [self.unknown.sentence()] if sentence]
 
-    def _answers(self, examples: list[Example]) -> list[Answer]:
-        """As `answer`: halves are tried where the whole cannot be answered, until the example to blame is alone."""
-        try:
-            return list(self._predict(examples))
-        except (InputError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, InputError) and not is_out_of_memory(error):
-                raise
-            if len(examples) == 1:
-                return [
-                    error if isinstance(error, InputError) else InputError("needs more memory than there is")
-                ]
-        half = len(examples) // 2
-        return self._answers(examples[:half]) + self._answers(examples[half:])
+    def _encode(self, example: Example) -> list[Tokens]:
+        features = self.adapter.features([example], self.finetuned.tokenizer, self.finetuned.plan)
+        self.cut += any(feature.is_cut for feature in features)
+        count_unknown(features, self.finetuned.tokenizer, [example], into=self.unknown)
+        return [text for feature in features for text in feature.texts]
 
-    def _predict(self, examples: list[Example]) -> list[Prediction]:
-        # Choices are batched as a rectangle: the same number of them in every example.
-        groups: dict[int, list[int]] = defaultdict(list)
-        for number, example in enumerate(examples):
-            groups[len(example.inputs.get("choices", ()))].append(number)
-        found: dict[int, Prediction] = {}
-        for numbers in groups.values():
-            found |= zip(numbers, self._predict_alike([examples[number] for number in numbers]), strict=True)
-        return [found[number] for number in range(len(examples))]
-
-    def _predict_alike(self, examples: list[Example]) -> list[Prediction]:
-        model, tokenizer, plan = self.finetuned.model, self.finetuned.tokenizer, self.finetuned.plan
-        features = self.kind.features(examples, tokenizer, plan)
-        outputs = run_features(model, self.kind, features, tokenizer.pad_token_id)
-        self.cut += len({feature.example for feature in features if feature.is_cut})
-        count_unknown(features, tokenizer, examples, into=self.unknown)
-        predictions = self.kind.decode(examples, features, outputs, plan)
-        return [self.kind.record(*pair) for pair in zip(examples, predictions, strict=True)]
+    def _decode(self, example: Example, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail))
+        groups = [list(group) for _, group in pairs]
+        features = [group[0][0].detail for group in groups]
+        outputs = [array_of([own for _, own in group]) for group in groups]
+        (prediction,) = self.adapter.decode([example], features, outputs, self.finetuned.plan)
+        return self.adapter.record(example, prediction)
 
     def _read(self, line: str | Row | InputError) -> tuple[Example, dict[str, Any]] | InputError:
         """The example of a line, and its id, if it has one."""
@@ -128,7 +113,7 @@ class Predictor:
             return line
         try:
             cells = self._by_column(read_cells(line) if isinstance(line, str) else line.cells)
-            inputs = self._split(cells) or self.kind.read_inputs(Row("the line", cells))
+            inputs = self._split(cells) or self.adapter.read_inputs(Row("the line", cells))
             return Example("the line", "", inputs), id_in(cells, self.columns.get("id", "id"))
         except InputError as error:
             return error
@@ -166,12 +151,6 @@ def id_in(cells: dict[str, Any], column: str) -> dict[str, Any]:
         return {}
     cell = cells[column]
     return {"id": None if isinstance(cell, float) and not isfinite(cell) else cell}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was too small, as Python and PyTorch, on any device, say it."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 
 
 def read_cells(line: str) -> dict[str, Any]:

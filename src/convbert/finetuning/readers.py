@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from convbert.finetuning.conll import Sentence, read_sentences
-from convbert.model.heads.tags import read_scheme
+from convbert.inference.tags import read_scheme
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 from convbert.util.schema import Schema, check, parse_json

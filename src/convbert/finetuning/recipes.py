@@ -6,118 +6,19 @@ they have no layer-wise decay. For the embedded model on SST-2 that is worth sev
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from convbert.finetuning.tasks import Task
 from convbert.util.errors import InputError
-from convbert.util.schema import Schema, check
+from convbert.util.settings import Settings, settings
 
 if TYPE_CHECKING:
     from convbert.configuration import ConvBertConfig
 
 _BASE_WIDTH = 768
 _PAPER_LAYERS = 12
-_Batching = Literal["tokens", "examples"]
-_Head = Literal["two-layer", "linear"]
-_Switch = bool | Literal["auto"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuningPlan:
-    """Everything that decides a run, except the data and the model it starts from.
-
-    The defaults are those of the original's `configure_finetuning.py`.
-
-    Args:
-        learning_rate: the peak, of the head; 3e-4 below the width of base, 1e-4 from there on.
-        layer_decay: how much slower each layer learns than the one above it, see `layerwise_groups`; 1 below 12 layers.
-        warmup_fraction: share of the steps in which the rate rises; over the whole run it decays to zero.
-        weight_decay, adam_beta1, adam_beta2, adam_epsilon: of AdamW; norms and biases are not decayed.
-        max_grad_norm: gradients are clipped to this norm.
-        epochs: passes over the training data.
-        batch_size: examples in an optimizer step, on average, over all processes.
-        batching: "tokens" puts examples of similar length together, about the same number of tokens in each batch;
-            "examples" takes `batch_size` of them as they come.
-        max_length: tokens of an example; texts beyond are cut, contexts and sentences are read in windows.
-        stride: tokens by which the window on a context moves on.
-        max_question_length, max_answer_length: tokens.
-        no_answer_threshold: SQuAD 2: a question is left unanswered where "no answer" is preferred to the best span by
-            more than this. Training ends with the best one on the dev data, which is stored with the model.
-        both_orders: train on pairs in both orders.
-        head: of classification and regression: "two-layer", transformers' own, or "linear", the original's dropout and
-            one layer, which is stored as the other (see `linear_head`).
-        dropout: of the whole model while training; None leaves what its configuration says.
-        evaluations_per_epoch: how often the dev data is scored; the best of these models is kept.
-        patience: evaluations without a better score after which a run ends early; None never.
-        lora_rank: above 0, low-rank adapters are trained in place of the encoder (LoRA).
-        lora_alpha: they are scaled by `lora_alpha / lora_rank`.
-        max_steps: ends a run early, with the learning rate's schedule still as long as `epochs` say.
-        bf16: autocast to bfloat16; "auto" on a GPU that multiplies it.
-        log_every: optimizer steps between two entries of the log.
-        seed: of the head's start, the order of the data and dropout.
-    """
-
-    learning_rate: float = 3e-4
-    layer_decay: float = 0.8
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-6
-    max_grad_norm: float = 1.0
-    epochs: float = 3
-    batch_size: int = 32
-    batching: _Batching = "tokens"
-    max_length: int = 128
-    stride: int = 128
-    max_question_length: int = 64
-    max_answer_length: int = 30
-    no_answer_threshold: float = 0.0
-    both_orders: bool = False
-    head: _Head = "two-layer"
-    dropout: float | None = 0.1
-    evaluations_per_epoch: int = 1
-    patience: int | None = None
-    lora_rank: int = 0
-    lora_alpha: int = 16
-    max_steps: int | None = None
-    bf16: _Switch = "auto"
-    log_every: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check(_Fields, self.to_dict(), "recipe")
-
-    @classmethod
-    def from_dict(cls, fields: Any, source: object = "recipe") -> FinetuningPlan:
-        """The plan that `to_dict` wrote to JSON, in the file `source`.
-
-        Raises:
-            InputError: there is no such field, or a value of another type or out of range; the message names it.
-        """
-        found = check(_Fields, fields, source)
-        if unknown := sorted(found.model_extra or ()):
-            raise InputError(f"{source}: {unknown[0]}: a recipe has no such field")
-        return cls(**found.model_dump())
-
-    def override(self, **changes: Any) -> FinetuningPlan:
-        """A copy with some fields changed.
-
-        Raises:
-            InputError: there is no such field, or a value is out of range.
-        """
-        if unknown := sorted(set(changes) - {each.name for each in dataclasses.fields(self)}):
-            raise InputError(f"the plan has no field named {', '.join(unknown)}")
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
-        return dataclasses.asdict(self)
-
 
 _FromZero = Annotated[int, Field(ge=0, lt=2**31)]
 _FromOne = Annotated[int, Field(ge=1, lt=2**31)]
@@ -125,36 +26,71 @@ _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Fields(Schema):
-    """Types and ranges of the fields of a plan; its defaults are written there."""
+@settings
+class FinetuningPlan(Settings):
+    """Everything that decides a run, except the data and the model it starts from.
 
-    learning_rate: _Positive = FinetuningPlan.learning_rate
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = FinetuningPlan.layer_decay
-    warmup_fraction: _Share = FinetuningPlan.warmup_fraction
-    weight_decay: Annotated[float, Field(ge=0)] = FinetuningPlan.weight_decay
-    adam_beta1: _Share = FinetuningPlan.adam_beta1
-    adam_beta2: _Share = FinetuningPlan.adam_beta2
-    adam_epsilon: _Positive = FinetuningPlan.adam_epsilon
-    max_grad_norm: _Positive = FinetuningPlan.max_grad_norm
-    epochs: _Positive = FinetuningPlan.epochs
-    batch_size: _FromOne = FinetuningPlan.batch_size
-    batching: _Batching = FinetuningPlan.batching
-    max_length: Annotated[int, Field(ge=4, lt=2**31)] = FinetuningPlan.max_length
-    stride: _FromOne = FinetuningPlan.stride
-    max_question_length: _FromOne = FinetuningPlan.max_question_length
-    max_answer_length: _FromOne = FinetuningPlan.max_answer_length
-    no_answer_threshold: float = FinetuningPlan.no_answer_threshold
-    both_orders: bool = FinetuningPlan.both_orders
-    head: _Head = FinetuningPlan.head
-    dropout: _Share | None = FinetuningPlan.dropout
-    evaluations_per_epoch: _FromOne = FinetuningPlan.evaluations_per_epoch
-    patience: _FromOne | None = FinetuningPlan.patience
-    lora_rank: _FromZero = FinetuningPlan.lora_rank
-    lora_alpha: _Positive = FinetuningPlan.lora_alpha
-    max_steps: _FromOne | None = FinetuningPlan.max_steps
-    bf16: _Switch = FinetuningPlan.bf16
-    log_every: _FromOne = FinetuningPlan.log_every
-    seed: _FromZero = FinetuningPlan.seed
+    The defaults are those of the original's `configure_finetuning.py`.
+    """
+
+    # -- optimizer
+    learning_rate: _Positive = 3e-4
+    """The peak, of the head; by default 3e-4 below the width of base, 1e-4 from there on."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Each layer's learning rate as a share of that of the layer above; by default 1 below 12 layers."""
+    warmup_fraction: _Share = 0.1
+    """Share of the steps in which the rate rises; over the whole run it decays to zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of AdamW; norms and biases are not decayed."""
+    adam_beta1: _Share = 0.9
+    """Of AdamW."""
+    adam_beta2: _Share = 0.999
+    """Of AdamW."""
+    adam_epsilon: _Positive = 1e-6
+    """Of AdamW."""
+    max_grad_norm: _Positive = 1.0
+    """Gradients are clipped to this norm."""
+    # -- data
+    epochs: _Positive = 3.0
+    """Passes over the training data."""
+    batch_size: _FromOne = 32
+    """Examples in an optimizer step, on average, over all processes."""
+    batching: Literal["tokens", "examples"] = "tokens"
+    """"tokens" batches examples of similar length, about as many tokens each; "examples" takes them as they come."""
+    max_length: Annotated[int, Field(ge=4, lt=2**31)] = 128
+    """Tokens of an example; longer texts are cut, contexts and sentences are read in windows."""
+    stride: _FromOne = 128
+    """Tokens by which the window on a context moves on."""
+    max_question_length: _FromOne = 64
+    """Tokens of a question."""
+    max_answer_length: _FromOne = 30
+    """Tokens of an answer."""
+    no_answer_threshold: float = 0.0
+    """SQuAD 2: a question stays unanswered where "no answer" beats the best span by more; set on eval data."""
+    both_orders: bool = False
+    """Train on pairs in both orders."""
+    # -- model
+    head: Literal["two-layer", "linear"] = "two-layer"
+    """"two-layer" is transformers' head, "linear" the original's: dropout and one layer, stored as the other."""
+    dropout: _Share | None = 0.1
+    """Of the whole model in training; null leaves what its configuration says."""
+    lora_rank: _FromZero = 0
+    """Above 0, low-rank adapters of this rank are trained in place of the encoder."""
+    lora_alpha: _Positive = 16.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    # -- run
+    evaluations_per_epoch: _FromOne = 1
+    """How often the eval data is scored; the best of these models is kept."""
+    patience: _FromOne | None = None
+    """Evaluations without a better score after which a run ends early; null never."""
+    max_steps: _FromOne | None = None
+    """Ends a run early, with a learning rate still scheduled over all epochs."""
+    bf16: bool | Literal["auto"] = "auto"
+    """Autocast to bfloat16; "auto" on a GPU that multiplies it."""
+    log_every: _FromOne = 20
+    """Optimizer steps between two entries of the log."""
+    seed: _FromZero = 0
+    """Of a new head, the order of the data and dropout."""
 
 
 def recipe(task: Task, config: ConvBertConfig, **overrides: Any) -> FinetuningPlan:

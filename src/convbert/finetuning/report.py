@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from convbert.finetuning import squad
-from convbert.finetuning.data import Example, Kind, Prediction
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.mistakes import worst_mistakes
+from convbert.inference.tags import entity_spans
 from convbert.model.convbert import ConvBertPreTrainedModel
-from convbert.model.heads.tags import entity_spans
 from convbert.report.page import (
     Chart,
     Line,
@@ -132,7 +133,7 @@ def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Inter
             "Two models whose intervals share much may be equally good."
         )
     if baseline:
-        shown += note(f"Without a model: {_BASELINES[split.kind.task.kind]}.")
+        shown += note(f"Without a model: {_BASELINES[split.adapter.task.kind]}.")
     seeds = metrics.get("seeds", {})
     if len(seeds) > 1:
         spread = metrics["spread"]
@@ -149,14 +150,14 @@ def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Inter
 
 def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Interval]:
     """95 % intervals of the scores: Wilson's for a share of right answers, else the bootstrap's over examples."""
-    count, kind = len(split.examples), split.kind
-    scores = kind.score(split.examples, predictions)
+    count, adapter = len(split.examples), split.adapter
+    scores = adapter.score(split.examples, predictions)
     draws = np.random.default_rng(0)
     found = {}
-    if kind.task.kind in ("classification", "multiple-choice") and "accuracy" in scores:
+    if adapter.task.kind in ("classification", "multiple-choice") and "accuracy" in scores:
         found["accuracy"] = wilson(scores["accuracy"], count)
     resamples = min(_RESAMPLES, max(50, _RESAMPLED // count))
-    if count > 1 and kind.task.kind in ("tagging", "question-answering"):
+    if count > 1 and adapter.task.kind in ("tagging", "question-answering"):
         chosen = draws.integers(count, size=(resamples, count))
         for name, sums in _ratios(split, predictions).items():
             above, below = (np.array(values)[chosen].sum(1) for values in sums)
@@ -165,7 +166,7 @@ def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Inte
         resampled = []
         for chosen in draws.integers(count, size=(resamples, count)):
             again = [split.examples[n] for n in chosen], [predictions[n] for n in chosen]
-            resampled.append(kind.score(*again))
+            resampled.append(adapter.score(*again))
         found = {name: _middle([each[name] for each in resampled]) for name in scores} | found
     # Where all draws agree, as of a model that says one thing, they tell nothing of chance.
     return {name: found[name] for name in scores if name in found and found[name][0] < found[name][1]}
@@ -173,7 +174,7 @@ def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Inte
 
 def _ratios(split: Split, predictions: Sequence[Prediction]) -> dict[str, tuple[list[float], list[float]]]:
     """Scores that are a sum over examples divided by another: both, example by example."""
-    if split.kind.task.kind == "question-answering":
+    if split.adapter.task.kind == "question-answering":
         figures = _question_figures(split, predictions)
         return {name: ([one[name] for one in figures], [1.0] * len(figures)) for name in ("f1", "exact")}
     pairs = [(e.target, p["answer"]) for e, p in zip(split.examples, predictions, strict=True)]
@@ -229,7 +230,7 @@ def _about(metrics: Mapping[str, Any], split: Split) -> dict[str, Any]:
     counts |= metrics.get("dev_examples") or metrics.get("examples") or {split.name: len(split.examples)}
     found: dict[str, Any] = {
         "model": "the embedded English model" if model == "embedded" else model,
-        "task": f"{split.kind.task.name} ({split.kind.task.kind})",
+        "task": f"{split.adapter.task.name} ({split.adapter.task.kind})",
     }
     files = dict(metrics.get("files", {}))
     if isinstance(files.get("dev"), list):
@@ -264,18 +265,18 @@ def _size(file: Path) -> str:
 def _overview(split: Split, predictions: Sequence[Prediction], train: Sequence[Example]) -> str:
     right, trained = ([example.target for example in each] for each in (split.examples, train))
     answers = [prediction["answer"] for prediction in predictions]
-    if split.kind.task.kind == "question-answering":
+    if split.adapter.task.kind == "question-answering":
         return _questions(split, predictions)
-    return (_numbers if split.kind.task.kind == "regression" else _labels)(
-        split.kind, right, answers, trained
+    return (_numbers if split.adapter.task.kind == "regression" else _labels)(
+        split.adapter, right, answers, trained
     )
 
 
-def _labels(kind: Kind, right: list[Any], answers: list[Any], train: list[Any]) -> str:
+def _labels(adapter: TaskAdapter, right: list[Any], answers: list[Any], train: list[Any]) -> str:
     """Counts, precision, recall and F1 of every label, and which was taken for which where there is one an answer."""
-    is_entities = "entity_f1" in kind.task.metrics
-    names = sorted(kind.known_labels) if is_entities else list(kind.labels)
-    if kind.task.kind == "multiple-choice":
+    is_entities = "entity_f1" in adapter.task.metrics
+    names = sorted(adapter.known_labels) if is_entities else list(adapter.labels)
+    if adapter.task.kind == "multiple-choice":
         names = [f"choice {n + 1}" for n in range(max([*right, *answers, *train]) + 1)]
 
     def items(target: Any) -> set[Any]:
@@ -286,7 +287,7 @@ def _labels(kind: Kind, right: list[Any], answers: list[Any], train: list[Any]) 
             target = (f"choice {target + 1}",)
         elif isinstance(target, str):
             target = (target,)
-        return {(label, 0 if kind.task.kind == "multi-label" else n) for n, label in enumerate(target)}
+        return {(label, 0 if adapter.task.kind == "multi-label" else n) for n, label in enumerate(target)}
 
     wanted, given, trained = ([items(target) for target in each] for each in (right, answers, train))
     both = [g & a for g, a in zip(wanted, given, strict=True)]
@@ -303,7 +304,7 @@ def _labels(kind: Kind, right: list[Any], answers: list[Any], train: list[Any]) 
         "that it found. F1: their harmonic mean."
         + (f" The model never answered: {', '.join(never[:_MOST_LABELS])}{more}." if never else "")
     )
-    if is_entities or kind.task.kind == "multi-label" or len(names) > _MOST_LABELS:
+    if is_entities or adapter.task.kind == "multi-label" or len(names) > _MOST_LABELS:
         return shown
     pairs = Counter(
         (g[0], a[0])
@@ -324,7 +325,7 @@ def _rates(label: str, hits: int, wanted: int, given: int, trained: int) -> tupl
     return label, precision, recall, f1, wanted, given, trained
 
 
-def _numbers(kind: Kind, right: list[float], answers: list[float], train: list[float]) -> str:
+def _numbers(adapter: TaskAdapter, right: list[float], answers: list[float], train: list[float]) -> str:
     """How the numbers are spread, and each answer against the right one, on axes of one scale."""
     from matplotlib.figure import Figure
 
@@ -363,7 +364,7 @@ def _questions(split: Split, predictions: Sequence[Prediction]) -> str:
 
 def _question_figures(split: Split, predictions: Sequence[Prediction]) -> list[dict[str, float]]:
     """F1 and exact match of each question, in percent."""
-    may_be_missing = split.kind.task.answers_may_be_missing
+    may_be_missing = split.adapter.task.answers_may_be_missing
     return [
         squad.evaluate(
             {"": [text for text, _ in example.target]},

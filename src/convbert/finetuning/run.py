@@ -8,7 +8,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,20 @@ from typing import Any
 import torch
 import transformers
 
-from convbert.files.atomic import atomic_folder, folder_lock
-from convbert.finetuning.data import Example, Feature, Kind, Report
+from convbert.files.atomic import atomic_folder, folder_lock, write_json
+from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Example, Feature, Report
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
-from convbert.finetuning.folder import Files, RunFolder, write_whole
+from convbert.finetuning.folder import Files, RunFolder
 from convbert.finetuning.inference import Split
-from convbert.finetuning.kinds import kind_of
-from convbert.finetuning.metrics import Scores
 from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
-from convbert.finetuning.recipes import FinetuningPlan, recipe
+from convbert.finetuning.recipes import recipe
 from convbert.finetuning.seed import SeedTrainer
-from convbert.finetuning.start import check_head, read_config, read_task, read_tokenizer
 from convbert.finetuning.tasks import Task
+from convbert.finetuning.warm_start import check_head, read_config, read_task, read_tokenizer
 from convbert.finetuning.writing import model_card, read_predictions
 from convbert.inference.loading import find_model
-from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.processes import launched_processes, main_first, report_of
 from convbert.util.errors import InputError
 from convbert.util.optional import require
@@ -95,235 +94,175 @@ def finetune(
     processes = launched_processes(device)
     is_main = processes.is_main_process
     report = report_of(processes, report)
-    source = find_model(model)
-    config = read_config(source)
-    plan = recipe(task, config, **(overrides or {}))
-    kind = kind_of(task)
     notes: list[str] = []
 
     def note(message: str) -> None:
         notes.append(message)
         report(message)
 
-    train, dev = _read(kind, files, on_bad_row, note)
-    keep_head = check_head(config, source, kind, new_head)
+    source = find_model(model)
+    config = read_config(source)
+    plan = recipe(task, config, **(overrides or {}))
+    adapter = adapter_of(task)
+    train, dev = _read(adapter, files, on_bad_row, note)
+    keep_head = check_head(config, source, adapter, new_head)
     if keep_head and plan.head == "linear":
         raise InputError(f"head=linear is for a new head, and {source} has one to go on with: say --new-head")
     folder = RunFolder(output_dir)
-    run = Run(
-        task=task,
-        plan=plan,
-        kind=kind,
-        base=model or "embedded",
-        source=source,
-        keep_head=keep_head,
-        tokenizer=read_tokenizer(source),
-        files=files,
-        train=train,
-        dev=dev,
-        folder=folder,
-        device=device,
-        explain=explain,
-        report=report,
-        notes=notes,
-    )
     with folder_lock(folder.root, "training") if is_main else nullcontext():
-        record = run.record(seeds, on_bad_row)
+        record = {  # what makes a run the same run
+            "task": task.to_dict(),
+            "model": source,
+            "train": str(files.train),
+            "dev": [str(path) for path in files.dev],
+            "contents": files.contents(),
+            "labels": list(adapter.labels),
+            "examples": {"train": len(train)} | {name: len(found) for name, found in dev.items()},
+            "on_bad_row": on_bad_row,
+            "seeds": seeds,
+            "plan": plan.to_dict(),
+        }
         main_first(processes, lambda: folder.check(record) if is_main else None)
         if (metrics := folder.finished(seeds)) is not None:
             report(f"{folder.root}: this run has finished; nothing to resume")
             return FinetuningResult(True, folder.model, metrics)
         if is_main:
-            folder.note(record)
+            write_json(folder.record, record)
         report(f"recipe: {', '.join(f'{name}={value}' for name, value in plan.to_dict().items())}")
-        return run.execute(seeds)
+        for name, examples in {"train": train, **dev}.items():
+            for line in label_notes(name, adapter, examples):
+                report(line)
+        tokenizer = read_tokenizer(source)
+
+        def features_of(name: str, examples: list[Example], training: bool = False) -> list[Feature]:
+            features = adapter.features(examples, tokenizer, plan, training=training)
+            for line in feature_notes(name, adapter, examples, features, tokenizer, plan, training):
+                note(line)
+            return features
+
+        trainer = SeedTrainer(
+            plan,
+            adapter,
+            source,
+            keep_head,
+            tokenizer,
+            features_of("train", train, training=True),
+            [
+                Split(name, adapter, examples, features_of(name, examples), plan)
+                for name, examples in dev.items()
+            ],
+            folder,
+            device,
+            report,
+        )
+        results: dict[int, dict[str, Any]] = {}
+        for seed in range(plan.seed, plan.seed + seeds):
+            done = folder.metrics_of_seed(seed) or trainer.train(seed)
+            if done is None:
+                return FinetuningResult(finished=False, model_dir=None, metrics={})
+            results[seed] = done
+        metrics = _metrics(trainer, results, files, train) | {"model": model or "embedded"}
+        for line in (*notes, *_training_notes(results)):
+            report(line)
+        if is_main:
+            _write(trainer, metrics, train, explain)
+    report(f"model written to {folder.model}")
+    return FinetuningResult(True, folder.model, metrics)
 
 
 def _read(
-    kind: Kind, files: Files, on_bad_row: str, note: Report
+    adapter: TaskAdapter, files: Files, on_bad_row: str, note: Report
 ) -> tuple[list[Example], dict[str, list[Example]]]:
     """Training and dev examples, checked against each other."""
-    train = kind.read(files.train, report=note, on_bad_row=on_bad_row, training=True)
+    train = adapter.read(files.train, report=note, on_bad_row=on_bad_row, training=True)
     dev = {}
     if not files.dev:
-        train, dev["dev"] = split_off_dev(kind, train)
+        train, dev["dev"] = split_off_dev(adapter, train)
         note(
             f"{files.train}: no dev data is given: {len(dev['dev']):,} of "
             f"{len(train) + len(dev['dev']):,} examples are split off as such, and not trained on"
         )
-    kind.learn(train)
-    kind.check(train)
+    adapter.learn(train)
+    adapter.check(train)
     for path in files.dev:
         name = "dev" if len(files.dev) == 1 else path.stem
-        dev[name] = kind.read(path, report=note, on_bad_row=on_bad_row)
+        dev[name] = adapter.read(path, report=note, on_bad_row=on_bad_row)
     for examples in dev.values():
-        kind.check(examples)
+        adapter.check(examples)
     return train, dev
 
 
-@dataclass
-class Run:
-    """One run with everything at hand; see `finetune`.
-
-    `base` is the model as it was named, `source` where it lies; `notes` are what a reader should know of the data.
-    """
-
-    task: Task
-    plan: FinetuningPlan
-    kind: Kind
-    base: str
-    source: str
-    keep_head: bool
-    tokenizer: ConvBertTokenizerFast
-    files: Files
-    train: list[Example]
-    dev: dict[str, list[Example]]
-    folder: RunFolder
-    device: str | None
-    explain: bool
-    report: Report
-    notes: list[str]
-
-    def record(self, seeds: int, on_bad_row: str) -> dict[str, Any]:
-        """What makes a run the same run: what it trains on, by content, and how."""
-        return {
-            "task": self.task.to_dict(),
-            "model": self.source,
-            "train": str(self.files.train),
-            "dev": [str(path) for path in self.files.dev],
-            "contents": self.files.contents(),
-            "labels": list(self.kind.labels),
-            "examples": {"train": len(self.train)} | {name: len(found) for name, found in self.dev.items()},
-            "on_bad_row": on_bad_row,
-            "seeds": seeds,
-            "plan": self.plan.to_dict(),
-        }
-
-    def execute(self, seeds: int) -> FinetuningResult:
-        """Train every seed, keep the best, and write what there is to see."""
-        for name, examples in {"train": self.train, **self.dev}.items():
-            for line in label_notes(name, self.kind, examples):
-                self.report(line)
-        features = self._features("train", self.train, training=True)
-        splits = [
-            Split(
-                name,
-                self.kind,
-                examples,
-                self._features(name, examples),
-                self.plan,
-                self.tokenizer.pad_token_id,
-            )
-            for name, examples in self.dev.items()
-        ]
-        trainer = SeedTrainer(
-            self.plan,
-            self.kind,
-            self.source,
-            self.keep_head,
-            self.tokenizer,
-            features,
-            splits,
-            self.folder,
-            self.device,
-            self.report,
-        )
-        results: dict[int, dict[str, Any]] = {}
-        for seed in range(self.plan.seed, self.plan.seed + seeds):
-            done = self.folder.figures_of_seed(seed)
-            if done is None:
-                done = trainer.train(seed)
-            if done is None:
-                return FinetuningResult(finished=False, model_dir=None, metrics={})
-            results[seed] = done
-        return self._finish(results, splits)
-
-    def _features(self, name: str, examples: list[Example], training: bool = False) -> list[Feature]:
-        features = self.kind.features(examples, self.tokenizer, self.plan, training=training)
-        for line in feature_notes(
-            name, self.kind, examples, features, self.tokenizer, self.plan, training=training
-        ):
-            self.notes.append(line)
-            self.report(line)
-        return features
-
-    def _finish(self, results: dict[int, dict[str, Any]], splits: list[Split]) -> FinetuningResult:
-        first, metric = splits[0].name, next(iter(next(iter(results.values()))["scores"][splits[0].name]))
-        of_seed = {seed: result["scores"][first][metric] for seed, result in results.items()}
-        best = max(of_seed, key=of_seed.__getitem__)
-        collapsed = [seed for seed, result in results.items() if result["collapsed"]]
-        majority = self.kind.majority(self.train, splits[0].examples)
-        metrics: dict[str, Any] = {
-            "task": self.task.name,
-            "model": self.base,
-            "files": {
-                "train": str(self.files.train),
-                "dev": [str(path) for path in self.files.dev] or [f"{self.files.train} (split off)"],
-            },
-            "train_examples": len(self.train),
-            "dev_examples": {split.name: len(split.examples) for split in splits},
-            "metric": metric,
-            "scores": {
-                split.name: _medians([result["scores"][split.name] for result in results.values()])
-                for split in splits
-            },
-            "spread": {"lowest": min(of_seed.values()), "highest": max(of_seed.values())},
-            "best_seed": best,
-            "collapsed_seeds": collapsed,
-            "baseline": None if majority is None else splits[0].score(majority),
-            "seeds": results,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-            "date": time.strftime("%Y-%m-%d"),
-        }
-        for line in (*self.notes, *_outcome_notes(results)):
-            self.report(line)
-        if launched_processes(self.device).is_main_process:
-            self._write_run(best, metrics, splits)
-        self.report(f"model written to {self.folder.model}")
-        return FinetuningResult(True, self.folder.model, metrics)
-
-    def _write_run(self, best: int, metrics: dict[str, Any], splits: list[Split]) -> None:
-        chosen = self.folder.of_seed(best)
-        with atomic_folder(self.folder.model) as draft:
-            for file in (chosen / "model").iterdir():
-                shutil.copy2(file, draft)
-            _, plan = read_task(str(chosen / "model")) or (self.task, self.plan)
-            (draft / "README.md").write_text(model_card(self.kind, plan, metrics), encoding="utf-8")
-        with atomic_folder(self.folder.root) as draft:
-            for split in splits:
-                for file in chosen.glob(f"{split.name}_*"):
-                    shutil.copy2(file, draft)
-            found = FinetunedModel.load(str(self.folder.model), device=self.device)
-            split = dataclasses.replace(splits[0], kind=found.kind, plan=found.plan)
-            write_pages(
-                draft,
-                metrics,
-                split,
-                read_predictions(chosen, split.name),
-                found.model,
-                self.tokenizer,
-                explain=self.explain,
-                histories={f"seed {seed}": self.folder.history(seed) for seed in metrics["seeds"]},
-                train=self.train,
-            )
-        write_whole(self.folder.metrics, metrics)  # the last: where it is, the run is done
+def _metrics(
+    trainer: SeedTrainer, results: dict[int, dict[str, Any]], files: Files, train: Sequence[Example]
+) -> dict[str, Any]:
+    """What `metrics.json` holds: medians over the seeds, and each seed's own."""
+    splits = trainer.splits
+    of_split = {
+        name: [seed["scores"][name] for seed in results.values()] for name in (s.name for s in splits)
+    }
+    first = of_split[splits[0].name]
+    metric = next(iter(first[0]))
+    of_seed = {seed: scores[metric] for seed, scores in zip(results, first, strict=True)}
+    majority = trainer.adapter.majority(train, splits[0].examples)
+    return {
+        "task": trainer.adapter.task.name,
+        "model": "",
+        "files": {
+            "train": str(files.train),
+            "dev": [str(path) for path in files.dev] or [f"{files.train} (split off)"],
+        },
+        "train_examples": len(train),
+        "dev_examples": {split.name: len(split.examples) for split in splits},
+        "metric": metric,
+        "scores": {
+            split: {name: statistics.median(each[name] for each in scores) for name in scores[0]}
+            for split, scores in of_split.items()
+        },
+        "spread": {"lowest": min(of_seed.values()), "highest": max(of_seed.values())},
+        "best_seed": max(of_seed, key=of_seed.__getitem__),
+        "collapsed_seeds": [seed for seed, result in results.items() if result["collapsed"]],
+        "baseline": None if majority is None else splits[0].score(majority),
+        "seeds": results,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
-def _outcome_notes(results: dict[int, dict[str, Any]]) -> list[str]:
+def _training_notes(results: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     """What a reader should know of how training went."""
-    notes = [
-        f"seed {seed} has collapsed: it says the same of every dev example"
-        for seed, result in results.items()
-        if result["collapsed"]
-    ]
-    return notes + [
-        f"seed {seed}: {skipped:,} of {result['steps']:,} steps were skipped: loss or gradient was not finite"
-        for seed, result in results.items()
-        if (skipped := result.get("skipped_steps", 0))
-    ]
+    for seed, result in results.items():
+        if result["collapsed"]:
+            yield f"seed {seed} has collapsed: it says the same of every dev example"
+        if skipped := result.get("skipped_steps", 0):
+            steps = f"{skipped:,} of {result['steps']:,} steps were skipped"
+            yield f"seed {seed}: {steps}: loss or gradient was not finite"
 
 
-def _medians(scores: Sequence[Scores]) -> Scores:
-    return {name: statistics.median(each[name] for each in scores) for name in scores[0]}
+def _write(trainer: SeedTrainer, metrics: dict[str, Any], train: Sequence[Example], explain: bool) -> None:
+    """The best seed's model and predictions, the pages and, last, `metrics.json`."""
+    folder, splits = trainer.folder, trainer.splits
+    best = folder.of_seed(metrics["best_seed"])
+    with atomic_folder(folder.model) as draft:
+        for file in best.model.iterdir():
+            shutil.copy2(file, draft)
+        _, plan = read_task(str(best.model)) or (None, trainer.plan)
+        (draft / "README.md").write_text(model_card(trainer.adapter, plan, metrics), encoding="utf-8")
+    with atomic_folder(folder.root) as draft:
+        for split in splits:
+            for file in best.root.glob(f"{split.name}_*"):
+                shutil.copy2(file, draft)
+        found = FinetunedModel.load(str(folder.model), device=trainer.device)
+        write_pages(
+            draft,
+            metrics,
+            dataclasses.replace(splits[0], adapter=found.adapter, plan=found.plan),
+            read_predictions(best.root, splits[0].name),
+            found.model,
+            trainer.tokenizer,
+            explain=explain,
+            histories={f"seed {seed}": folder.history(seed) for seed in metrics["seeds"]},
+            train=train,
+        )
+    write_json(folder.metrics, metrics)  # where it is, the run is done

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from convbert.finetuning.data import Feature, Kind
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Feature
 from convbert.model.convbert import ConvBertPreTrainedModel
 
 
-def token_influence(model: ConvBertPreTrainedModel, kind: Kind, feature: Feature, output: int) -> list[float]:
+def token_influence(
+    model: ConvBertPreTrainedModel, adapter: TaskAdapter, feature: Feature, output: int
+) -> list[float]:
     """How much each token speaks for one of the model's outputs, between -1 and 1.
 
     The sum over a token's word embedding of value times gradient of the output's logit, over the largest such sum
@@ -20,7 +23,7 @@ def token_influence(model: ConvBertPreTrainedModel, kind: Kind, feature: Feature
     """
     was_training = model.training
     model.eval()
-    batch = kind.collate([Feature(0, feature.input_ids, feature.token_type_ids)], 0)
+    batch = adapter.collate([Feature(0, feature.input_ids, feature.token_type_ids)], 0)
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     words = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
     with torch.enable_grad():

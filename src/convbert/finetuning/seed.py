@@ -11,14 +11,14 @@ from torch import nn
 from transformers import set_seed
 
 from convbert.configuration import ConvBertConfig
-from convbert.files.atomic import atomic_folder, save_tokenizer
-from convbert.finetuning.data import Feature, Kind, Prediction, Report
-from convbert.finetuning.folder import RunFolder, write_whole
+from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Feature, Prediction, Report
+from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
 from convbert.finetuning.lora import add_adapters, merge_adapters
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.start import build_model, read_config, write_task
 from convbert.finetuning.trainer import (
     SCORE,
     EvaluateAtTheEnd,
@@ -27,6 +27,7 @@ from convbert.finetuning.trainer import (
     TaskObjective,
     early_stopping,
 )
+from convbert.finetuning.warm_start import build_model, read_config, write_task
 from convbert.finetuning.writing import write_predictions
 from convbert.inference.loading import ready
 from convbert.model.convbert import ConvBertPreTrainedModel
@@ -51,7 +52,7 @@ class SeedTrainer:
     """
 
     plan: FinetuningPlan
-    kind: Kind
+    adapter: TaskAdapter
     source: str
     keep_head: bool
     tokenizer: ConvBertTokenizerFast
@@ -68,9 +69,9 @@ class SeedTrainer:
             What its `metrics.json` holds; None where a signal ended it, and it can be resumed.
         """
         set_seed(seed)
-        root, splits = self.folder.of_seed(seed), self.splits
+        root, splits = self.folder.of_seed(seed).root, self.splits
         config = read_config(self.source)
-        model = ready(build_model(self.source, config, self.kind, self.plan, self.keep_head), self.source)
+        model = ready(build_model(self.source, config, self.adapter, self.plan, self.keep_head), self.source)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
         trainer, clock, stop = self._build_trainer(seed, net, model.config)
         checkpoint = usable_checkpoint(root, self.report)
@@ -87,9 +88,9 @@ class SeedTrainer:
         if isinstance(getattr(trained, "classifier", None), LinearHead):
             fold_linear_head(trained)
         predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
-        plan = self.kind.tune(self.plan, splits[0].examples, predictions[0])
+        plan = self.adapter.tune(self.plan, splits[0].examples, predictions[0])
         for found in predictions:
-            self.kind.decide(found, plan)
+            self.adapter.decide(found, plan)
         result = {
             "scores": {
                 split.name: split.score(found) for split, found in zip(splits, predictions, strict=True)
@@ -111,7 +112,7 @@ class SeedTrainer:
     def _build_trainer(
         self, seed: int, net: nn.Module, config: ConvBertConfig
     ) -> tuple[FinetuningTrainer, Clock, StopOnSignal]:
-        plan, root, features = self.plan, self.folder.of_seed(seed), self.features
+        plan, root, features = self.plan, self.folder.of_seed(seed).root, self.features
         world_size = _world_size()
         per_process = max(1, plan.batch_size // world_size)
         steps_per_epoch = math.ceil(len(features) / (per_process * world_size))
@@ -131,7 +132,7 @@ class SeedTrainer:
             device=self.device,
             best_metric=SCORE,
         )
-        counts_examples = self.kind.loss_counts_examples and plan.batching == "tokens"
+        counts_examples = self.adapter.loss_counts_examples and plan.batching == "tokens"
         objective = TaskObjective(net, per_process if counts_examples else None).to(arguments.device)
         optimizer = build_optimizer(
             objective,
@@ -157,7 +158,7 @@ class SeedTrainer:
             train_dataset=Features(features),
             dev=self.splits,
             sampler=sampler,
-            data_collator=lambda chosen: self.kind.collate(chosen, self.tokenizer.pad_token_id),
+            data_collator=lambda chosen: self.adapter.collate(chosen, self.tokenizer.pad_token_id),
             optimizer=optimizer,
             scheduler=warmup_then_decay(
                 optimizer, round(plan.warmup_fraction * planned), lambda step: min(1.0, step / planned)
@@ -190,14 +191,14 @@ class SeedTrainer:
         result: dict[str, Any],
     ) -> None:
         with atomic_folder(root / "model") as draft:
-            self.kind.finish(model)
+            self.adapter.finish(model)
             model.save_pretrained(draft)
             save_tokenizer(self.tokenizer, draft, model.config.max_position_embeddings)
-            write_task(draft, self.kind.task, plan)
+            write_task(draft, self.adapter.task, plan)
         with atomic_folder(root) as draft:
             for split, found in zip(self.splits, predictions, strict=True):
                 write_predictions(draft, split, found)
-        write_whole(root / "metrics.json", result)  # the last: where it is, the seed is done
+        write_json(root / "metrics.json", result)  # where it is, the seed is done
 
 
 def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
@@ -205,7 +206,7 @@ def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
     numbers any more."""
     answers = [prediction["answer"] for prediction in predictions]
     targets = [example.target for example in split.examples]
-    return split.kind.is_constant(answers) and not split.kind.is_constant(targets)
+    return split.adapter.is_constant(answers) and not split.adapter.is_constant(targets)
 
 
 def _world_size() -> int:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convbert.finetuning.data import Kind, Prediction
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.data import Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.recipes import FinetuningPlan
 
@@ -22,7 +23,7 @@ def write_predictions(folder: Path, split: Split, predictions: Sequence[Predicti
             if example.target is not None:
                 record["gold"] = example.target
             lines.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-    if split.kind.task.kind == "question-answering":
+    if split.adapter.task.kind == "question-answering":
         official = {"predictions": "answer", "nbest_predictions": "n_best", "null_odds": "null_odds"}
         for name, field in official.items():
             content = {example.key: prediction[field] for example, prediction in examples}
@@ -41,7 +42,7 @@ def submission(split: Split, predictions: Sequence[Prediction]) -> str:
 
     Its one number, STS-B's similarity, goes from 0 to 5.
     """
-    as_in_file = {meant: said for said, meant in split.kind.task.values.get("label", {}).items()}
+    as_in_file = {meant: said for said, meant in split.adapter.task.values.get("label", {}).items()}
     lines = ["index\tprediction"]
     for example, prediction in zip(split.examples, predictions, strict=True):
         answer = prediction["answer"]
@@ -51,7 +52,7 @@ def submission(split: Split, predictions: Sequence[Prediction]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_card(kind: Kind, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
+def model_card(adapter: TaskAdapter, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
     """The README.md of a fine-tuned model: what it was made from and with, data, scores, recipe."""
     rows = [
         f"| {split} | {name} | {value:.4f} |"
@@ -83,8 +84,8 @@ def model_card(kind: Kind, plan: FinetuningPlan, metrics: dict[str, Any]) -> str
     notes.append("The checkpoint was chosen on the dev data that it is scored on.")
     return "\n".join(
         (
-            f"---\nlibrary_name: transformers\npipeline_tag: {kind.pipeline}\n{on_the_hub}tags: [convbert]\n---\n",
-            f"# ConvBERT fine-tuned for {kind.task.name}\n",
+            f"---\nlibrary_name: transformers\npipeline_tag: {adapter.pipeline}\n{on_the_hub}tags: [convbert]\n---\n",
+            f"# ConvBERT fine-tuned for {adapter.task.name}\n",
             f"Trained by `convbert finetune` from {base}, {metrics['date']}, with torch {metrics['torch']}, "
             f"transformers {metrics['transformers']}, Python {metrics['python']}.\n",
             "    convbert predict --model this/folder --input texts.jsonl --output predictions.jsonl\n",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from convbert.configuration import ConvBertConfig
@@ -146,6 +147,26 @@ def ready(model: ConvBertPreTrainedModel, source: object) -> ConvBertPreTrainedM
             raise InputError(
                 f"{source}: {name} holds NaN or infinity: the model is damaged, or its training failed"
             )
+    return model
+
+
+def unwrap(model: nn.Module) -> ConvBertPreTrainedModel:
+    """The model behind `torch.compile`, `DataParallel` and adapters of peft, which stay part of it.
+
+    Raises:
+        InputError: it is no ConvBERT, or its adapters are a prompt, which the model alone does not read.
+    """
+    while not isinstance(model, ConvBertPreTrainedModel):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if inner is None and hasattr(model, "peft_config"):
+            if any(config.is_prompt_learning for config in model.peft_config.values()):  # type: ignore[operator]
+                raise InputError(
+                    "a model with a learned prompt cannot be run here: merge it, or use transformers"
+                )
+            inner = model.get_base_model()  # type: ignore[operator]
+        if not isinstance(inner, nn.Module):
+            raise InputError(f"a ConvBERT model is needed, got a {type(model).__name__}")
+        model = inner
     return model
 
 

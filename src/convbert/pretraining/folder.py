@@ -12,11 +12,13 @@ from typing import Any, get_type_hints
 
 from pydantic import NonNegativeInt, create_model
 
-from convbert.files.atomic import atomic_write
+from convbert.files.atomic import write_json
 from convbert.pretraining.recipes import PretrainingPlan, as_begun
+from convbert.training import run_folder
 from convbert.training.checkpoints import checkpoints_in
+from convbert.training.run_folder import differences, holds_model, read_record
 from convbert.util.errors import InputError
-from convbert.util.schema import Schema, check, read_json
+from convbert.util.schema import Schema
 
 # What may change when a run goes on; a change of anything else would make it another run. Batch size and accumulation
 # steps may, as long as a step takes equally many sequences: see `Run.data_record`.
@@ -53,10 +55,8 @@ class _Figures(Schema):
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies."""
-
-    root: Path
+class RunFolder(run_folder.RunFolder):
+    """Where everything of one pre-training run lies."""
 
     @property
     def data(self) -> Path:
@@ -69,11 +69,6 @@ class RunFolder:
         return self.root / "tokenizer"
 
     @property
-    def model(self) -> Path:
-        """The trained model."""
-        return self.root / "model"
-
-    @property
     def plan(self) -> Path:
         """What is being run."""
         return self.root / "plan.json"
@@ -84,19 +79,9 @@ class RunFolder:
         return self.root / "run_data.json"
 
     @property
-    def history(self) -> Path:
-        """One JSON object a line for every log entry."""
-        return self.root / "log.jsonl"
-
-    @property
     def page(self) -> Path:
         """How the run goes, for people."""
         return self.root / "report.html"
-
-    @property
-    def metrics(self) -> Path:
-        """The figures of a finished run; written last."""
-        return self.root / "metrics.json"
 
     def claim(self, plan: PretrainingPlan) -> bool:
         """Note the plan; whether the run is a new one.
@@ -105,17 +90,17 @@ class RunFolder:
             InputError: the folder holds a run with another plan, a finished one of another length, or something else,
                 or cannot be written.
         """
-        stored = _read(_Plan, self.plan)
+        stored = read_record(_Plan, self.plan)
         is_new = stored is None
         if is_new and {path.name for path in self.root.iterdir()} - {f"{self.plan.name}.partial"}:
             raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
             stored = as_begun(stored, wanted)
-            changes = _differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
+            changes = differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
             if changes:
                 raise InputError(f"{self.root}: this run was started with another plan: {changes}")
-            if self.metrics.exists() and (changes := _differences(stored, {n: wanted[n] for n in _LENGTH})):
+            if self.metrics.exists() and (changes := differences(stored, {n: wanted[n] for n in _LENGTH})):
                 raise InputError(
                     f"{self.root}: this run has finished: {changes}; train on in another folder, "
                     f"with --start-from {self.model}"
@@ -123,7 +108,7 @@ class RunFolder:
         for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
             if _DRAFT.fullmatch(path.name):
                 shutil.rmtree(path)
-        self._write(self.plan, wanted)
+        write_json(self.plan, wanted)
         return is_new
 
     def bind(self, record: dict[str, Any]) -> None:
@@ -132,14 +117,14 @@ class RunFolder:
         Raises:
             InputError: it is something else.
         """
-        stored = _read(_Data, self.data_record)
+        stored = read_record(_Data, self.data_record)
         if stored is None:
             if checkpoints_in(self.root):
                 raise InputError(
                     f"{self.data_record}: is missing, so nobody knows what this run is trained on"
                 )
-            self._write(self.data_record, record)
-        elif changes := _differences(stored, record):
+            write_json(self.data_record, record)
+        elif changes := differences(stored, record):
             raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
 
     def finished(self, plan: PretrainingPlan, report: Callable[[str], None]) -> dict[str, Any] | None:
@@ -151,11 +136,11 @@ class RunFolder:
         Raises:
             InputError: its models are gone, and there is no checkpoint from which they could be written again.
         """
-        figures = _read(_Figures, self.metrics)
+        figures = read_record(_Figures, self.metrics)
         if figures is None:
             return None
         models = ["model"] if plan.objective == "mlm" or plan.uniform_generator else ["model", "generator"]
-        lost = [name for name in models if not _is_model(self.root / name)]
+        lost = [name for name in models if not holds_model(self.root / name)]
         if lost and not checkpoints_in(self.root):
             raise InputError(
                 f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and no checkpoint is left to "
@@ -174,31 +159,3 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
-        try:
-            atomic_write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be written: {error.strerror or error}") from error
-
-
-def _read(schema: type[Schema], path: Path) -> dict[str, Any] | None:
-    """What a file of the run holds; None where there is none.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    if not path.exists():
-        return None
-    content = read_json(path)
-    check(schema, content, path)
-    return content
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-
-
-def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    changed = [name for name, value in wanted.items() if stored.get(name) != value]
-    return "; ".join(f"{name} was {stored.get(name)}, now {wanted[name]}" for name in changed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from convbert.files.atomic import atomic_write, save_tokenizer
+from convbert.files.atomic import save_tokenizer, write_json
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.model_card import draw_curve, model_card
 from convbert.pretraining.recipes import PretrainingPlan
@@ -52,7 +51,7 @@ def write_models(
             # Left by an end that did not get to the metrics.
             shutil.rmtree(root / name, ignore_errors=True)
             os.replace(draft, root / name)
-        atomic_write(folder.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        write_json(folder.metrics, metrics)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{root}: the models cannot be written: {error}") from error
     finally:

@@ -320,7 +320,7 @@ class Run:
             scheduler=warmup_then_decay(
                 optimizer, plan.warmup_steps, lambda taken: clock.fraction_done(taken + 1)
             ),
-            callbacks=[stop, HistoryFile(self.folder.history), ProgressLine(clock), page],
+            callbacks=[stop, HistoryFile(self.folder.log), ProgressLine(clock), page],
             more_figures=utilisation,
             max_skipped_steps=plan.max_skipped_steps,
         )

@@ -70,9 +70,18 @@ def check(schema: type[Checked], content: Any, source: object) -> Checked:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        found = "" if first["type"] == "missing" else f", got {first['input']!r:.60}"
-        raise InputError(f"{source}: {field + ': ' if field else ''}{first['msg']}{found}") from error
+        raise InputError(f"{source}: {first_problem(error)}") from error
     except RecursionError as error:
         raise InputError(f"{source}: nested too deeply") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field at fault, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":  # raised by a check of our own, which says it all
+        return str(first["ctx"]["error"])
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "unexpected_keyword_argument":
+        return f"there is no field named {field}"
+    found = "" if first["type"] == "missing" else f", got {first['input']!r:.60}"
+    return f"{field + ': ' if field else ''}{first['msg']}{found}"

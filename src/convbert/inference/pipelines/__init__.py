@@ -1,9 +1,9 @@
 """From texts to answers: fill-mask, classification, tagging, question answering, embeddings."""
 
+from convbert.inference.pipelines.base import PackedPipeline
 from convbert.inference.pipelines.build import pipeline
 from convbert.inference.pipelines.feature_extraction import FeatureExtraction
 from convbert.inference.pipelines.fill_mask import FillMask
-from convbert.inference.pipelines.packed import PackedTexts
 from convbert.inference.pipelines.question_answering import QuestionAnswering
 from convbert.inference.pipelines.text_classification import TextClassification
 from convbert.inference.pipelines.token_classification import TokenClassification
@@ -11,7 +11,7 @@ from convbert.inference.pipelines.token_classification import TokenClassificatio
 __all__ = [
     "FeatureExtraction",
     "FillMask",
-    "PackedTexts",
+    "PackedPipeline",
     "QuestionAnswering",
     "TextClassification",
     "TokenClassification",

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from convbert.files import embedded
-from convbert.inference.loading import TASKS, Device, PathLike, find_device, find_task, load
+from convbert.inference.engine import MAX_TOKENS
+from convbert.inference.loading import TASKS, Device, PathLike, find_device, find_task, load, unwrap
+from convbert.inference.pipelines.base import PackedPipeline
 from convbert.inference.pipelines.feature_extraction import FeatureExtraction
 from convbert.inference.pipelines.fill_mask import FillMask
-from convbert.inference.pipelines.packed import MAX_TOKENS, PackedTexts
 from convbert.inference.pipelines.question_answering import QuestionAnswering
 from convbert.inference.pipelines.text_classification import TextClassification
 from convbert.inference.pipelines.token_classification import TokenClassification
@@ -20,7 +21,7 @@ from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizer, ConvBertTokenizerFast
 from convbert.util.errors import InputError
 
-PIPELINES: dict[str, type[PackedTexts]] = {
+PIPELINES: dict[str, type[PackedPipeline]] = {
     "fill-mask": FillMask,
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
@@ -38,7 +39,7 @@ def pipeline(
     precision: Precision = "auto",
     max_tokens: int = MAX_TOKENS,
     **kwargs: Any,
-) -> PackedTexts:
+) -> PackedPipeline:
     """Build the pipeline of a task.
 
     Args:
@@ -78,7 +79,7 @@ def pipeline(
 
 
 def _check_given(model: torch.nn.Module, name: str, precision: Precision) -> ConvBertPreTrainedModel:
-    wanted = TASKS[name].model
+    wanted, model = TASKS[name].model, unwrap(model)
     if not isinstance(model, wanted):
         raise InputError(f"{name} runs a {wanted.__name__}, got a {type(model).__name__}")
     if precision != "auto":

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from transformers import FeatureExtractionPipeline
 
-from convbert.inference.pipelines.packed import PackedTexts, Part, Rows, lengths_of
+from convbert.inference.engine import Packed, Rows, Tokens
+from convbert.inference.outputs import lengths_of, pool
+from convbert.inference.pipelines.base import PackedPipeline
 from convbert.util.errors import InputError
 
 POOLINGS = ("mean", "first", "max")
 AS_BEFORE = "as before"  # None has a meaning of its own
 
 
-class FeatureExtraction(PackedTexts, FeatureExtractionPipeline):
+class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
     """transformers' `FeatureExtractionPipeline` on packed batches, with pooling.
 
     Keyword arguments, on creation or per call:
@@ -42,25 +44,18 @@ class FeatureExtraction(PackedTexts, FeatureExtractionPipeline):
             {} if return_tensors is None else {"return_tensors": return_tensors},
         )
 
-    def preprocess(self, inputs: str, **tokenize_kwargs: Any) -> Part:
+    def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> list[Tokens]:
         """A text to tokens."""
-        return self.encode(inputs, **tokenize_kwargs)
+        return [self.encode(inputs, **tokenizer_kwargs)]
 
-    def _forward(self, packed: dict[str, Any], pooling: str | None = None) -> tuple[Rows, Tensor]:
-        states = self.model(**packed).last_hidden_state[0]
-        lengths = lengths_of(packed)
+    def _forward(self, packed: Packed, pooling: str | None = None) -> tuple[Rows, Tensor]:
+        states, lengths = self.model(**packed).last_hidden_state[0], lengths_of(packed)
         if pooling is None:
             return {"states": states}, lengths
-        if pooling == "first":
-            vectors = states[packed["cu_seq_lens_q"][:-1].long()]
-        else:
-            vectors = torch.segment_reduce(states.float(), pooling, lengths=lengths).to(states.dtype)
-        return {"vectors": vectors}, torch.ones_like(lengths)
+        return {"vector": pool(states, packed, pooling)}, torch.ones_like(lengths)
 
-    def postprocess(self, model_outputs: Part, return_tensors: bool = False) -> Any:
+    def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], return_tensors: bool = False) -> Any:
         """States (1, T, C) or vector (C,), as a tensor or as lists."""
-        if "vectors" in model_outputs:
-            result = model_outputs["vectors"][0]
-        else:
-            result = model_outputs["states"][None]
+        ((_, rows),) = model_outputs
+        result = rows["vector"][0] if "vector" in rows else rows["states"][None]
         return result if return_tensors else result.tolist()

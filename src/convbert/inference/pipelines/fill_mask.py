@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import FillMaskPipeline
 
-from convbert.inference.pipelines.packed import PackedTexts, Part, Rows, check_is_text, check_whole, excerpt
+from convbert.inference.engine import Packed, Rows, Tokens
+from convbert.inference.pipelines.base import PackedPipeline, check_is_text, check_whole, excerpt
 from convbert.util.errors import DataWarning, InputError
 
 
-class FillMask(PackedTexts, FillMaskPipeline):
+class FillMask(PackedPipeline, FillMaskPipeline):
     """transformers' `FillMaskPipeline`, with the vocabulary computed at masks only.
 
     A text with one mask gives a list of {"score", "token", "token_str", "sequence"}, a text with several a
@@ -70,7 +71,7 @@ class FillMask(PackedTexts, FillMaskPipeline):
             )
         return ids[0] if ids else None
 
-    def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> Part:
+    def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> list[Tokens]:
         """A text to tokens.
 
         Raises:
@@ -82,13 +83,13 @@ class FillMask(PackedTexts, FillMaskPipeline):
             raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
         if mask not in inputs:  # before its tokens are counted
             raise InputError(f"there is no {mask} in the text {excerpt(inputs)}")
-        part = self.encode(inputs, **tokenizer_kwargs)
-        if not (part["input_ids"] == self.tokenizer.mask_token_id).any():
+        tokens = self.encode(inputs, **tokenizer_kwargs)
+        if self.tokenizer.mask_token_id not in tokens.input_ids:
             raise InputError(f"{mask} is behind the cut in the text {excerpt(inputs)}")
-        return part
+        return [tokens]
 
     def _forward(
-        self, packed: dict[str, Any], top_k: int = 5, target_ids: Tensor | None = None
+        self, packed: Packed, top_k: int = 5, target_ids: Tensor | None = None
     ) -> tuple[Rows, Tensor]:
         is_mask = packed["input_ids"] == self.tokenizer.mask_token_id
         logits = self.model(**packed, logits_to_keep=is_mask).logits
@@ -102,14 +103,15 @@ class FillMask(PackedTexts, FillMaskPipeline):
         masks_before = torch.nn.functional.pad(is_mask[0].cumsum(0), (1, 0))
         return {"scores": scores, "tokens": tokens}, masks_before[packed["cu_seq_lens_q"].long()].diff()
 
-    def postprocess(self, model_outputs: Part, **_: Any) -> list[Any]:
+    def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], **_: Any) -> list[Any]:
         """The best tokens (masks, k) as words, each also in place of its mask."""
-        ids = model_outputs["input_ids"][0]
-        masks = (ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)
-        rows = zip(masks, model_outputs["scores"].tolist(), model_outputs["tokens"].tolist(), strict=True)
+        ((tokens, found),) = model_outputs
+        mask_id = self.tokenizer.mask_token_id
+        masks = [place for place, token in enumerate(tokens.input_ids) if token == mask_id]
+        rows = zip(masks, found["scores"].tolist(), found["tokens"].tolist(), strict=True)
         results = [
             [
-                self._proposal(ids, mask, score, token, len(masks) == 1)
+                self._proposal(tokens.input_ids, mask, score, token, len(masks) == 1)
                 for score, token in zip(*row, strict=True)
             ]
             for mask, *row in rows
@@ -117,13 +119,11 @@ class FillMask(PackedTexts, FillMaskPipeline):
         return results[0] if len(results) == 1 else results
 
     def _proposal(
-        self, ids: Tensor, mask: Tensor, score: float, token: int, is_only_mask: bool
+        self, ids: list[int], mask: int, score: float, token: int, is_only_mask: bool
     ) -> dict[str, Any]:
-        filled = ids.clone()
-        filled[mask] = token
-        if self.tokenizer.pad_token_id is not None:
-            filled = filled[filled != self.tokenizer.pad_token_id]
-        # Special tokens are left out of the sentence, unless other masks are among them.
+        filled = [*ids[:mask], token, *ids[mask + 1 :]]
+        # Special tokens are left out of the sentence, unless other masks are among them; padding always is.
+        filled = [each for each in filled if each != self.tokenizer.pad_token_id]
         return {
             "score": score,
             "token": token,

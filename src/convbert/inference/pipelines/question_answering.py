@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import exp
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.pipelines.base import ChunkPipeline
 
-from convbert.inference.pipelines.packed import (
-    PackedTexts,
-    Part,
-    Rows,
-    check_is_text,
-    check_whole,
-    excerpt,
-    lengths_of,
-    listed,
-)
-from convbert.model.heads.spans import Window, best_spans, log_scale, plan_windows
+from convbert.inference.engine import Packed, Rows, Tokens
+from convbert.inference.outputs import span_logits
+from convbert.inference.pipelines.base import PackedPipeline, check_is_text, check_whole, excerpt, listed
+from convbert.inference.spans import Passage, find_answers, read_windows
 from convbert.util.errors import InputError
 
 
-@dataclass(frozen=True)
-class Context:
-    """A text to find answers in, as tokens.
-
-    Attributes:
-        text: as the caller gave it.
-        ids: (N,) its tokens, without special ones.
-        offsets: per token, the characters [start, end) of the text that it stands for.
-        words: per token, the number of its word.
-    """
-
-    text: str
-    ids: Sequence[int]
-    offsets: Sequence[tuple[int, int]]
-    words: Sequence[int]
-
-    def characters(self, first: int, last: int, whole_words: bool) -> tuple[int, int]:
-        """Where in the text tokens first ... last (inclusive) stand."""
-        if whole_words:
-            while first > 0 and self.words[first - 1] == self.words[first]:
-                first -= 1
-            while last + 1 < len(self.words) and self.words[last + 1] == self.words[last]:
-                last += 1
-        return self.offsets[first][0], self.offsets[last][1]
-
-
-class QuestionAnswering(PackedTexts, ChunkPipeline):
+class QuestionAnswering(PackedPipeline, ChunkPipeline):
     """Extractive question answering, with the arguments and results of transformers 4.
 
     A context longer than the model reads is read in overlapping windows, whose spans compete by the sum of
@@ -150,7 +113,7 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         doc_stride: int | None = None,
         max_seq_len: int | None = None,
         max_question_len: int = 64,
-    ) -> Iterator[Part]:
+    ) -> list[Tokens]:
         """A question and its context to windows of tokens.
 
         Raises:
@@ -159,70 +122,46 @@ class QuestionAnswering(PackedTexts, ChunkPipeline):
         question, text = _check_question(inputs)
         max_seq_len = min(384, self.max_length) if max_seq_len is None else max_seq_len
         overlap = min(max_seq_len // 2, 128) if doc_stride is None else doc_stride
-        asked = self._tokens(question)["input_ids"][:max_question_len]
-        context = self._read_context(text)
-        self.unknown.add([*asked, *context.ids], text)
+        if not self.tokenizer.is_fast:
+            raise InputError("question answering needs offsets, which only ConvBertTokenizerFast has")
+        asked = self.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"][
+            :max_question_len
+        ]
+        passage = Passage.read(text, self.tokenizer)
+        if not passage.ids:
+            raise InputError(f"the context {excerpt(text)} has no word in it")
+        self.unknown.add([*asked, *passage.ids], text)
         room = max_seq_len - len(asked) - self.tokenizer.num_special_tokens_to_add(pair=True)
         if not 0 <= overlap < room:
             raise InputError(
                 f"doc_stride ({overlap}) must be at least 0 and below the {max(room, 0)} tokens that "
                 f"max_seq_len ({max_seq_len}) leaves for the context beside a question of {len(asked)}"
             )
-        for first, last in plan_windows(len(context.ids), room, overlap):
-            yield self._window(asked, context, first, last)
+        return read_windows(asked, passage, self.tokenizer, room, overlap)
 
-    def _tokens(self, text: str, **kwargs: Any) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False, **kwargs)
-
-    def _read_context(self, text: str) -> Context:
-        if not self.tokenizer.is_fast:
-            raise InputError("question answering needs offsets, which only ConvBertTokenizerFast has")
-        encoded = self._tokens(text, return_offsets_mapping=True)
-        if not encoded["input_ids"]:
-            raise InputError(f"the context {excerpt(text)} has no word in it")
-        return Context(text, encoded["input_ids"], encoded["offset_mapping"], encoded.word_ids())
-
-    def _window(self, asked: list[int], context: Context, first: int, last: int) -> Part:
-        shown = list(context.ids[first:last])
-        ids = self.tokenizer.build_inputs_with_special_tokens(asked, shown)
-        types = self.tokenizer.create_token_type_ids_from_sequences(asked, shown)
-        return {
-            "input_ids": torch.tensor([ids]),
-            "token_type_ids": torch.tensor([types]),
-            "context": context,
-            "first": first,
-            "last": last,
-        }
-
-    def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
-        outputs = self.model(**packed)
-        rows = {"start_logits": outputs.start_logits[0].float(), "end_logits": outputs.end_logits[0].float()}
-        return rows, lengths_of(packed)
+    def _forward(self, packed: Packed) -> tuple[Rows, Tensor]:
+        return span_logits(self.model, packed)
 
     def postprocess(
         self,
-        model_outputs: list[Part],
+        model_outputs: list[tuple[Tokens, Rows]],
         top_k: int = 1,
         max_answer_len: int = 15,
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
     ) -> Any:
         """The windows' logits to answers."""
-        context: Context = model_outputs[0]["context"]
-        windows = [_read_window(part) for part in model_outputs]
-        scale = log_scale(windows)
-        answers: dict[tuple[int, int], float] = {}  # characters to logit, best first
-        for logit, first, last in best_spans(windows, max_answer_len):
-            # Two spans of tokens may be the same words; the better one comes first.
-            answers.setdefault(context.characters(first, last, align_to_words), logit)
-            if len(answers) == top_k:
-                break
+        found = [(tokens.detail, rows["logits"].numpy()) for tokens, rows in model_outputs]
+        answers = find_answers(found, max_answer_len, top_k, whole_words=align_to_words)
+        assert answers is not None
+        spans, no_answer = answers
         if handle_impossible_answer:
-            answers[0, 0] = min(window.no_answer for window in windows)
-        best = sorted(answers.items(), key=lambda item: -item[1])[:top_k]
+            spans = [*(span for span in spans if span[:2] != (0, 0)), no_answer]
+            spans.sort(key=lambda span: -span.start_logit - span.end_logit)
+        text = found[0][0].passage.text
         results = [
-            {"score": exp(logit - scale), "start": start, "end": end, "answer": context.text[start:end]}
-            for (start, end), logit in best
+            {"score": span.score, "start": span.start, "end": span.end, "answer": text[span.start : span.end]}
+            for span in spans[:top_k]
         ]
         return results[0] if top_k == 1 else results
 
@@ -257,12 +196,3 @@ def _check_question(inputs: Any) -> tuple[str, str]:
         if not inputs[name].strip():
             raise InputError(f"the {name} is empty")
     return inputs["question"], inputs["context"]
-
-
-def _read_window(part: Part) -> Window:
-    """The logits of the context's tokens, and those of [CLS], which stand for "no answer"."""
-    start, end = (part[name].double().numpy() for name in ("start_logits", "end_logits"))
-    before = len(start) - 1 - (part["last"] - part["first"])
-    return Window(
-        part["first"], part["last"], start[before:-1], end[before:-1], float(start[0]), float(end[0])
-    )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TextClassificationPipeline
 from transformers.pipelines.text_classification import ClassificationFunction
 
-from convbert.inference.pipelines.packed import PackedTexts, Part, Rows, check_whole
+from convbert.inference.engine import Packed, Rows, Tokens
+from convbert.inference.outputs import text_logits
+from convbert.inference.pipelines.base import PackedPipeline, check_whole
 from convbert.util.errors import InputError
 
 AS_BEFORE = ""  # None has a meaning of its own
 
 
-class TextClassification(PackedTexts, TextClassificationPipeline):
+class TextClassification(PackedPipeline, TextClassificationPipeline):
     """transformers' `TextClassificationPipeline` on packed batches.
 
     A text is a string, or {"text": ..., "text_pair": ...}.
@@ -49,16 +50,17 @@ class TextClassification(PackedTexts, TextClassificationPipeline):
             postprocess["top_k"] = None if return_all_scores else 1
         return self._for_tokenizer(tokenizer_kwargs, tokenizer), {}, postprocess
 
-    def preprocess(self, inputs: str | dict[str, str], **tokenizer_kwargs: Any) -> Part:
+    def preprocess(self, inputs: str | dict[str, str], **tokenizer_kwargs: Any) -> list[Tokens]:
         """A text or a pair to tokens."""
         pair = inputs if isinstance(inputs, dict) else {"text": inputs}
         if "text" not in pair or not pair.keys() <= {"text", "text_pair"}:
             raise InputError(f"a pair is {{'text': ..., 'text_pair': ...}}, got the keys {sorted(pair)}")
-        return self.encode(**pair, **tokenizer_kwargs)
+        return [self.encode(**pair, **tokenizer_kwargs)]
 
-    def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
-        is_first = packed["position_ids"] == 0
-        logits = self.model.classifier(
-            self.model.convbert(**packed, positions_to_keep=is_first).last_hidden_state
-        )
-        return {"logits": logits}, torch.ones(len(logits), dtype=torch.long)
+    def _forward(self, packed: Packed) -> tuple[Rows, Tensor]:
+        return text_logits(self.model, packed)
+
+    def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], **params: Any) -> Any:
+        """Logits to labels; see transformers' class."""
+        ((_, rows),) = model_outputs
+        return super().postprocess(rows, **params)

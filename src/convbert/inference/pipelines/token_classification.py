@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 from transformers import TokenClassificationPipeline
 
-from convbert.inference.pipelines.packed import (
-    PackedTexts,
-    Part,
-    Rows,
-    check_is_text,
-    count_tokens,
-    lengths_of,
-)
-from convbert.model.heads.tags import Part as TagPart
-from convbert.model.heads.tags import as_bio, scheme_of
+from convbert.inference.engine import Packed, Rows, Tokens
+from convbert.inference.outputs import token_logits
+from convbert.inference.pipelines.base import PackedPipeline, check_is_text
+from convbert.inference.tags import Part as TagPart
+from convbert.inference.tags import as_bio, scheme_of
 from convbert.util.errors import InputError
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
-class TokenClassification(PackedTexts, TokenClassificationPipeline):
+class TokenClassification(PackedPipeline, TokenClassificationPipeline):
     """transformers' `TokenClassificationPipeline` on packed batches.
 
     transformers silently cuts a text that is too long; here it is an error, unless one of the first two
@@ -85,7 +79,7 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         stride: int | None = None,
         truncation: bool = False,
         **params: Any,
-    ) -> Iterator[Part]:
+    ) -> list[Tokens]:
         """A text to windows of tokens: one, unless the text is too long.
 
         Raises:
@@ -102,25 +96,25 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
             "padding": True,
         }
         parts = super().preprocess(sentence, offset_mapping, tokenizer_params=windows, **params)
-        unpadded = [_without_padding(part) for part in parts]
-        if len(unpadded) > 1 and stride is None:
+        texts = [_without_padding(part) for part in parts]
+        if len(texts) > 1 and stride is None:
             if not truncation:
                 special = self.tokenizer.num_special_tokens_to_add()
-                length = sum(count_tokens(part) - special for part in unpadded) + special
+                length = sum(len(text.input_ids) - special for text in texts) + special
                 remedy = "read it in windows (stride=...) or cut it with truncation=True"
                 self.check_length(length, " ".join(words), remedy)
             self.cut += 1
-            unpadded = unpadded[:1]
-        for part in unpadded:
-            self.unknown.add(part["input_ids"][0].tolist(), " ".join(words))
-        yield from unpadded
+            texts = texts[:1]
+        for text in texts:
+            self.unknown.add(text.input_ids, " ".join(words))
+        return texts
 
-    def _forward(self, packed: dict[str, Any]) -> tuple[Rows, Tensor]:
-        return {"logits": self.model(**packed).logits[0]}, lengths_of(packed)
+    def _forward(self, packed: Packed) -> tuple[Rows, Tensor]:
+        return token_logits(self.model, packed)
 
-    def postprocess(self, all_outputs: list[Part], **params: Any) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], **params: Any) -> list[dict[str, Any]]:
         """Each window's tokens and their logits to labels; see transformers' class."""
-        windows = [{**output, "logits": output["logits"][None]} for output in all_outputs]
+        windows = [{**text.detail, "logits": rows["logits"][None]} for text, rows in model_outputs]
         return super().postprocess(windows, **params)
 
     def gather_pre_entities(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -156,10 +150,10 @@ class TokenClassification(PackedTexts, TokenClassificationPipeline):
         return {**{label: ("I", label) for label in labels}, "O": ("O", ""), **parts}
 
 
-def _without_padding(part: Part) -> Part:
+def _without_padding(part: dict[str, Any]) -> Tokens:
     """The window's own tokens: the last window of a text is padded to the length of the others."""
     is_token = part["attention_mask"][0].bool()
     own = {name: x[:, is_token] if isinstance(x, Tensor) else x for name, x in part.items()}
     if part.get("word_ids") is not None:
         own["word_ids"] = [word for word, is_kept in zip(part["word_ids"], is_token, strict=True) if is_kept]
-    return own
+    return Tokens(own["input_ids"][0].tolist(), own["token_type_ids"][0].tolist(), own)

@@ -10,18 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.sequence import cut_off
 from convbert.finetuning.cells import label_in, list_in, text_in, text_of
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, softmax
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, softmax
 from convbert.finetuning.metrics import Scores, accuracy
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.sequence import cut_off
+from convbert.inference.engine import Packed, Rows
+from convbert.inference.outputs import choice_logits
 from convbert.model.heads.multiple_choice import ConvBertForMultipleChoice
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 
 
-class MultipleChoice(Kind):
+class MultipleChoice(TaskAdapter):
     """The text is read with each choice, and the first token's state is scored."""
 
     model_class = ConvBertForMultipleChoice
@@ -88,16 +91,16 @@ class MultipleChoice(Kind):
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
         """As `Kind.collate`, each (B, choices, T)."""
-        rows = [
-            Feature(feature.example, ids, types)
-            for feature in features
-            for ids, types in zip(feature.input_ids, feature.token_type_ids, strict=True)
-        ]
+        rows = [Feature(0, *text[:2]) for feature in features for text in feature.texts]
         flat = super().collate(rows, pad_token_id)
         batch = {name: tensor.unflatten(0, (len(features), -1)) for name, tensor in flat.items()}
         if features[0].target is not None:
             batch["labels"] = torch.tensor([feature.target for feature in features])
         return batch
+
+    @staticmethod
+    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+        return choice_logits(model, packed)
 
     def decode(
         self,
@@ -108,7 +111,7 @@ class MultipleChoice(Kind):
     ) -> list[Prediction]:
         return [
             {"answer": int(row.argmax()), "probabilities": [float(p) for p in softmax(row)]}
-            for row in map(np.asarray, outputs)
+            for row in map(np.ravel, outputs)
         ]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:

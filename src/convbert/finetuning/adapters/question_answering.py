@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import exp, inf
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from convbert.finetuning import squad
+from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.cells import list_in
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
+from convbert.inference.engine import Packed, Rows
+from convbert.inference.outputs import span_logits
+from convbert.inference.spans import Passage, Place, find_answers, read_windows
 from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
-from convbert.model.heads.spans import Window, best_seen, best_spans, log_scale, plan_windows
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 from convbert.util.schema import Schema, check
@@ -28,18 +30,7 @@ from convbert.util.schema import Schema, check
 _N_BEST = 20
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a window stands: tokens first ... last - 1 of the context, after `before` tokens of its own; the offsets
-    are those of the whole context."""
-
-    first: int
-    last: int
-    before: int
-    offsets: list[tuple[int, int]]
-
-
-class QuestionAnswering(Kind):
+class QuestionAnswering(TaskAdapter):
     """Start and end of the answer; contexts longer than `max_length` are read in windows that move by `stride`."""
 
     model_class = ConvBertForQuestionAnswering
@@ -104,13 +95,13 @@ class QuestionAnswering(Kind):
         *,
         training: bool = False,
     ) -> list[Feature]:
-        contexts: dict[str, Any] = {}  # many questions ask about one
+        passages: dict[str, Passage] = {}  # many questions ask about one
         found = []
         for number, example in enumerate(examples):
             context = example.inputs["context"]
-            if context not in contexts:
-                contexts[context] = _tokens(context, tokenizer)
-            windows = _windows(number, example, contexts[context], tokenizer, plan)
+            if context not in passages:
+                passages[context] = Passage.read(context, tokenizer)
+            windows = _windows(number, example, passages[context], tokenizer, plan)
             if training:
                 windows = _with_targets(windows, example, self.task.answers_may_be_missing)
             found += windows
@@ -120,10 +111,9 @@ class QuestionAnswering(Kind):
         starts, ends = zip(*(feature.target for feature in features), strict=True)
         return {"start_positions": torch.tensor(starts), "end_positions": torch.tensor(ends)}
 
-    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
-        """Per feature (2, T): the logits of start and end."""
-        logits = torch.stack((result.start_logits, result.end_logits), 1).float().cpu().numpy()
-        return [row[:, :length] for row, length in zip(logits, lengths, strict=True)]
+    @staticmethod
+    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+        return span_logits(model, packed)
 
     def decode(
         self,
@@ -132,9 +122,9 @@ class QuestionAnswering(Kind):
         outputs: Sequence[Array],
         plan: FinetuningPlan,
     ) -> list[Prediction]:
-        windows: dict[int, list[tuple[Place, Window]]] = defaultdict(list)
+        windows: dict[int, list[tuple[Place, Array]]] = defaultdict(list)
         for feature, output in zip(features, outputs, strict=True):
-            windows[feature.example].append((feature.detail, _read_window(feature.detail, output)))
+            windows[feature.example].append((feature.detail, output))
         predictions = [
             _answer(
                 example,
@@ -259,42 +249,26 @@ def _offset(start: int | float | str | None, place: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _tokens(context: str, tokenizer: ConvBertTokenizerFast) -> Any:
-    return tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-
-
 def _windows(
-    number: int, example: Example, context: Any, tokenizer: ConvBertTokenizerFast, plan: FinetuningPlan
+    number: int, example: Example, passage: Passage, tokenizer: ConvBertTokenizerFast, plan: FinetuningPlan
 ) -> list[Feature]:
     question = tokenizer(example.inputs["question"], add_special_tokens=False)["input_ids"]
     is_cut = len(question) > plan.max_question_length
     question = question[: plan.max_question_length]
-    ids, offsets = context["input_ids"], context["offset_mapping"]
     room = plan.max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 1:
         raise InputError(
             f"{example.place}: the question leaves no room for the context in {plan.max_length} tokens"
         )
-    found = []
-    for first, last in plan_windows(len(ids), room, max(0, room - plan.stride)):
-        shown = ids[first:last]
-        found.append(
-            Feature(
-                number,
-                tokenizer.build_inputs_with_special_tokens(question, shown),
-                tokenizer.create_token_type_ids_from_sequences(question, shown),
-                detail=Place(first, last, len(question) + 2, offsets),
-                is_cut=is_cut,
-            )
-        )
-    return found
+    windows = read_windows(question, passage, tokenizer, room, max(0, room - plan.stride))
+    return [Feature(number, ids, types, detail=place, is_cut=is_cut) for ids, types, place in windows]
 
 
 def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed: bool) -> list[Feature]:
     """Start and end of the first answer. A window without it says "no answer" ([CLS], position 0) where that is a
     possible answer, and is left out where it is not, as in the original."""
     found = []
-    tokens = _tokens_of(windows[0].detail.offsets, *example.target[0]) if example.target else None
+    tokens = _tokens_of(windows[0].detail.passage.offsets, *example.target[0]) if example.target else None
     for window in windows:
         span = _locate(window.detail, tokens)
         if span is not None or missing_allowed:
@@ -318,49 +292,30 @@ def _locate(place: Place, tokens: tuple[int, int] | None) -> tuple[int, int] | N
     return tokens[0] + shift, tokens[1] + shift
 
 
-def _read_window(place: Place, output: Array) -> Window:
-    start, end = output.astype(np.float64)
-    shown = slice(place.before, place.before + place.last - place.first)
-    return Window(place.first, place.last, start[shown], end[shown], float(start[0]), float(end[0]))
-
-
 def _answer(
-    example: Example, found: Sequence[tuple[Place, Window]], longest: int, missing_allowed: bool
+    example: Example, found: Sequence[tuple[Place, Array]], longest: int, missing_allowed: bool
 ) -> Prediction:
-    windows = [window for _, window in found if window.last > window.first]
-    if not windows:
+    answers = find_answers(found, longest, _N_BEST)
+    if answers is None:
         return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
-    context, offsets = example.inputs["context"], found[0][0].offsets
-    seen_by, scale = best_seen(windows), log_scale(windows)
-
-    def entry(text: str, start_logit: float, end_logit: float) -> dict[str, Any]:
-        """With the names of SQuAD's file of the n best."""
-        return {
-            "text": text,
-            "probability": exp(start_logit + end_logit - scale),
-            "start_logit": start_logit,
-            "end_logit": end_logit,
-        }
-
-    spans: dict[tuple[int, int], dict[str, Any]] = {}
-    for logit, first, last in best_spans(windows, longest):
-        start, end = offsets[first][0], offsets[last][1]
-        window = windows[seen_by[first]]
-        start_logit = float(window.start[first - window.first])
-        spans.setdefault((start, end), entry(context[start:end], start_logit, logit - start_logit))
-        if len(spans) == _N_BEST:
-            break
-    n_best = list(spans.values())
-    best = n_best[0]
-    null = min(windows, key=lambda window: window.no_answer)
+    spans, no_answer = answers
+    best, text = spans[0], example.inputs["context"][spans[0].start : spans[0].end]
     if missing_allowed:
-        n_best.append(entry("", null.no_start, null.no_end))
-        n_best.sort(key=lambda each: -each["start_logit"] - each["end_logit"])
+        spans = sorted([*spans, no_answer], key=lambda span: -span.start_logit - span.end_logit)
+    n_best = [
+        {  # with the names of SQuAD's file of the n best
+            "text": example.inputs["context"][span.start : span.end],
+            "probability": span.score,
+            "start_logit": span.start_logit,
+            "end_logit": span.end_logit,
+        }
+        for span in spans
+    ]
     return {
-        "answer": best["text"],
-        "best_span": best["text"],
-        "start": next(iter(spans))[0],
-        "score": best["probability"],
-        "null_odds": null.no_answer - best["start_logit"] - best["end_logit"],
+        "answer": text,
+        "best_span": text,
+        "start": best.start,
+        "score": best.score,
+        "null_odds": no_answer.start_logit + no_answer.end_logit - best.start_logit - best.end_logit,
         "n_best": n_best,
     }

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
+from convbert.files.atomic import write_json
 from convbert.files.damage import translate_errors
-from convbert.finetuning.data import Kind
-from convbert.finetuning.kinds import kind_of
+from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.linear_head import use_linear_head
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
@@ -46,54 +47,73 @@ def read_tokenizer(source: str) -> ConvBertTokenizerFast:
         return ConvBertTokenizerFast.from_pretrained(source)
 
 
-def check_head(config: ConvBertConfig, source: str, kind: Kind, new_head: bool) -> bool:
+def check_head(config: ConvBertConfig, source: str, adapter: TaskAdapter, new_head: bool) -> bool:
     """Whether the checkpoint's head is for this task, and training goes on with it, in its own order of labels.
 
     Raises:
         InputError: the checkpoint was fine-tuned for something else, and nobody said that its head should go.
     """
-    architecture = architecture_of(config)
-    wanted = kind.model_class.__name__
-    if new_head or architecture in _PRETRAINED:
+    if new_head or architecture_of(config) in _PRETRAINED:
         return False
-    remedy = "to train a new head in its place, say --new-head"
-    if architecture != wanted:
-        raise InputError(f"{source}: is a {architecture}, and {kind.task.name} needs a {wanted}; {remedy}")
-    theirs = tuple(config.id2label[number] for number in range(config.num_labels))
     # The name of a single output says nothing.
-    is_number = kind.task.kind == "regression" and len(theirs) == 1
-    if kind.labels and not is_number and set(theirs) != set(kind.labels):
-        raise InputError(
-            f"{source}: has the labels {', '.join(theirs)}, and {kind.task.name} has {', '.join(kind.labels)}; {remedy}"
-        )
-    problem = kind.config_changes().get("problem_type")
-    if problem and config.problem_type not in (None, problem):
-        raise InputError(
-            f"{source}: was trained for {config.problem_type}, and {kind.task.name} is {problem}; {remedy}"
-        )
-    if kind.labels and not is_number:
-        kind.labels = theirs
+    is_number = adapter.task.kind == "regression" and config.num_labels == 1
+    remedy = "to train a new head in its place, say --new-head"
+    _check_fit(config, source, adapter, () if is_number else adapter.labels, remedy)
+    if adapter.labels and not is_number:
+        adapter.labels = _labels_of(config)
     return True
 
 
+def adapter_of_model(task: Task, config: ConvBertConfig, source: str) -> TaskAdapter:
+    """The task's adapter, with the labels of a fine-tuned model.
+
+    Raises:
+        InputError: the model has the head of another kind of task.
+    """
+    adapter = adapter_of(task, _labels_of(config))
+    _check_fit(config, source, adapter, task.labels, "fine-tune it first")
+    return adapter
+
+
+def _check_fit(
+    config: ConvBertConfig, source: str, adapter: TaskAdapter, labels: Sequence[str], remedy: str
+) -> None:
+    architecture, task, theirs = architecture_of(config), adapter.task.name, _labels_of(config)
+    wanted, problem = adapter.model_class.__name__, adapter.config_changes().get("problem_type")
+    if architecture != wanted:
+        raise InputError(f"{source}: is a {architecture}, and {task} needs a {wanted}; {remedy}")
+    if labels and set(theirs) != set(labels):
+        raise InputError(
+            f"{source}: has the labels {', '.join(theirs)}, and {task} has {', '.join(labels)}; {remedy}"
+        )
+    if problem and config.problem_type not in (None, problem):
+        raise InputError(
+            f"{source}: was trained for {config.problem_type}, and {task} is {problem}; {remedy}"
+        )
+
+
+def _labels_of(config: ConvBertConfig) -> tuple[str, ...]:
+    return tuple(config.id2label[number] for number in range(config.num_labels))
+
+
 def build_model(
-    source: str, config: ConvBertConfig, kind: Kind, plan: FinetuningPlan, keep_head: bool
+    source: str, config: ConvBertConfig, adapter: TaskAdapter, plan: FinetuningPlan, keep_head: bool
 ) -> ConvBertPreTrainedModel:
     """The checkpoint's encoder with a head for the task: its own, or a fresh one.
 
     Raises:
         InputError: the checkpoint's weights do not fill the encoder.
     """
-    for name, value in kind.config_changes().items():
+    for name, value in adapter.config_changes().items():
         setattr(config, name, value)
     if plan.dropout is not None:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = plan.dropout
     config.dtype = torch.float32
     if keep_head:
-        model = load_filled(kind.model_class, source, config)
-        kind.begin(model)
+        model = load_filled(adapter.model_class, source, config)
+        adapter.begin(model)
         return model
-    model = kind.model_class(config)
+    model = adapter.model_class(config)
     model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())
     if plan.head == "linear" and isinstance(model, ConvBertForSequenceClassification):
         use_linear_head(model)
@@ -102,8 +122,7 @@ def build_model(
 
 def write_task(folder: Path, task: Task, plan: FinetuningPlan) -> None:
     """Note the task beside a model, for `read_task`."""
-    record = {"task": task.to_dict(), "plan": plan.to_dict()}
-    (folder / TASK_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / TASK_FILE, {"task": task.to_dict(), "plan": plan.to_dict()})
 
 
 def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
@@ -122,26 +141,3 @@ def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
         raise InputError(f"{source}/{TASK_FILE}: an object is wanted, got {type(record).__name__}")
     task = Task.from_dict(record.get("task"), f"{source}/{TASK_FILE}: task")
     return task, FinetuningPlan.from_dict(record.get("plan"), f"{source}/{TASK_FILE}: plan")
-
-
-def kind_of_model(task: Task, config: ConvBertConfig, source: str) -> Kind:
-    """The task's kind, with the labels of a fine-tuned model.
-
-    Raises:
-        InputError: the model has the head of another kind of task.
-    """
-    kind = kind_of(task, tuple(config.id2label[number] for number in range(config.num_labels)))
-    architecture = architecture_of(config)
-    wanted = kind.model_class.__name__
-    problem = kind.config_changes().get("problem_type")
-    if architecture != wanted:
-        raise InputError(
-            f"{source}: is a {architecture}; {task.name} is done by a {wanted}: fine-tune it first"
-        )
-    if problem and config.problem_type not in (None, problem):
-        raise InputError(f"{source}: was trained for {config.problem_type}, and {task.name} is {problem}")
-    if task.labels and set(task.labels) != set(kind.labels):
-        raise InputError(
-            f"{source}: has the labels {', '.join(kind.labels)}, and {task.name} has {', '.join(task.labels)}"
-        )
-    return kind

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
+from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.cells import label_in, list_in, same_label
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, order_labels, softmax
+from convbert.finetuning.data import Array, Example, Feature, Prediction, order_labels, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -20,7 +21,7 @@ from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 
 
-class SequenceKind(Kind):
+class SequenceAdapter(TaskAdapter):
     """What the three have in common: the texts."""
 
     model_class = ConvBertForSequenceClassification
@@ -60,7 +61,7 @@ class SequenceKind(Kind):
         return "text_pair" in self.task.columns
 
 
-class Classification(SequenceKind):
+class Classification(SequenceAdapter):
     """One label."""
 
     problem_type = "single_label_classification"
@@ -90,7 +91,7 @@ class Classification(SequenceKind):
                 "score": float(row.max()),
                 "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
             }
-            for row in softmax(np.stack(outputs))
+            for row in softmax(np.vstack(outputs))
         ]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
@@ -106,7 +107,7 @@ class Classification(SequenceKind):
         return found
 
 
-class MultiLabel(SequenceKind):
+class MultiLabel(SequenceAdapter):
     """Any number of labels; a cell holds a list, or names with commas between them."""
 
     problem_type = "multi_label_classification"
@@ -150,7 +151,7 @@ class MultiLabel(SequenceKind):
                 "answer": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
                 "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
             }
-            for row in 1 / (1 + np.exp(-np.stack(outputs)))
+            for row in 1 / (1 + np.exp(-np.vstack(outputs)))
         ]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
@@ -176,7 +177,7 @@ _HIGHEST = 1e30
 """Numbers beyond have squares that are none in fp32."""
 
 
-class Regression(SequenceKind):
+class Regression(SequenceAdapter):
     """A number, learned in standard deviations from the mean; `finish` puts both into the model's last layer."""
 
     problem_type = "regression"
@@ -229,7 +230,7 @@ class Regression(SequenceKind):
         outputs: Sequence[Array],
         plan: FinetuningPlan,
     ) -> list[Prediction]:
-        return [{"answer": float(row[0]) * self.deviation + self.mean} for row in outputs]
+        return [{"answer": float(row.flat[0]) * self.deviation + self.mean} for row in outputs]
 
     def is_constant(self, answers: Sequence[Any]) -> bool:
         """Whether they differ by less than a hundredth of the training data's deviation, or are no numbers."""
@@ -252,25 +253,25 @@ def cut_off(tokens: Any) -> list[bool]:
     return [bool(encoding.overflowing) for encoding in tokens.encodings]
 
 
-def read_label(kind: Kind, row: Row, column: str) -> str:
+def read_label(adapter: TaskAdapter, row: Row, column: str) -> str:
     """A label's name; the task may call it otherwise than the file.
 
     Raises:
         InputError: the cell is empty, or not among those that the task knows.
     """
     label = label_in(row.cells.get(column), row.place, column)
-    known = kind.task.values.get("label")
+    known = adapter.task.values.get("label")
     if known is None:
-        return same_label(label, kind.labels)
+        return same_label(label, adapter.labels)
     label = same_label(label, known)
     if label not in known and label not in known.values():
         raise InputError(
-            f"{row.place}: the label {label!r} is unknown; {kind.task.name} has {', '.join(known)}"
+            f"{row.place}: the label {label!r} is unknown; {adapter.task.name} has {', '.join(known)}"
         )
     return known.get(label, label)
 
 
-def learn_labels(kind: Kind, names: set[str], place: str) -> tuple[str, ...]:
+def learn_labels(adapter: TaskAdapter, names: set[str], place: str) -> tuple[str, ...]:
     """The task's own labels, or those that occur, in order.
 
     Raises:
@@ -281,4 +282,4 @@ def learn_labels(kind: Kind, names: set[str], place: str) -> tuple[str, ...]:
         raise InputError(
             f"{place.rpartition(':')[0]}: {only} in the training data: there is nothing to learn"
         )
-    return kind.task.labels or order_labels(names)
+    return adapter.task.labels or order_labels(names)

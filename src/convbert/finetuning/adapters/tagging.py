@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.sequence import learn_labels
 from convbert.finetuning.cells import label_in, list_in
-from convbert.finetuning.data import Array, Example, Feature, Kind, Prediction, Report, pad
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.sequence import learn_labels
-from convbert.model.heads.spans import most_context, plan_windows
-from convbert.model.heads.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
+from convbert.inference.engine import Packed, Rows
+from convbert.inference.outputs import token_logits
+from convbert.inference.spans import most_context, plan_windows
+from convbert.inference.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -39,7 +42,7 @@ class Words:
     positions: list[int]
 
 
-class Tagging(Kind):
+class Tagging(TaskAdapter):
     """A tag for every word, at its first piece. Sentences longer than `max_length` are read in overlapping windows."""
 
     model_class = ConvBertForTokenClassification
@@ -139,10 +142,12 @@ class Tagging(Kind):
     def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         return {"labels": pad([feature.target for feature in features], _IGNORED)}
 
-    def outputs(self, result: Any, lengths: Sequence[int]) -> list[Array]:
-        """Per feature (T, 2): the best label's number, and its probability."""
-        best = torch.stack((result.logits.argmax(-1), result.logits.float().softmax(-1).amax(-1)), -1)
-        return [row[:length].cpu().numpy() for row, length in zip(best, lengths, strict=True)]
+    @staticmethod
+    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+        """Per token the best label's number, and its probability."""
+        rows, lengths = token_logits(model, packed)
+        logits = rows["logits"]
+        return {"logits": torch.stack((logits.argmax(-1), logits.softmax(-1).amax(-1)), -1)}, lengths
 
     def decode(
         self,

@@ -1,4 +1,4 @@
-"""Which spans of a text score best when it was read in overlapping windows: plain NumPy, no model.
+"""Which spans of a text answer a question best, when it is read in overlapping windows.
 
 The rules are those of BERT's published SQuAD program: a span lies within one window, starts at a token that
 this window sees with most context around it, is not too long, and scores the sum of its two logits.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import exp
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convbert.inference.engine import Tokens
 from convbert.util.errors import InputError
 
 Logits = NDArray[np.float64]
@@ -38,6 +41,110 @@ class Window:
     def no_answer(self) -> float:
         """Logit of "no answer", as of a span."""
         return self.no_start + self.no_end
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to find answers in, as tokens.
+
+    Attributes:
+        ids: (N,) its tokens, without special ones.
+        offsets: per token, the characters [start, end) of the text that it stands for.
+        words: per token, the number of its word.
+    """
+
+    text: str
+    ids: Sequence[int]
+    offsets: Sequence[tuple[int, int]]
+    words: Sequence[int]
+
+    @classmethod
+    def read(cls, text: str, tokenizer: Any) -> Passage:
+        """The tokens of a text, by a fast tokenizer."""
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return cls(text, encoded["input_ids"], encoded["offset_mapping"], encoded.word_ids())
+
+    def characters(self, first: int, last: int, whole_words: bool) -> tuple[int, int]:
+        """Where in the text tokens first ... last (inclusive) stand."""
+        if whole_words:
+            while first > 0 and self.words[first - 1] == self.words[first]:
+                first -= 1
+            while last + 1 < len(self.words) and self.words[last + 1] == self.words[last]:
+                last += 1
+        return self.offsets[first][0], self.offsets[last][1]
+
+
+class Place(NamedTuple):
+    """Where a window stands: tokens first ... last - 1 of the passage, after `before` tokens of its own."""
+
+    passage: Passage
+    first: int
+    last: int
+    before: int
+
+
+class Span(NamedTuple):
+    """An answer: its characters in the passage, its two logits, and its probability."""
+
+    start: int
+    end: int
+    start_logit: float
+    end_logit: float
+    score: float
+
+
+def read_windows(
+    question: list[int], passage: Passage, tokenizer: Any, room: int, overlap: int
+) -> list[Tokens]:
+    """The question before windows of `room` tokens on the passage; `detail` is their `Place`."""
+    windows = []
+    for first, last in plan_windows(len(passage.ids), room, overlap):
+        shown = list(passage.ids[first:last])
+        ids = tokenizer.build_inputs_with_special_tokens(question, shown)
+        types = tokenizer.create_token_type_ids_from_sequences(question, shown)
+        before = len(ids) - 1 - len(shown)
+        windows.append(Tokens(ids, types, Place(passage, first, last, before)))
+    return windows
+
+
+def find_answers(
+    found: Sequence[tuple[Place, Any]], longest: int, count: int, *, whole_words: bool = False
+) -> tuple[list[Span], Span] | None:
+    """The best spans, and "no answer", by the window that is least in favour of it.
+
+    Args:
+        found: windows on one passage, each with its (T, 2) logits of start and end.
+        longest: tokens of an answer, at most.
+        count: spans to give, at most; each stands for other characters.
+        whole_words: extend spans to whole words.
+
+    Returns:
+        None where no window shows anything of the passage.
+    """
+    passage = found[0][0].passage if found else None
+    windows = [_window(place, np.asarray(logits, np.float64)) for place, logits in found]
+    windows = [window for window in windows if window.last > window.first]
+    if passage is None or not windows:
+        return None
+    seen_by, scale = best_seen(windows), log_scale(windows)
+    spans: dict[tuple[int, int], Span] = {}
+    for logit, first, last in best_spans(windows, longest):
+        # Two spans of tokens may stand for the same words; the better one comes first.
+        place = passage.characters(first, last, whole_words)
+        window = windows[seen_by[first]]
+        start = float(window.start[first - window.first])
+        spans.setdefault(place, Span(*place, start, logit - start, exp(logit - scale)))
+        if len(spans) == count:
+            break
+    null = min(windows, key=lambda window: window.no_answer)
+    no_answer = Span(0, 0, null.no_start, null.no_end, exp(null.no_answer - scale))
+    return list(spans.values()), no_answer
+
+
+def _window(place: Place, logits: Logits) -> Window:
+    shown = slice(place.before, place.before + place.last - place.first)
+    (no_start, no_end), start, end = logits[0], logits[shown, 0], logits[shown, 1]
+    return Window(place.first, place.last, start, end, float(no_start), float(no_end))
 
 
 def plan_windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:

@@ -1,0 +1,54 @@
+"""What each head says of a packed batch: rows, and how many of them each text has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbert.inference.engine import Packed, Rows
+
+
+def lengths_of(packed: Packed) -> Tensor:
+    """(B,) int64 tokens of each text of a packed batch."""
+    return packed["cu_seq_lens_q"].diff().long()
+
+
+def text_logits(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+    """`logits` (B, num_labels) of a sequence classifier."""
+    firsts = packed["cu_seq_lens_q"][:-1].long()
+    logits = model.classifier(model.convbert(**packed, positions_to_keep=firsts).last_hidden_state)
+    return {"logits": logits.float()}, torch.ones_like(firsts)
+
+
+def choice_logits(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+    """`logits` (B, 1) of a multiple-choice model, of which a text is one choice."""
+    bounds, how = packed["cu_seq_lens_q"].long(), model.sequence_summary.kind
+    if how == "mean":
+        states = pool(model.convbert(**packed).last_hidden_state[0], packed, "mean")
+    else:
+        positions = bounds[:-1] if how == "first" else bounds[1:] - 1
+        states = model.convbert(**packed, positions_to_keep=positions).last_hidden_state
+    logits = model.classifier(model.sequence_summary(states[:, None], None))
+    return {"logits": logits.float()}, torch.ones_like(bounds[1:])
+
+
+def token_logits(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+    """`logits` (N, num_labels) of a token classifier."""
+    return {"logits": model(**packed).logits[0].float()}, lengths_of(packed)
+
+
+def span_logits(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
+    """`logits` (N, 2) of start and end."""
+    found = model(**packed)
+    return {"logits": torch.stack((found.start_logits[0], found.end_logits[0]), -1).float()}, lengths_of(
+        packed
+    )
+
+
+def pool(states: Tensor, packed: Packed, how: str) -> Tensor:
+    """(N, C) to (B, C): "first", "mean" or "max" of each text's tokens."""
+    if how == "first":
+        return states[packed["cu_seq_lens_q"][:-1].long()]
+    return torch.segment_reduce(states.float(), how, lengths=lengths_of(packed)).to(states.dtype)

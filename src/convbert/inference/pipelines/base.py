@@ -1,0 +1,235 @@
+"""What all pipelines share: arguments that are checked, and texts that the engine runs without padding."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from difflib import get_close_matches
+from functools import partial
+from numbers import Integral
+from typing import Any, Literal
+
+from transformers.pipelines.base import Pipeline
+
+from convbert.inference.engine import MAX_TOKENS, AnswerTask, Engine, Rows, Tokens
+from convbert.tokenization.unknown import UnknownTokens
+from convbert.util.errors import InputError
+
+TOKENIZER_ARGUMENTS = (
+    *("truncation", "max_length", "add_special_tokens"),
+    *("padding", "padding_side", "pad_to_multiple_of"),  # without effect: nothing is padded here
+)
+_TRUNCATIONS = (True, False, "longest_first", "only_first", "only_second", "do_not_truncate")
+_OF_CREATION = {*inspect.signature(Pipeline.__init__).parameters, "batch_size", "num_workers"} - {
+    "self",
+    "kwargs",
+}
+
+
+class PackedPipeline(Pipeline):
+    """A transformers pipeline that packs texts by a budget of tokens, with results in the order of the input.
+
+    A string gives one result, a list gives a list, and an iterator (a generator, an open file) gives an
+    iterator that reads ahead a bounded number of texts. A result does not depend on the texts beside it.
+    `num_workers` has no effect. Texts of which the tokenizer knows little are said once, in a `DataWarning`.
+
+    A subclass has `preprocess` (an input to its texts as tokens), `_forward` (a packed batch to rows) and `postprocess`
+    (the texts of an input, each with its rows, to a result).
+
+    Args:
+        max_tokens: tokens in one batch; a longer text makes a batch of its own.
+        batch_size: texts (or windows) in one batch, at most. By default the tokens alone decide.
+
+    Attributes:
+        cut: texts so far that were too long and that `truncation` cut (with a fast tokenizer, which knows it).
+        unknown: how many of the tokens so far are `[UNK]`.
+
+    Raises:
+        InputError: an argument that the pipeline does not have, on creation or in a call.
+    """
+
+    def __init__(
+        self, *, max_tokens: int = MAX_TOKENS, framework: Literal["pt"] | None = None, **kwargs: Any
+    ) -> None:
+        check_whole("max_tokens", max_tokens)
+        if framework not in (None, "pt"):
+            raise InputError(f"framework must be 'pt' (PyTorch), got {framework!r}")
+        self._check_names(kwargs.keys() - _OF_CREATION)
+        check_whole("batch_size", kwargs.get("batch_size"))
+        self.max_tokens, self.cut, self.unknown = max_tokens, 0, UnknownTokens(kwargs["tokenizer"])
+        super().__init__(**kwargs)
+
+    def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        if args:
+            raise InputError(
+                f"give one argument with all texts, a list; got another one, {excerpt(repr(args[0]))}"
+            )
+        self._check_names(kwargs.keys() - {"num_workers"})
+        check_whole("batch_size", batch_size)
+        inputs = listed(inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
+        if hasattr(inputs, "__getitem__") and not isinstance(inputs, Iterable | str | dict):
+            data = inputs  # a data set by number, whose end its length says
+            inputs = (data[number] for number in range(len(data)))
+        if isinstance(inputs, Iterator):
+            return self.stream(inputs, batch_size=batch_size, **kwargs)
+        return super().__call__(inputs, batch_size=batch_size or self._batch_size or sys.maxsize, **kwargs)
+
+    def stream(
+        self,
+        texts: Iterable[Any],
+        *,
+        on_error: Literal["raise", "return"] = "raise",
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Results one by one, in order, in memory that does not grow with the number of texts.
+
+        Args:
+            on_error: "return" gives an `InputError` in place of a result, and goes on.
+
+        Raises:
+            InputError: a text cannot be used. The message has its number; the results before it have been
+                given.
+        """
+        if on_error not in ("raise", "return"):
+            raise InputError(f"on_error must be 'raise' or 'return', got {on_error!r}")
+        kwargs.pop("num_workers", None)
+        self._check_names(kwargs)
+        check_whole("batch_size", batch_size)
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        given = self._sanitize_parameters(**kwargs)
+        params = [{**default, **each} for default, each in zip(defaults, given, strict=True)]
+        return self._answer(texts, batch_size or self._batch_size or sys.maxsize, on_error, *params)
+
+    # -- arguments
+
+    def _check_names(self, given: Iterable[str]) -> None:
+        """Refuse what `_sanitize_parameters` does not name; where it takes more, these are the tokenizer's."""
+        parameters = inspect.signature(self._sanitize_parameters).parameters.values()
+        known = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
+        if len(known) < len(parameters):
+            known += TOKENIZER_ARGUMENTS
+        check_names(type(self).__name__, given, known)
+
+    def _for_tokenizer(self, nested: Mapping[str, Any] | None, direct: Mapping[str, Any]) -> dict[str, Any]:
+        """What the caller said for the tokenizer, as keywords or in a dictionary of its own."""
+        wanted = {**(nested or {}), **{name: value for name, value in direct.items() if value is not None}}
+        check_names("the tokenizer", wanted, TOKENIZER_ARGUMENTS)
+        shortest = self.tokenizer.num_special_tokens_to_add() + 1
+        check_whole("max_length", wanted.get("max_length"), shortest, self.max_length)
+        if wanted.get("truncation", True) not in _TRUNCATIONS:
+            raise InputError(f"truncation must be True or False, got {wanted['truncation']!r}")
+        # Padding never changes a result, and there is no room for it in a packed batch.
+        return {name: value for name, value in wanted.items() if "pad" not in name}
+
+    # -- texts to results
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that fit into the model, special ones included."""
+        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+    def encode(self, text: str, text_pair: str | None = None, **tokenizer_kwargs: Any) -> Tokens:
+        """Tokens of a text or of a pair.
+
+        Raises:
+            InputError: not a string, or too long and not to be truncated.
+        """
+        check_is_text(text)
+        if text_pair is not None:
+            check_is_text(text_pair)
+        if tokenizer_kwargs.get("truncation"):
+            tokenizer_kwargs.setdefault("max_length", self.max_length)
+        encoded = self.tokenizer(text, text_pair, verbose=False, **tokenizer_kwargs)
+        self.cut += bool(encoded.encodings and encoded.encodings[0].overflowing)
+        self.check_length(len(encoded["input_ids"]), text)
+        self.unknown.add(encoded["input_ids"], text)
+        return Tokens(encoded["input_ids"], encoded["token_type_ids"])
+
+    def check_length(self, length: int, text: str, remedy: str = "cut it with truncation=True") -> None:
+        """Refuse a text of more tokens than the model has positions."""
+        if length > self.max_length:
+            raise InputError(
+                f"{excerpt(text)} is {length} tokens long and the model reads {self.max_length}; {remedy}"
+            )
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        """Called by transformers' `__call__` in place of its own loop over padded batches."""
+        params = (preprocess_params, forward_params, postprocess_params)
+        if len(inputs) > 1:
+            yield from self._answer(inputs, batch_size, "raise", *params)
+            return
+        for answer in self._answer(inputs, batch_size, "return", *params):
+            if isinstance(answer, InputError):  # of one text, without a number
+                raise answer
+            yield answer
+
+    def run_single(self, inputs: Any, *params: dict[str, Any]) -> Any:
+        """Called by transformers' `__call__` for an input that is not a list."""
+        return next(self.get_iterator([inputs], 0, 1, *params))
+
+    def _answer(
+        self,
+        inputs: Iterable[Any],
+        batch_size: int,
+        on_error: Literal["raise", "return"],
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        def decode(_: Any, texts: list[Tokens], rows: list[Rows]) -> Any:
+            return self.postprocess(list(zip(texts, rows, strict=True)), **postprocess_params)
+
+        encode = partial(self.preprocess, **preprocess_params)
+        task = AnswerTask(encode, partial(self._forward, **forward_params), decode)
+        engine = Engine(self.model, task, self.max_tokens, batch_size)
+        for answer in engine.answer(inputs, on_error=on_error):
+            self.unknown.warn_once(stacklevel=4)
+            yield answer
+
+
+def listed(texts: Any) -> Any:
+    """A tuple, an array, a column of a table or of a data set as a list; one text, or a dictionary, as it is."""
+    if isinstance(texts, str | bytes | Mapping) or not (
+        isinstance(texts, Sized) and isinstance(texts, Iterable)
+    ):
+        return texts
+    return texts if getattr(texts, "ndim", 1) == 0 else list(texts)
+
+
+def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an argument that is not among those that `what` has."""
+    for name in sorted(set(given) - set(known)):
+        near = get_close_matches(name, known, 1)
+        hint = f"{near[0]!r} may be meant" if near else f"there are {', '.join(sorted(known))}"
+        raise InputError(f"{what} has no argument {name!r}; {hint}")
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuse what is given, and is no whole number from `least` to `most`."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if value is not None and not (is_whole and least <= value <= (most or value)):
+        room = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{name} must be {room}, a whole number; got {value!r}")
+
+
+def check_is_text(text: Any) -> None:
+    """Refuse what is not a string."""
+    if not isinstance(text, str):
+        raise InputError(f"a text must be a string, got {type(text).__name__}: {excerpt(repr(text))}")
+
+
+def excerpt(text: str, width: int = 60) -> str:
+    """The quoted beginning of a text, for messages."""
+    return repr(text if len(text) <= width else f"{text[:width]}...")
