@@ -21,18 +21,24 @@ def run(
         typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
     ] = None,
     format: Annotated[
-        str, typer.Option("--format", help='"onnx", "openvino" or "torch" (AOTInductor).')
+        str, typer.Option("--format", help='"onnx", "openvino", "torch" (AOTInductor) or "web" (a page).')
     ] = "onnx",
     precision: Annotated[
         list[str] | None,
         typer.Option(
             help='"fp32", "fp16", "int8" (8-bit weights) or "int8-dynamic" (8-bit activations, too); may be repeated. '
-            "[default: fp32]",
+            "[default: fp32; int8 for the web]",
             show_default=False,
         ),
     ] = None,
     opset: Annotated[
         int | None, typer.Option(min=1, help="Version of ONNX's operators; by default the exporter's.")
+    ] = None,
+    node_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="For the web: where npm has installed @huggingface/transformers; by default npm fetches it."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON.")] = False,
 ) -> int:
@@ -47,11 +53,18 @@ def run(
       convbert export --model runs/reviews/model --output exported
       convbert export --model runs/reviews/model --precision fp32 --precision int8 --output exported
       convbert export --format openvino --precision fp16 --output exported
+      convbert export --model runs/reviews/model --format web --output site     # python -m http.server -d site
     """
     from convbert.export import export
 
     done = export(
-        model, output, format, precision or ["fp32"], opset=opset, report=lambda step: say(f"{step} ...")
+        model,
+        output,
+        format,
+        precision or None,
+        opset=opset,
+        node_modules=node_modules,
+        report=lambda step: say(f"{step} ..."),
     )
     if as_json:
         parity = {name: asdict(found) for name, found in done.parity.items()}

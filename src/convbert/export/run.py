@@ -17,10 +17,11 @@ from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
-FORMATS = {
+FORMATS: dict[str, tuple[str, ...]] = {
     "onnx": ("fp32", "fp16", "int8", "int8-dynamic"),
     "openvino": ("fp32", "fp16"),
     "torch": ("fp32",),
+    "web": ("fp32", "fp16", "int8"),
 }
 """Format to the precisions that it has."""
 
@@ -48,9 +49,10 @@ def export(
     model: str | os.PathLike[str] | None,
     output: str | os.PathLike[str],
     format: str = "onnx",
-    precision: str | Sequence[str] = "fp32",
+    precision: str | Sequence[str] | None = None,
     *,
     opset: int | None = None,
+    node_modules: str | None = None,
     report: Report = lambda step: None,
 ) -> Exported:
     """Write a model for another runtime, and check its answers there.
@@ -60,16 +62,20 @@ def export(
     Args:
         model: a folder, a name on the Hub, or None for the embedded model. Its configuration says which head it has.
         output: a folder that is not there yet.
-        format: "onnx" (`onnx/model.onnx`, ... as transformers.js and Optimum read them), "openvino", or "torch" (a
-            package of AOTInductor for this kind of processor).
+        format: "onnx" (`onnx/model.onnx`, ... as transformers.js and Optimum read them), "openvino", "torch" (a package
+            of AOTInductor for this kind of processor), or "web" (a page that answers in the browser).
         precision: one or several of "fp32", "fp16", "int8" (8-bit weights) and "int8-dynamic" (8-bit activations, too).
+            None: "int8" for the web, else "fp32".
         opset: version of ONNX's operators.
+        node_modules: for the web, a folder in which npm has installed transformers.js; None has npm fetch it.
         report: called with the name of each step.
 
     Raises:
         InputError: a format or precision that does not exist, an extra that is missing, an output that is there, a
             model that cannot be read; or answers in the runtime that differ from ours. Nothing is left behind.
     """
+    if precision is None:
+        precision = "int8" if format == "web" else "fp32"
     precisions = [precision] if isinstance(precision, str) else list(dict.fromkeys(precision))
     _check(format, precisions, Path(output))
     report("reading the model")
@@ -78,8 +84,15 @@ def export(
     target = traceable(loaded)
     result = Exported(Path(output))
     with atomic_folder(output) as draft:
-        _write_companions(loaded, source, draft)
-        _EXPORTERS[format](target, draft, precisions, opset, report, result)
+        place = draft / "model" if format == "web" else draft
+        place.mkdir(exist_ok=True)
+        _write_companions(loaded, source, place)
+        _EXPORTERS[format](target, place, precisions, opset, report, result)
+        if format == "web":
+            from convbert.export.web import write_page
+
+            report("adding the page and transformers.js")
+            write_page(draft, precisions[0], node_modules)
         result.files = {
             file.relative_to(draft).as_posix(): file.stat().st_size
             for file in sorted(draft.rglob("*"))
@@ -114,8 +127,8 @@ def _check(format: str, precisions: list[str], output: Path) -> None:
         raise InputError(f"{format} is written in one precision at a time, got {' and '.join(precisions)}")
     if output.exists():
         raise InputError(f"{output}: is there already; give a new folder")
-    if format in ("onnx", "openvino"):
-        require(format, f"export to {format}")
+    if extra := {"onnx": "onnx", "web": "onnx", "openvino": "openvino"}.get(format):
+        require(extra, f"export --format {format}")
 
 
 def _write_companions(model: Any, source: str, folder: Path) -> None:
@@ -175,4 +188,4 @@ def _export_torch(
     result.parity["fp32"] = check_parity(target, runtime(path, target.outputs), "fp32")
 
 
-_EXPORTERS = {"onnx": _export_onnx, "openvino": _export_openvino, "torch": _export_torch}
+_EXPORTERS = {"onnx": _export_onnx, "openvino": _export_openvino, "torch": _export_torch, "web": _export_onnx}
