@@ -7,13 +7,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.lines import Line, answer_lines, open_stdin, read_blocks
+from convbert.cli.lines import Line, open_stdin, read_blocks
 from convbert.cli.progress import Advance, progress_line
 from convbert.util.errors import InputError
 
@@ -63,10 +62,10 @@ def run(
         import convbert
 
         fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
-        answer = partial(fill.stream, on_error="return")
         skipped = _Skipped(skip_bad)
         for lines in blocks:
-            for line, masks in answer_lines(lines, answer):
+            answers = fill.stream([line.text for line in lines], on_error="return")
+            for line, masks in zip(lines, answers, strict=True):
                 if isinstance(masks, InputError):
                     skipped.add(line, masks)
                 else:
@@ -145,7 +144,7 @@ def _write_table(line: Line, masks: Masks) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(line.text), title_justify="left", title_style="bold")
+    table = Table(title=Text(str(line.text)), title_justify="left", title_style="bold")
     for number in range(1, len(masks) + 1):
         table.add_column("[MASK]" if len(masks) == 1 else f"[MASK] {number}")
         table.add_column("score", justify="right")
