@@ -62,42 +62,25 @@ def run(
         import convbert
 
         fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
-        skipped = _Skipped(skip_bad)
+        skipped, answered, first = 0, 0, ""
         for lines in blocks:
             answers = fill.stream([line.text for line in lines], on_error="return")
             for line, masks in zip(lines, answers, strict=True):
-                if isinstance(masks, InputError):
-                    skipped.add(line, masks)
-                else:
-                    write(line, _as_masks(masks))
-                    skipped.answered += 1
+                if not isinstance(masks, InputError):
+                    # A text with one mask comes without the list of masks around it.
+                    write(line, [masks] if isinstance(masks[0], dict) else masks)
+                    answered += 1
+                    continue
+                first = first or f"{line.place}: {masks}"
+                skipped += 1
+                if not skip_bad:
+                    sys.stdout.flush()
+                    raise InputError(first) from masks
             sys.stdout.flush()
             advance(len(lines), sum(line.size for line in lines))
-    skipped.report()
-    return WRONG_INPUT if skipped.count and not skipped.answered else 0
-
-
-def _as_masks(found: list[Any]) -> Masks:
-    """A text with one mask comes without the list of masks around it."""
-    return [found] if found and isinstance(found[0], dict) else found
-
-
-class _Skipped:
-    """Counts bad lines where they may be passed over, beside good ones, and stops at the first where not."""
-
-    def __init__(self, allowed: bool) -> None:
-        self.allowed, self.count, self.answered, self.first = allowed, 0, 0, ""
-
-    def add(self, line: Line, error: InputError) -> None:
-        if not self.allowed:
-            sys.stdout.flush()
-            raise InputError(f"{line.place}: {error}") from error
-        self.count += 1
-        self.first = self.first or f"{line.place}: {error}"
-
-    def report(self) -> None:
-        if self.count:
-            say(f"{self.count} {'line' if self.count == 1 else 'lines'} skipped; the first: {self.first}")
+    if skipped:
+        say(f"{skipped} {'line' if skipped == 1 else 'lines'} skipped; the first: {first}")
+    return WRONG_INPUT if skipped and not answered else 0
 
 
 def _source(texts: list[str], file: str | None) -> list[str] | str:
