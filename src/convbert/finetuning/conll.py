@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
+from convbert.finetuning.cells import Read, Report, Row
 from convbert.inference.tags import read_scheme
 from convbert.util.errors import InputError
 
@@ -24,8 +25,6 @@ _PHRASES = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "L
 _ENOUGH = 8
 """From so many lines on, a column is judged by what its cells have in common."""
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Line:
@@ -35,14 +34,6 @@ class Line:
     text: str
     cells: tuple[str, ...]
     begins: bool
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """The number of its first line, and its columns by name, or by number ("1", "2", ...)."""
-
-    line: int
-    cells: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Layout:
 
 def read_sentences(
     path: Path, numbered: Iterable[tuple[int, str]], wanted: Sequence[str], report: Report
-) -> tuple[tuple[str, ...], list[Sentence | InputError]]:
+) -> tuple[tuple[str, ...], list[Read]]:
     """The columns that there are, and the sentences; an error stands for a sentence that cannot be used.
 
     Args:
@@ -90,9 +81,7 @@ def read_sentences(
     return columns, [_sentence(path, block, kept, layout) for block in blocks]
 
 
-def _sentence(
-    path: Path, block: Sequence[Line], kept: dict[str, int], layout: Layout
-) -> Sentence | InputError:
+def _sentence(path: Path, block: Sequence[Line], kept: dict[str, int], layout: Layout) -> Read:
     # In CoNLL-U 1-2 stands for the two words after it, and 1.1 for a word that is not in the text.
     words = [line for line in block if not layout.is_counted or not _LEFT_OUT.fullmatch(line.cells[0])]
     width = layout.width or 1 + max(kept.values(), default=0)
@@ -113,7 +102,7 @@ def _sentence(
     tags = cells.get("tags", [])
     if any("*" in tag for tag in tags) and all(map(_BRACKETS.fullmatch, tags)):
         cells["tags"] = _from_brackets(tags)
-    return Sentence(block[0].number, cells)
+    return Row(f"{path}: line {block[0].number}", cells)
 
 
 def _blocks(numbered: Iterable[tuple[int, str]]) -> tuple[list[list[Line]], list[str]]:
