@@ -45,7 +45,7 @@ def show_estimate(
 
 
 def to_json(content: Any) -> str:
-    """JSON, with null where a figure is not a finite number, such as the AUC of a text without replaced tokens."""
+    """JSON, with null where a metric is not a finite number, such as the AUC of a text without replaced tokens."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, dict):
@@ -56,7 +56,7 @@ def to_json(content: Any) -> str:
 
 
 def rows_of(estimate: Estimate, plan: PretrainingPlan) -> Iterator[tuple[str, str, str]]:
-    """What it is, the figure, and how it was found."""
+    """What it is, the value, and how it was found."""
     for name, count in estimate.parameters.items():
         if name != "shared" or count:
             yield f"parameters, {name}", f"{count:,}", "counted once" if name == "together" else ""
