@@ -35,7 +35,7 @@ from convbert.cli.failures import say
 from convbert.files.atomic import atomic_write
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS
-from convbert.layers import Layout, MixedAttention
+from convbert.layers import ForwardContext, MixedAttention
 from convbert.layers.mixed_attention import MixedOutput
 from convbert.pretraining import flops
 from convbert.pretraining.data import prepare_sequences
@@ -68,18 +68,24 @@ app = typer.Typer(add_completion=False)
 class AttentionOnly(MixedAttention):
     """All heads are attention heads: twice as many as `MixedAttention` has, each as wide; no convolution."""
 
-    def __init__(self, *, width: int, num_heads: int, head_size: int, taps: int, dropout: float) -> None:
+    def __init__(
+        self, *, width: int, num_heads: int, head_size: int, kernel_size: int, dropout: float
+    ) -> None:
         super().__init__(
-            width=width, num_heads=2 * num_heads, head_size=head_size, taps=taps, dropout=dropout
+            width=width,
+            num_heads=2 * num_heads,
+            head_size=head_size,
+            kernel_size=kernel_size,
+            dropout=dropout,
         )
         del self.key_conv_attn_layer, self.conv_kernel_layer, self.conv_out_layer
 
-    def forward(self, states: torch.Tensor, layout: Layout) -> MixedOutput:
-        """As `MixedAttention`'s, with kernel logits of no taps."""
+    def forward(self, states: torch.Tensor, context: ForwardContext) -> MixedOutput:
+        """As `MixedAttention`'s, with empty kernel logits."""
         projected = self.query(states), self.key(states), self.value(states)
-        context, weights = self._attend(*projected, layout)
+        mixed, weights = self._attend(*projected, context)
         none = states.new_empty(*states.shape[:-1], self.num_heads, 0)
-        return MixedOutput(context.flatten(-2), weights, none)
+        return MixedOutput(mixed.flatten(-2), weights, none)
 
 
 def attention_only_flops(config: ConvBertConfig, length: float, kept: float | None = None) -> flops.Flops:

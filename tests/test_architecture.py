@@ -83,7 +83,7 @@ def test_arrows_point_down(file):
 def test_ops_and_layers_import_torch_alone(room):
     allowed = {"torch", "convbert", "__future__", *sys.stdlib_module_names}
     # Imported when a tensor on a GPU first meets an op, and not before.
-    lazily = {"gpu.py": {"triton"}, "packed.py": {"flash_attn"}}
+    lazily = {"gpu.py": {"triton", "flash_attn"}}
     for file in (PACKAGE / room).rglob("*.py"):
         names = {name.split(".")[0] for name in imports_of(file)}
         assert names <= allowed | lazily.get(file.name, set()), file

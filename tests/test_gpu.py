@@ -26,13 +26,13 @@ def plain_products():
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def case(name, shape, taps, dtype, heads=3, width=64):
+def case(name, shape, kernel_size, dtype, heads=3, width=64):
     """Inputs of the op of this name, slices of larger tensors."""
     if name == "depthwise":
         channels = heads * width
-        inputs = torch.randn(*shape, 2 * channels)[..., ::2], torch.randn(channels, 1, taps)
+        inputs = torch.randn(*shape, 2 * channels)[..., ::2], torch.randn(channels, 1, kernel_size)
     else:
-        inputs = torch.randn(*shape, 2 * heads, width)[..., ::2, :], torch.randn(*shape, heads, taps)
+        inputs = torch.randn(*shape, 2 * heads, width)[..., ::2, :], torch.randn(*shape, heads, kernel_size)
     return [x.to("cuda", dtype) for x in inputs]
 
 
@@ -40,18 +40,20 @@ def case(name, shape, taps, dtype, heads=3, width=64):
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("taps", [1, 3, 9, 17, 31])
-def test_unpadded(name, dtype, lengths, taps):
-    assert_fast_equals_reference(OPS[name], case(name, [sum(lengths)], taps, dtype), bounds(lengths).cuda())
+@pytest.mark.parametrize("kernel_size", [1, 3, 9, 17, 31])
+def test_unpadded(name, dtype, lengths, kernel_size):
+    assert_fast_equals_reference(
+        OPS[name], case(name, [sum(lengths)], kernel_size, dtype), bounds(lengths).cuda()
+    )
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (16, 512), (0, 5), (2, 0)], ids=str)
-@pytest.mark.parametrize("taps", [1, 9, 31])
-def test_rectangle(name, dtype, shape, taps):
-    assert_fast_equals_reference(OPS[name], case(name, shape, taps, dtype), None)
+@pytest.mark.parametrize("kernel_size", [1, 9, 31])
+def test_rectangle(name, dtype, shape, kernel_size):
+    assert_fast_equals_reference(OPS[name], case(name, shape, kernel_size, dtype), None)
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -63,8 +65,8 @@ def test_widths(name, dtype, heads, width):
 
 @pytest.mark.parametrize("name", OPS)
 def test_what_the_kernels_do_not_take_runs_the_definition(name):
-    for dtype, taps in ((torch.float64, 9), (torch.float32, 33)):
-        inputs = case(name, [2, 9], taps, dtype)
+    for dtype, kernel_size in ((torch.float64, 9), (torch.float32, 33)):
+        inputs = case(name, [2, 9], kernel_size, dtype)
         expected = OPS[name](*(x.cpu() for x in inputs), backend="reference")
         assert_close(OPS[name](*inputs).cpu(), expected, dtype)
         with pytest.raises(RuntimeError, match="not"):
@@ -119,7 +121,7 @@ def test_training_step_equals_the_cpu():
 
 @pytest.mark.parametrize("changes", [QUIET, {}], ids=["no dropout", "dropout"])
 @pytest.mark.parametrize("kind", ["rectangle", "packed"])
-def test_nothing_waits_for_the_device(kind, changes):
+def test_nothing_synchronises(kind, changes):
     model = build(**changes).to("cuda", torch.bfloat16).train()
     inputs = packed_on_gpu([40, 17, 3])
     if kind == "rectangle":
@@ -132,7 +134,7 @@ def test_nothing_waits_for_the_device(kind, changes):
 
 
 @pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification", "PreTraining"])
-def test_heads_do_not_wait_for_the_device(head):
+def test_heads_do_not_synchronise(head):
     model = getattr(convbert, f"ConvBertFor{head}")(tiny.config()).cuda().train()
     ids = torch.randint(5, 17, (3, 20), device="cuda")
     labels = torch.ones(3, 20, dtype=torch.long, device="cuda")

@@ -16,12 +16,15 @@ from convbert import (
     InputError,
 )
 from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
 from convbert.finetuning.adapters.tagging import share_words, split_text
+from convbert.finetuning.baseline import is_constant
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
+from convbert.finetuning.mistakes import how_wrong
 from convbert.finetuning.notes import cut_note
-from convbert.finetuning.prediction import Predictor
+from convbert.finetuning.prediction import Predictor, record_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
 from convbert.finetuning.tasks import TASKS, find_task
@@ -67,7 +70,7 @@ def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
 
     assert labels(10, 9, 2) == ("2", "9", "10")
     assert labels("b", "a", "a") == ("a", "b")
-    assert labels("1.0", "2", "01", "1") == ("01", "1", "1.0", "2")
+    assert labels("1.0", "2", "01", "1") == ("01", "1", "2")
     assert labels(1, 1.0, 0.0, 2.5) == ("0", "1", "2.5")
     with pytest.raises(InputError, match="line 2: label is empty"):
         labels(1, float("nan"))
@@ -156,8 +159,8 @@ def test_a_model_with_labels_of_any_scheme_is_scored_and_gives_entities(labels, 
     prediction = {"answer": answer.split(), "scores": [1.0] * 5}
     scores = adapter.score(examples, [prediction])
     assert scores["entity_f1"] == scores["accuracy"] == scores[f"entity_f1_{name}"] == 1
-    assert adapter.mistake(examples[0], prediction) == 0
-    entities = adapter.record(examples[0], prediction)["entities"]
+    assert how_wrong(adapter, examples[0], prediction) == 0
+    entities = record_of(adapter, examples[0], prediction)["entities"]
     assert [(each["type"], each["first"], each["last"]) for each in entities] == [(name, 1, 2), (name, 4, 4)]
 
 
@@ -374,7 +377,7 @@ def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
     ],
 )
 def test_a_constant_answer(task, answers, constant):
-    assert adapter_of(TASKS[task]).is_constant(answers) == constant
+    assert is_constant(adapter_of(TASKS[task]), answers) == constant
 
 
 def test_a_perfect_answer_has_not_collapsed(tokenizer):
@@ -412,16 +415,16 @@ def answered(odds, targets):
 def test_the_threshold_of_the_dev_data_decides(odds, targets, lowest, highest):
     adapter = adapter_of(TASKS["squad2"])
     examples, predictions = answered(odds, targets)
-    plan = adapter.tune(PLAN, examples, predictions)
+    plan = tune_threshold(adapter.task, PLAN, examples, predictions)
     assert lowest < plan.no_answer_threshold < highest
-    adapter.decide(predictions, plan)
+    apply_threshold(adapter.task, predictions, plan)
     assert [bool(prediction["answer"]) for prediction in predictions] == targets
     assert adapter.score(examples, predictions)["f1"] == 100
 
 
 def test_other_questions_have_no_threshold():
     examples, predictions = answered([3.0], [True])
-    assert adapter_of(TASKS["squad1"]).tune(PLAN, examples, predictions) == PLAN
+    assert tune_threshold(TASKS["squad1"], PLAN, examples, predictions) == PLAN
 
 
 def test_missing_answers_are_not_taken_for_no_answer(tmp_path):
@@ -451,12 +454,12 @@ def test_a_text_is_split_as_the_tokenizer_reads_it(tokenizer):
     words = ["The", "cat", "'", "s", "mat", ",", "\u6211", "\u7231", "."]
     assert inputs["tokens"] == words == [text[start:end] for start, end in inputs["offsets"]]
     tags = ["O", "B-X", "I-X", "I-X", "I-X", "O", "B-X", "O", "O"]
-    record = adapter.record(Example("here", "", inputs), {"answer": tags})
+    record = record_of(adapter, Example("here", "", inputs), {"answer": tags})
     assert record["entities"] == [
         {"type": "X", "text": "cat's  mat", "first": 1, "last": 4, "start": 4, "end": 14},
         {"type": "X", "text": "\u6211", "first": 6, "last": 6, "start": 16, "end": 17},
     ]
-    given = adapter.record(Example("here", "", {"tokens": words}), {"answer": tags})
+    given = record_of(adapter, Example("here", "", {"tokens": words}), {"answer": tags})
     assert given["entities"][0] == {"type": "X", "text": "cat ' s mat", "first": 1, "last": 4}
 
 

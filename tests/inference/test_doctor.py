@@ -15,7 +15,7 @@ import convbert
 from convbert.cli import main
 from convbert.files import embedded
 from convbert.inference import doctor
-from convbert.ops.attention import packed
+from convbert.ops.attention import gpu
 from convbert.util import optional
 from convbert.util.errors import InputError
 
@@ -57,8 +57,8 @@ def test_ops_take_the_form_that_the_backend_resolves_to(report, monkeypatch):
     ],
 )
 def test_attention_on_a_gpu_says_its_forms(monkeypatch, flash, form, says):
-    monkeypatch.setattr(packed, "HAS_FLASH_ATTN", flash)
-    monkeypatch.setattr(packed, "is_older_gpu", lambda device: False)
+    monkeypatch.setattr(gpu, "HAS_FLASH_ATTN", flash)
+    monkeypatch.setattr(gpu, "is_older_gpu", lambda device: False)
     found = doctor.as_dict(doctor._ops(torch.device("cuda")))["ops"]
     assert found["attention on cuda"]["value"] == "sdpa"
     assert found["packed attention on cuda"]["value"] == form

@@ -1,11 +1,12 @@
-"""Layers on their own: the grouped linear layer by its definition, chunking, the layout's mask."""
+"""Layers on their own: the grouped linear layer by its definition, chunking, the mask of a padded batch."""
 
 import pytest
 import torch
 
-from convbert.layers import EncoderLayer, GroupedLinear, Layout
+from convbert.layers import EncoderLayer, ForwardContext, GroupedLinear
 from convbert.layers.linear import build_linear
-from helpers import assert_close
+from convbert.ops import VarlenBounds
+from helpers import assert_close, bounds
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12), (0, 12)], ids=str)
@@ -24,7 +25,7 @@ def test_one_group_is_an_ordinary_linear():
 
 def build_layer(**extra):
     torch.manual_seed(3)
-    sizes = {"width": 16, "num_heads": 2, "head_size": 4, "taps": 3, "inner_width": 24, "groups": 1}
+    sizes = {"width": 16, "num_heads": 2, "head_size": 4, "kernel_size": 3, "inner_width": 24, "groups": 1}
     return EncoderLayer(
         **sizes,
         activation=torch.nn.functional.gelu,
@@ -38,8 +39,8 @@ def build_layer(**extra):
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_feed_forward_in_chunks(chunk):
     states = torch.randn(2, 10, 16)
-    whole = build_layer()(states, Layout()).states
-    assert_close(build_layer(feed_forward_chunk=chunk)(states, Layout()).states, whole, torch.float32)
+    whole = build_layer()(states, ForwardContext()).states
+    assert_close(build_layer(feed_forward_chunk=chunk)(states, ForwardContext()).states, whole, torch.float32)
 
 
 def whole_and_seen(listens_to):
@@ -50,7 +51,7 @@ def whole_and_seen(listens_to):
             lambda _, inputs, out: seen.append((inputs[0], out))
         )
     states = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    out = layer(states, Layout()).states
+    out = layer(states, ForwardContext()).states
     gradients = torch.autograd.grad(out.square().sum(), [states, *layer.parameters()])
     return [out, *gradients], seen
 
@@ -74,28 +75,28 @@ def test_weights_that_come_when_a_layer_is_called():
     """accelerate replaces `forward`; until then, the weights are on no device."""
     accelerate = pytest.importorskip("accelerate")
     layer, states = build_layer().eval(), torch.randn(2, 5, 16)
-    expected = layer(states, Layout()).states
+    expected = layer(states, ForwardContext()).states
     accelerate.cpu_offload(layer, "cpu")
     assert all(parameter.is_meta for parameter in layer.parameters())
-    assert_close(layer(states, Layout()).states, expected, torch.float32)
+    assert_close(layer(states, ForwardContext()).states, expected, torch.float32)
 
 
 def test_readable_zeroes_what_the_convolution_may_not_read():
     states = torch.ones(1, 3, 2)
-    layout = Layout(conv_mask=torch.tensor([[True, True, False]]))
-    assert layout.readable(states)[0].tolist() == [[1, 1], [1, 1], [0, 0]]
-    assert Layout().readable(states) is states
+    context = ForwardContext(conv_mask=torch.tensor([[True, True, False]]))
+    assert context.readable(states)[0].tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert ForwardContext().readable(states) is states
 
 
 def test_layer_packed_equals_each_alone():
     layer, states = build_layer(), torch.randn(9, 16)
-    packed = layer(states, Layout(cu_seqlens=torch.tensor([0, 4, 9], dtype=torch.int32))).states
-    alone = [layer(part[None], Layout()).states[0] for part in states.split([4, 5])]
+    packed = layer(states, ForwardContext(VarlenBounds.of(bounds([4, 5]), 9))).states
+    alone = [layer(part[None], ForwardContext()).states[0] for part in states.split([4, 5])]
     assert_close(packed, torch.cat(alone), torch.float32)
 
 
 def test_a_replaced_dropout_is_called():
     layer, states = build_layer(), torch.randn(2, 10, 16)
-    before = layer(states, Layout()).states
+    before = layer(states, ForwardContext()).states
     layer.output.LayerNorm.dropout = torch.nn.Threshold(0.0, 0.0)  # not a dropout at all
-    assert not torch.allclose(layer(states, Layout()).states, before)
+    assert not torch.allclose(layer(states, ForwardContext()).states, before)

@@ -15,9 +15,9 @@ from convbert import (
     ConvBertForSequenceClassification,
     ConvBertModel,
     InputError,
-    inference,
 )
-from convbert.layers import Layout, MixedAttention
+from convbert.layers import ForwardContext, MixedAttention
+from convbert.model import frozen
 from convbert.model.convbert import ConvBertLayer
 from convbert.ops.compiled.encoder import CompiledEncoder
 from helpers import FORMS, assert_close, bounds
@@ -300,10 +300,10 @@ class TestStandsForTheModel:
         assert set(model.state_dict()) == set(sent.state_dict())
 
     def test_int8_is_kept_by_copies(self, monkeypatch):
-        monkeypatch.setattr(inference, "SMALLEST_INT8_LAYER", 0)
+        monkeypatch.setattr(frozen, "SMALLEST_INT8_LAYER", 0)
         model, batch = spread(build()), padded_batch()
         exact = run(model, batch).last_hidden_state
-        assert inference.freeze(model.encoder, int8=True) == 12
+        assert frozen.freeze(model.encoder, int8=True) == 12
         found = run(model, batch).last_hidden_state
         assert 0 < (found - exact).norm() < 0.05 * exact.norm()
         assert torch.equal(run(copy.deepcopy(model), batch).last_hidden_state, found)
@@ -313,7 +313,7 @@ class TestStandsForTheModel:
         encoder, states = build().encoder, torch.randn(2, 7, 256)
         for rows in ([14], [-1]):
             with torch.no_grad(), pytest.raises(IndexError, match="13"):
-                encoder.freezer.run(encoder.layer, states, Layout(), torch.tensor(rows))
+                encoder.freezer.run(encoder.layer, states, ForwardContext(), torch.tensor(rows))
 
 
 class TestPositionsToKeep:

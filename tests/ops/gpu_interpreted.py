@@ -25,27 +25,30 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LENGTHS = [[1], [9], [1, 9, 2], [15, 16, 17], [31, 32, 33], [0, 3, 0], [64, 0, 65], []]
 
 
-def case(name, shape, taps, dtype=torch.float32, heads=2, width=5):
+def case(name, shape, kernel_size, dtype=torch.float32, heads=2, width=5):
     """Inputs of the op of this name, slices of larger tensors; `shape` is that of the tokens."""
     if name == "depthwise":
-        return slice_of_larger(*shape, heads * width, dtype=dtype), torch.randn(heads * width, 1, taps).to(
-            dtype
-        )
-    value, logits = slice_of_larger(*shape, heads, width, dtype=dtype), torch.randn(*shape, 2 * heads, taps)
+        return slice_of_larger(*shape, heads * width, dtype=dtype), torch.randn(
+            heads * width, 1, kernel_size
+        ).to(dtype)
+    value, logits = (
+        slice_of_larger(*shape, heads, width, dtype=dtype),
+        torch.randn(*shape, 2 * heads, kernel_size),
+    )
     return value, logits.to(dtype)[..., ::2, :]
 
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("taps", [9, 31])
-def test_unpadded(name, lengths, taps):
-    assert_fast_equals_reference(OPS[name], case(name, [sum(lengths)], taps), bounds(lengths))
+@pytest.mark.parametrize("kernel_size", [9, 31])
+def test_unpadded(name, lengths, kernel_size):
+    assert_fast_equals_reference(OPS[name], case(name, [sum(lengths)], kernel_size), bounds(lengths))
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("taps", range(1, 32, 2))
-def test_every_number_of_taps(name, taps):
-    assert_fast_equals_reference(OPS[name], case(name, [19], taps, heads=1), bounds([16, 3]))
+@pytest.mark.parametrize("kernel_size", range(1, 32, 2))
+def test_every_kernel_size(name, kernel_size):
+    assert_fast_equals_reference(OPS[name], case(name, [19], kernel_size, heads=1), bounds([16, 3]))
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -56,10 +59,10 @@ def test_rectangle(name, shape):
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("taps", [3, 9, 31])
+@pytest.mark.parametrize("kernel_size", [3, 9, 31])
 @pytest.mark.parametrize("lengths", [[17, 9], None], ids=["unpadded", "rectangle"])
-def test_low_precision(name, dtype, taps, lengths):
-    inputs = case(name, [26] if lengths else (2, 13), taps, dtype)
+def test_low_precision(name, dtype, kernel_size, lengths):
+    inputs = case(name, [26] if lengths else (2, 13), kernel_size, dtype)
     assert_fast_equals_reference(OPS[name], inputs, lengths and bounds(lengths))
 
 

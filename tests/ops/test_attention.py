@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convbert.ops import attention
-from convbert.ops.attention import attention_with_weights, packed, packed_form
+from convbert.ops import VarlenBounds, attention
+from convbert.ops.attention import attention_with_weights, gpu
 from helpers import TOLERANCE, assert_close, bounds
 
 
@@ -72,15 +72,14 @@ def test_dropout_acts():
     assert 0.2 < (weights == 0).float().mean() < 0.8
 
 
-class TestForms:
-    """What an unpadded batch takes on which device; CUDA's two kernels are stood in for by a loop."""
+class TestGpu:
+    """What an unpadded batch takes beyond the CPU; CUDA's two kernels are stood in for by a loop."""
 
     CUDA = torch.device("cuda")
 
     @pytest.mark.parametrize(
         ("device", "dtype", "head_size", "dropout", "flash", "expected"),
         [
-            ("cpu", torch.float32, 5, 0.1, True, "sequences"),
             ("xpu", torch.bfloat16, 64, 0.0, True, "padded"),
             ("cuda", torch.float32, 64, 0.0, True, "padded"),
             ("cuda", torch.bfloat16, 60, 0.0, True, "padded"),
@@ -91,25 +90,25 @@ class TestForms:
         ],
     )
     def test_choice(self, monkeypatch, device, dtype, head_size, dropout, flash, expected):
-        monkeypatch.setattr(packed, "HAS_FLASH_ATTN", flash)
-        monkeypatch.setattr(packed, "is_older_gpu", lambda device: False)
-        form = packed_form(torch.device(device), dtype, head_size, dropout)
-        assert form.name == expected
-        assert form.reason
+        monkeypatch.setattr(gpu, "HAS_FLASH_ATTN", flash)
+        monkeypatch.setattr(gpu, "is_older_gpu", lambda device: False)
+        choice = gpu.choose(torch.device(device), dtype, head_size, dropout)
+        assert choice.name == expected
+        assert choice.reason
 
     def test_an_older_gpu_pads(self, monkeypatch):
-        monkeypatch.setattr(packed, "is_older_gpu", lambda device: True)
-        assert packed_form(self.CUDA, torch.float16, 64, 0.0).name == "padded"
+        monkeypatch.setattr(gpu, "is_older_gpu", lambda device: True)
+        assert gpu.choose(self.CUDA, torch.float16, 64, 0.0).name == "padded"
 
     @pytest.mark.parametrize("lengths", [[5], [1, 7, 3], [3, 0, 2], [0, 4]], ids=str)
     @pytest.mark.parametrize("max_length", [None, "longest", 9], ids=str)
     @pytest.mark.parametrize("form", ["padded", "varlen", "flash_attn"])
     def test_equals_each_alone(self, monkeypatch, form, max_length, lengths):
         stand_in(monkeypatch)
-        monkeypatch.setattr(packed, "packed_form", lambda *_: packed.Form(form, ""))
+        monkeypatch.setattr(gpu, "choose", lambda *_: gpu.Choice(form, ""))
         longest = max(lengths) if max_length == "longest" else max_length
         inputs = heads(sum(lengths))
-        mixed = attention(*inputs, cu_seqlens=bounds(lengths), max_length=longest)
+        mixed = gpu.attend(*inputs, VarlenBounds.of(bounds(lengths), sum(lengths), longest), 0.0)
         parts = zip(*(x.split(lengths) for x in inputs), strict=True)
         alone = torch.cat([attention_with_weights(*(x[None] for x in part))[0][0] for part in parts])
         assert_close(mixed, alone, torch.float32)
@@ -118,16 +117,20 @@ class TestForms:
 
     @pytest.mark.parametrize("form", ["padded", "varlen", "flash_attn"])
     def test_no_tokens(self, monkeypatch, form):
-        monkeypatch.setattr(packed, "packed_form", lambda *_: packed.Form(form, ""))
+        monkeypatch.setattr(gpu, "choose", lambda *_: gpu.Choice(form, ""))
         inputs = heads(0)
-        assert gradients(attention(*inputs, cu_seqlens=bounds([0])), inputs)[1].shape == (0, 2, 4)
+        assert gradients(gpu.attend(*inputs, VarlenBounds.of(bounds([0]), 0), 0.0), inputs)[1].shape == (
+            0,
+            2,
+            4,
+        )
 
     @pytest.mark.parametrize("form", ["padded", "flash_attn"])
     def test_dropout_is_passed_on(self, monkeypatch, form):
         stand_in(monkeypatch)
-        monkeypatch.setattr(packed, "packed_form", lambda *_: packed.Form(form, ""))
+        monkeypatch.setattr(gpu, "choose", lambda *_: gpu.Choice(form, ""))
         inputs = heads(9)
-        rows = [attention(*inputs, cu_seqlens=bounds([9]), max_length=9, dropout=p) for p in (0.0, 0.5)]
+        rows = [gpu.attend(*inputs, VarlenBounds.of(bounds([9]), 9), dropout) for dropout in (0.0, 0.5)]
         assert not torch.equal(*rows)
 
 
@@ -148,10 +151,17 @@ def stand_in(monkeypatch):
 
 
 class TestSequences:
-    """The op of the CPU, `convbert::packed_attention`."""
+    """The CPU's operator, `convbert::attention`, in PyTorch alone."""
 
-    op = torch.ops.convbert.packed_attention
     seed = torch.tensor(7)
+
+    @pytest.fixture(autouse=True)
+    def _portable(self, without_kernels):
+        pass
+
+    @staticmethod
+    def op(query, key, value, cu_seqlens, dropout, seed):
+        return torch.ops.convbert.attention(query, key, value, cu_seqlens, None, dropout, seed)
 
     @pytest.mark.usefixtures("poisoned_memory")
     @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -41,18 +41,18 @@ class TestGpu:
         assert use_fast("fast", CUDA, (dtype, torch.float32), 31)
 
     @pytest.mark.parametrize(
-        ("dtypes", "taps", "reason"),
+        ("dtypes", "kernel_size", "reason"),
         [
             ((torch.float64, torch.float32), 9, "compute in .*, not in torch.float64"),
             ((torch.float32, torch.float64), 9, "compute in .*, not in torch.float64"),
-            ((torch.float16,), 33, "at most 31 taps, not 33"),
+            ((torch.float16,), 33, "up to 31, not 33"),
         ],
     )
-    def test_what_they_do_not_take(self, dtypes, taps, reason):
-        assert not use_fast("auto", CUDA, dtypes, taps)
+    def test_what_they_do_not_take(self, dtypes, kernel_size, reason):
+        assert not use_fast("auto", CUDA, dtypes, kernel_size)
         with pytest.raises(RuntimeError, match=reason):
-            use_fast("fast", CUDA, dtypes, taps)
-        assert use_fast("auto", CPU, dtypes, taps)
+            use_fast("fast", CUDA, dtypes, kernel_size)
+        assert use_fast("auto", CPU, dtypes, kernel_size)
 
     @pytest.mark.parametrize(
         ("name", "value", "reason"),

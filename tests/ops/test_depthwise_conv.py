@@ -17,8 +17,10 @@ from helpers import (
 LENGTHS = [[1], [4], [7], [1, 9, 2], [31, 32, 33], [0, 3, 0], [128, 5], []]
 
 
-def case(lengths, taps, dtype=torch.float32, channels=6):
-    return slice_of_larger(sum(lengths), channels, dtype=dtype), torch.randn(channels, 1, taps).to(dtype)
+def case(lengths, kernel_size, dtype=torch.float32, channels=6):
+    return slice_of_larger(sum(lengths), channels, dtype=dtype), torch.randn(channels, 1, kernel_size).to(
+        dtype
+    )
 
 
 @pytest.mark.parametrize("length", [1, 3, 20])
@@ -31,17 +33,17 @@ def test_definition_is_conv1d(length):
 @pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("taps", [1, 3, 9, 31])
-def test_fast_equals_reference_unpadded(dtype, lengths, taps):
-    assert_fast_equals_reference(depthwise_conv, case(lengths, taps, dtype), bounds(lengths))
+@pytest.mark.parametrize("kernel_size", [1, 3, 9, 31])
+def test_fast_equals_reference_unpadded(dtype, lengths, kernel_size):
+    assert_fast_equals_reference(depthwise_conv, case(lengths, kernel_size, dtype), bounds(lengths))
 
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (0, 5), (2, 0)], ids=str)
-@pytest.mark.parametrize("taps", [1, 3, 9])
-def test_fast_equals_reference_rectangle(dtype, shape, taps):
-    inputs = slice_of_larger(*shape, 7, dtype=dtype), torch.randn(7, 1, taps).to(dtype)
+@pytest.mark.parametrize("kernel_size", [1, 3, 9])
+def test_fast_equals_reference_rectangle(dtype, shape, kernel_size):
+    inputs = slice_of_larger(*shape, 7, dtype=dtype), torch.randn(7, 1, kernel_size).to(dtype)
     assert_fast_equals_reference(depthwise_conv, inputs, None)
 
 
@@ -76,7 +78,7 @@ def test_follows_autocast():
 
 @pytest.mark.parametrize(
     ("hidden", "weight", "message"),
-    [((1, 5, 4), (4, 1, 2), "odd number of taps, got 2"), ((1, 5, 4), (3, 1, 3), "channels, 1, taps")],
+    [((1, 5, 4), (4, 1, 2), "must be odd, got 2"), ((1, 5, 4), (3, 1, 3), "channels, 1, kernel size")],
 )
 def test_refuses(hidden, weight, message):
     with pytest.raises(ValueError, match=message):

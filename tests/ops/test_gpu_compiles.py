@@ -17,17 +17,17 @@ NUMBERS = ("sequences", "length", "heads", "channels")
 UNALIGNED = ("logits_row", "logits_head", *NUMBERS[:3])
 
 
-def span(name: str, taps: int, dtype: torch.dtype):
+def span(name: str, kernel_size: int, dtype: torch.dtype):
     from convbert.ops.span_dynamic_conv import gpu as span_gpu
 
-    block, warps = span_gpu.tile(name == "_backward", taps, dtype)
-    return getattr(span_gpu, name), span_gpu.constants(block, taps, WIDTH, dtype), warps
+    block, warps = span_gpu.tile(name == "_backward", kernel_size, dtype)
+    return getattr(span_gpu, name), span_gpu.constants(block, kernel_size, WIDTH, dtype), warps
 
 
-def depthwise(name: str, taps: int, dtype: torch.dtype):
+def depthwise(name: str, kernel_size: int, dtype: torch.dtype):
     from convbert.ops.depthwise_conv import gpu as depthwise_gpu
 
-    return getattr(depthwise_gpu, name), depthwise_gpu.constants(taps), 4
+    return getattr(depthwise_gpu, name), depthwise_gpu.constants(kernel_size), 4
 
 
 def compile_kernel(kernel, constants: dict, warps: int, dtype: torch.dtype, capability: int, bounded: bool):
@@ -60,7 +60,7 @@ def compile_kernel(kernel, constants: dict, warps: int, dtype: torch.dtype, capa
 @pytest.mark.parametrize("op", [span, depthwise])
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
 @pytest.mark.parametrize(
-    ("dtype", "taps", "capability", "bounded"),
+    ("dtype", "kernel_size", "capability", "bounded"),
     [
         (torch.bfloat16, 9, 80, True),
         (torch.float16, 9, 90, False),
@@ -70,9 +70,9 @@ def compile_kernel(kernel, constants: dict, warps: int, dtype: torch.dtype, capa
     ],
     ids=str,
 )
-def test_compiles_without_spilling(op, name, dtype, taps, capability, bounded, tmp_path, monkeypatch):
+def test_compiles_without_spilling(op, name, dtype, kernel_size, capability, bounded, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiled = compile_kernel(*op(name, taps, dtype), dtype, capability, bounded)
+    compiled = compile_kernel(*op(name, kernel_size, dtype), dtype, capability, bounded)
     (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
     inspect = Path(find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
     usage = subprocess.run(

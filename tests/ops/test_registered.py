@@ -20,15 +20,15 @@ def convolution(name, cu_seqlens):
 def samples(name):
     """Inputs of an op, in each of its forms."""
     forward, is_backward = name.removesuffix("_backward"), name.endswith("_backward")
-    if forward == "packed_attention":
-        heads = [torch.randn(TOKENS, 2, 3) for _ in range(3)]
-        for dropout, seed in ((0.0, None), (0.4, SEED)):
-            rest = (dropout, seed)
-            if is_backward:
-                results = torch.ops.convbert.packed_attention(*heads, bounds(LENGTHS), *rest)
-                yield torch.randn_like(heads[0]), *heads, bounds(LENGTHS), *results, *rest
-            else:
-                yield *heads, bounds(LENGTHS), *rest
+    if forward == "attention":
+        for shape, ends in (((2, TOKENS), None), ((TOKENS,), bounds(LENGTHS))):
+            inputs = *(torch.randn(*shape, 2, 3) for _ in range(3)), ends, None if ends is None else 5
+            for rest in ((0.0, None), (0.4, SEED)):
+                if is_backward:
+                    results = torch.ops.convbert.attention(*inputs, *rest)
+                    yield torch.randn_like(inputs[0]), *inputs, *results, *rest
+                else:
+                    yield *inputs, *rest
         return
     for cu_seqlens in (None, bounds(LENGTHS)):
         inputs = convolution(forward, cu_seqlens)
@@ -42,7 +42,7 @@ def with_gradients(inputs):
     ]
 
 
-OPS = ["span_dynamic_conv", "depthwise_conv", "packed_attention"]
+OPS = ["span_dynamic_conv", "depthwise_conv", "attention"]
 
 
 def test_these_are_all():

@@ -17,10 +17,10 @@ from helpers import (
 LENGTHS = [[1], [4], [7], [9], [1, 9, 2], [31, 32, 33], [63, 64, 65], [0, 3, 0], [128, 5], []]
 
 
-def ragged(lengths, taps, dtype=torch.float32, heads=3, width=5):
+def ragged(lengths, kernel_size, dtype=torch.float32, heads=3, width=5):
     tokens = sum(lengths)
     return slice_of_larger(tokens, heads, width, dtype=dtype), slice_of_larger(
-        tokens, heads, taps, dtype=dtype
+        tokens, heads, kernel_size, dtype=dtype
     )
 
 
@@ -42,17 +42,17 @@ def test_kernel_picks_a_neighbour():
 @pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("taps", [1, 3, 9, 31])
-def test_fast_equals_reference_unpadded(dtype, lengths, taps):
-    assert_fast_equals_reference(span_dynamic_conv, ragged(lengths, taps, dtype), bounds(lengths))
+@pytest.mark.parametrize("kernel_size", [1, 3, 9, 31])
+def test_fast_equals_reference_unpadded(dtype, lengths, kernel_size):
+    assert_fast_equals_reference(span_dynamic_conv, ragged(lengths, kernel_size, dtype), bounds(lengths))
 
 
 @pytest.mark.usefixtures("poisoned_memory", "form")
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (4, 128), (0, 5), (2, 0)], ids=str)
-@pytest.mark.parametrize("taps", [1, 3, 9])
-def test_fast_equals_reference_rectangle(dtype, shape, taps):
-    inputs = slice_of_larger(*shape, 2, 7, dtype=dtype), slice_of_larger(*shape, 2, taps, dtype=dtype)
+@pytest.mark.parametrize("kernel_size", [1, 3, 9])
+def test_fast_equals_reference_rectangle(dtype, shape, kernel_size):
+    inputs = slice_of_larger(*shape, 2, 7, dtype=dtype), slice_of_larger(*shape, 2, kernel_size, dtype=dtype)
     assert_fast_equals_reference(span_dynamic_conv, inputs, None)
 
 
@@ -113,7 +113,7 @@ def test_never_holds_an_unfolded_tensor():
 @pytest.mark.parametrize(
     ("value", "logits", "cu_seqlens", "message"),
     [
-        ((1, 5, 2, 3), (1, 5, 2, 4), None, "odd number of taps, got 4"),
+        ((1, 5, 2, 3), (1, 5, 2, 4), None, "must be odd, got 4"),
         ((1, 5, 2, 3), (1, 4, 2, 3), None, "agree in all but the last"),
         ((1, 5, 2, 3), (1, 5, 2, 3), [5], "must have 3 dimensions"),
     ],

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from convbert.ops import _torch_internals as internals
-from convbert.ops.attention import attention, attention_with_weights, sequences
+from convbert.ops.attention import attention, attention_with_weights, cpu
 from helpers import assert_close, bounds
 
 
@@ -71,8 +71,8 @@ def test_transformations():
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_attention_without_them(monkeypatch, dropout):
     """Plain steps, with gradients."""
-    monkeypatch.setattr(sequences, "flash", None)
-    monkeypatch.setattr(sequences, "flash_backward", None)
+    monkeypatch.setattr(cpu, "flash", None)
+    monkeypatch.setattr(cpu, "flash_backward", None)
     inputs = [torch.randn(9, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     found = attention(*inputs, cu_seqlens=bounds([4, 5]), dropout=dropout)
     assert torch.isfinite(found).all()

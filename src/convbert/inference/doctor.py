@@ -19,7 +19,7 @@ import convbert
 from convbert.files import embedded
 from convbert.inference.precision import DTYPES, automatic, why_not, why_slow
 from convbert.ops import compiled
-from convbert.ops.attention import packed_form
+from convbert.ops.attention.gpu import choose
 from convbert.ops.backends import why_not_fast
 from convbert.ops.compiled.product import PrepackedLinear
 from convbert.util.errors import InputError
@@ -184,7 +184,7 @@ def _attention(device: torch.device) -> list[Finding]:
     if device.type == "cpu":
         how = "in fp32; else PyTorch's, text by text"
         return [Finding("ops", name, "compiled", how) if compiled.build() else sdpa]
-    form, dropping = (packed_form(device, torch.bfloat16, 64, dropout) for dropout in (0.0, 0.1))
+    form, dropping = (choose(device, torch.bfloat16, 64, dropout) for dropout in (0.0, 0.1))
     why = form.reason
     if dropping != form:
         why += f"; while training with dropout, {dropping.name}: {dropping.reason}"

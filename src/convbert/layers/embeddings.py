@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from convbert.ops import dropout
-from convbert.ops._torch_internals import hooks_of_all_modules, is_listened_to
+from convbert.ops._torch_internals import is_listened_to
 
 
 class Embeddings(nn.Module):
@@ -60,9 +60,4 @@ class Embeddings(nn.Module):
         """
         kinds = (Embeddings, nn.Embedding, nn.LayerNorm, nn.Dropout)
         parts = [part for part in self.modules() if part is not self.word_embeddings]
-        everywhere = hooks_of_all_modules()
-        return (
-            everywhere is None
-            or any(everywhere)
-            or any(type(part) not in kinds or is_listened_to(part) for part in parts)
-        )
+        return any(type(part) not in kinds or is_listened_to(part) for part in parts)

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from convbert.layers.context import ForwardContext
 from convbert.layers.feed_forward import Intermediate, ResidualOutput, feed_forward
-from convbert.layers.layout import Layout
 from convbert.layers.linear import build_linear
 from convbert.layers.mixed_attention import MixedAttention
 
 
 class LayerOutput(NamedTuple):
-    """States of the same shape as the input's; what `MixedOutput` says of the other two."""
+    """States of the input's shape, or (n, C); for the other two, see `MixedOutput`."""
 
     states: Tensor
     attention_weights: Tensor | None
@@ -30,12 +30,19 @@ class Attention(nn.Module):
         self.self = mixed
         self.output = output
 
+    def forward(self, states: Tensor, context: ForwardContext, rows: Tensor | None) -> LayerOutput:
+        """(..., C) to (..., C), or to (n, C) where `rows` (n,) selects tokens."""
+        mixed, weights, kernel_logits = self.self(states, context)
+        if rows is not None:
+            mixed, states = (x.flatten(0, -2).index_select(0, rows) for x in (mixed, states))
+        return LayerOutput(self.output(mixed, states), weights, kernel_logits)
+
 
 class EncoderLayer(nn.Module):
     """One encoder layer.
 
     Args:
-        width, num_heads, head_size, taps: see `MixedAttention`.
+        width, num_heads, head_size, kernel_size: see `MixedAttention`.
         inner_width: width I of the feed-forward layer.
         groups: of the feed-forward layer.
         activation: between its two halves.
@@ -48,7 +55,7 @@ class EncoderLayer(nn.Module):
         width: int,
         num_heads: int,
         head_size: int,
-        taps: int,
+        kernel_size: int,
         inner_width: int,
         groups: int,
         activation: Callable[[Tensor], Tensor],
@@ -58,12 +65,17 @@ class EncoderLayer(nn.Module):
         feed_forward_chunk: int = 0,
     ) -> None:
         super().__init__()
-        mixed = MixedAttention(
-            width=width, num_heads=num_heads, head_size=head_size, taps=taps, dropout=attention_dropout
-        )
-        projection = nn.Linear(2 * num_heads * head_size, width)
         self.attention = Attention(
-            mixed, ResidualOutput(projection, width, norm_eps=norm_eps, dropout=dropout)
+            MixedAttention(
+                width=width,
+                num_heads=num_heads,
+                head_size=head_size,
+                kernel_size=kernel_size,
+                dropout=attention_dropout,
+            ),
+            ResidualOutput(
+                nn.Linear(2 * num_heads * head_size, width), width, norm_eps=norm_eps, dropout=dropout
+            ),
         )
         self.intermediate = Intermediate(width, inner_width, groups, activation)
         self.output = ResidualOutput(
@@ -71,26 +83,24 @@ class EncoderLayer(nn.Module):
         )
         self.feed_forward_chunk = feed_forward_chunk
 
-    def forward(self, states: Tensor, layout: Layout, rows: Tensor | None = None) -> LayerOutput:
+    def forward(self, states: Tensor, context: ForwardContext, rows: Tensor | None = None) -> LayerOutput:
         """Run the layer.
 
         Args:
-            states: (B, T, C), or (N, C) where the layout has bounds.
-            rows: (n,) numbers of the tokens, counted over all sequences, whose states are wanted; the others are mixed
-                and go no further. None: all.
+            states: (B, T, C), or (N, C) where the context has bounds.
+            rows: (n,) numbers of the tokens, counted over all sequences, whose states are wanted: only these pass
+                through the feed-forward layer. None: all.
 
         Returns:
             states of the shape given, or (n, C).
         """
-        mixed = self.attention.self(states, layout)
-        context = mixed.context
-        if rows is not None:
-            context, states = (x.flatten(0, -2).index_select(0, rows) for x in (context, states))
-        states = self.attention.output(context, states)
+        attended = self.attention(states, context, rows)
+        states = attended.states
         if self.feed_forward_chunk:
             chunks = states.split(self.feed_forward_chunk, dim=-2)
-            mapped = [feed_forward(self.intermediate, self.output, chunk) for chunk in chunks]
-            states = torch.cat(mapped, dim=-2)
+            states = torch.cat(
+                [feed_forward(self.intermediate, self.output, chunk) for chunk in chunks], dim=-2
+            )
         else:
             states = feed_forward(self.intermediate, self.output, states)
-        return LayerOutput(states, mixed.attention_weights, mixed.kernel_logits)
+        return attended._replace(states=states)

@@ -14,7 +14,7 @@ from convbert.ops._torch_internals import is_listened_to
 
 
 class Intermediate(nn.Module):
-    """First half: widen and activate."""
+    """First half: up-projection and activation."""
 
     def __init__(
         self, width: int, inner_width: int, groups: int, activation: Callable[[Tensor], Tensor]
@@ -25,12 +25,12 @@ class Intermediate(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., C) to (..., I)."""
-        widened = self.dense(states)
-        return gelu(widened) if self.activation is F.gelu else self.activation(widened)
+        states = self.dense(states)
+        return gelu(states) if self.activation is F.gelu else self.activation(states)
 
 
 class ResidualNorm(nn.LayerNorm):
-    """Drop out, add the residual, normalise: one pass over memory."""
+    """Dropout, residual and norm in one pass over memory."""
 
     def __init__(self, width: int, *, eps: float, dropout: float) -> None:
         super().__init__(width, eps=eps)
@@ -38,14 +38,14 @@ class ResidualNorm(nn.LayerNorm):
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
         """(..., C) and (..., C) to (..., C)."""
-        if type(self.dropout) is not nn.Dropout:  # somebody's own
+        if type(self.dropout) is not nn.Dropout or is_listened_to(self.dropout):
             return super().forward(self.dropout(states) + residual)
         dropout = self.dropout.p if self.dropout.training else 0.0
         return add_norm(states, residual, self.weight, self.bias, eps=self.eps, dropout=dropout)
 
 
 class ResidualOutput(nn.Module):
-    """Project back to model width, drop out, add the residual, normalise: the end of both halves of a layer."""
+    """Down-projection, dropout, residual and norm: the end of both halves of an encoder layer."""
 
     def __init__(
         self, dense: nn.Linear | GroupedLinear, width: int, *, norm_eps: float, dropout: float

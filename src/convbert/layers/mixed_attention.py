@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.layers.layout import Layout
-from convbert.ops import attention, depthwise_conv, span_dynamic_conv
-from convbert.ops.attention import attention_with_weights
+from convbert.layers.context import ForwardContext
+from convbert.ops import attention, attention_with_weights, depthwise_conv, span_dynamic_conv
 
 
 class MixedOutput(NamedTuple):
-    """`context` (..., 2 H D); the attention weights (B, H, T, T) where the layout is eager; the kernel logits
+    """`context` (..., 2 H D); the attention weights (B, H, T, T) where the context is eager; the kernel logits
     (..., H, K)."""
 
     context: Tensor
@@ -25,9 +24,9 @@ class MixedOutput(NamedTuple):
 class DepthwiseConv(nn.Conv1d):
     """A filter per channel, through `ops.depthwise_conv`."""
 
-    def forward(self, states: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+    def forward(self, states: Tensor, context: ForwardContext) -> Tensor:  # type: ignore[override]
         """(..., C) to (..., C)."""
-        return depthwise_conv(states, self.weight, layout.cu_seqlens, backend=layout.conv_backend)
+        return depthwise_conv(states, self.weight, context.bounds, backend=context.conv_backend)
 
 
 class PointwiseConv(nn.Conv1d):
@@ -41,15 +40,15 @@ class PointwiseConv(nn.Conv1d):
 class SeparableConv(nn.Module):
     """Depthwise, then pointwise convolution: the key that covers a span. The names are the published ones."""
 
-    def __init__(self, in_channels: int, out_channels: int, taps: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.depthwise = DepthwiseConv(in_channels, in_channels, taps, groups=in_channels, bias=False)
+        self.depthwise = DepthwiseConv(in_channels, in_channels, kernel_size, groups=in_channels, bias=False)
         self.pointwise = PointwiseConv(in_channels, out_channels, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels, 1))
 
-    def forward(self, states: Tensor, layout: Layout) -> Tensor:
+    def forward(self, states: Tensor, context: ForwardContext) -> Tensor:
         """(..., C) to (..., A)."""
-        return self.pointwise(self.depthwise(states, layout), self.bias)
+        return self.pointwise(self.depthwise(states, context), self.bias)
 
 
 class MixedAttention(nn.Module):
@@ -59,57 +58,48 @@ class MixedAttention(nn.Module):
         width: model width C.
         num_heads: H, heads of one branch.
         head_size: D.
-        taps: K, taps of the dynamic kernel and of the depthwise filter.
+        kernel_size: K, of the dynamic kernel and of the depthwise filter.
         dropout: of the attention weights; the dynamic kernel has none, as in the original.
     """
 
-    def __init__(self, *, width: int, num_heads: int, head_size: int, taps: int, dropout: float) -> None:
+    def __init__(
+        self, *, width: int, num_heads: int, head_size: int, kernel_size: int, dropout: float
+    ) -> None:
         super().__init__()
         inner = num_heads * head_size
         self.num_heads, self.head_size, self.dropout = num_heads, head_size, dropout
         self.query = nn.Linear(width, inner)
         self.key = nn.Linear(width, inner)
         self.value = nn.Linear(width, inner)
-        self.key_conv_attn_layer = SeparableConv(width, inner, taps)
-        self.conv_kernel_layer = nn.Linear(inner, num_heads * taps)
+        self.key_conv_attn_layer = SeparableConv(width, inner, kernel_size)
+        self.conv_kernel_layer = nn.Linear(inner, num_heads * kernel_size)
         self.conv_out_layer = nn.Linear(width, inner)
 
-    def forward(self, states: Tensor, layout: Layout) -> MixedOutput:
+    def forward(self, states: Tensor, context: ForwardContext) -> MixedOutput:
         """Mix tokens.
 
         Args:
-            states: (B, T, C), zero where the convolution may not read; or (N, C) where the layout has bounds.
+            states: (B, T, C), zero where the convolution may not read; or (N, C) where the context has bounds.
         """
-        query, key, value, conv_value = (
-            layer(states) for layer in (self.query, self.key, self.value, self.conv_out_layer)
-        )
-        attended, weights = self._attend(query, key, value, layout)
-        kernel_logits = self._heads(self.conv_kernel_layer(self.key_conv_attn_layer(states, layout) * query))
-        convolved = self._convolve(conv_value, kernel_logits, layout)
-        context = torch.stack((attended, convolved), dim=-3)
-        return MixedOutput(context.flatten(-3), weights, kernel_logits)
+        query, key, value = self.query(states), self.key(states), self.value(states)
+        attended, weights = self._attend(query, key, value, context)
+        kernel_logits = self._heads(self.conv_kernel_layer(self.key_conv_attn_layer(states, context) * query))
+        # The zero beyond a sequence stands for the projected state, bias included.
+        conv_value = self._heads(context.readable(self.conv_out_layer(states)))
+        convolved = span_dynamic_conv(conv_value, kernel_logits, context.bounds, backend=context.conv_backend)
+        mixed = torch.stack((attended, convolved), dim=-3)
+        return MixedOutput(mixed.flatten(-3), weights, kernel_logits)
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_heads, -1))
 
-    def _convolve(self, value: Tensor, kernel_logits: Tensor, layout: Layout) -> Tensor:
-        # The zero beyond a sequence stands for the projected state, bias included.
-        value = self._heads(layout.readable(value))
-        bounds, backend = layout.cu_seqlens, layout.conv_backend
-        return span_dynamic_conv(value, kernel_logits, bounds, backend=backend)
-
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout
+        self, query: Tensor, key: Tensor, value: Tensor, context: ForwardContext
     ) -> tuple[Tensor, Tensor | None]:
         heads = self._heads(query), self._heads(key), self._heads(value)
         dropout = self.dropout if self.training else 0.0
-        if layout.eager:
-            return attention_with_weights(*heads, mask=layout.attention_mask, dropout=dropout)
-        mixed = attention(
-            *heads,
-            mask=layout.attention_mask,
-            cu_seqlens=layout.cu_seqlens,
-            max_length=layout.max_length,
-            dropout=dropout,
-        )
-        return mixed, None
+        if context.eager:
+            return attention_with_weights(*heads, mask=context.attention_mask, dropout=dropout)
+        return attention(
+            *heads, mask=context.attention_mask, cu_seqlens=context.bounds, dropout=dropout
+        ), None

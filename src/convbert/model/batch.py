@@ -1,9 +1,9 @@
 """From the caller's arguments to what the encoder computes: checked, completed, and in the cheapest exact form.
 
-A batch runs in one of three forms. *Unpadded*: the real tokens alone, (N, C), with bounds. *Rectangle*: (B, T, C),
-where there is no padding. *Rectangle with a mask*: where attention maps are asked for, where the convolution is told
-to read padding, where padding stands between tokens, and while a program is traced, as it cannot depend on the mask's
-values.
+The encoder computes a batch in one of three ways. *Unpadded*: the tokens alone, (N, C), with bounds. *Dense*:
+(B, T, C), where there is no padding. *Padded*: (B, T, C) with a mask, where attention maps are asked for, where the
+convolution is told to read padding, where padding stands between tokens, and where the mask's values cannot be read: in
+a traced program, and on the meta device.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.configuration import ConvBertConfig
-from convbert.layers import Layout
-from convbert.ops import Backend, Packing, pack_mask
-from convbert.ops._torch_internals import assert_async
-from convbert.ops.unpad import Bounds, position_in_sequence, summarise
+from convbert.layers import ForwardContext
+from convbert.ops import Backend, PaddingPlan, VarlenBounds
+from convbert.ops._torch_internals import assert_async, is_traced
+from convbert.ops.varlen import summarise, unpad_mask
 from convbert.util.errors import InputError
 
 
@@ -33,52 +33,56 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as the encoder computes it, and the way back to the caller's shape."""
+    """A batch as the encoder computes it, and the way back to the caller's shape.
+
+    Attributes:
+        inputs: what the embeddings read.
+        context: what the layers need beside the states.
+        plan: of a padded batch that runs unpadded.
+        padded: the inputs as the caller gave them, where `inputs` has fewer axes.
+    """
 
     inputs: Inputs
-    layout: Layout
-    packing: Packing | None = None
+    context: ForwardContext
+    plan: PaddingPlan | None = None
     padded: Inputs | None = None
-    """The inputs as the caller gave them, where `inputs` has fewer axes."""
 
     def unpad(self, states: Tensor) -> Tensor:
         """From the caller's shape (B, T, ...) to that of the encoder."""
-        if self.packing is not None:
-            return self.packing.pack(states)
-        return states if self.layout.cu_seqlens is None else states.squeeze(0)
+        if self.plan is not None:
+            return self.plan.unpad(states)
+        return states if self.context.bounds is None else states.squeeze(0)
 
     def repad(self, states: Tensor) -> Tensor:
         """The caller's shape (B, T, ...), zero where there is no token."""
-        if self.packing is not None:
-            return self.packing.unpack(states)
-        return states if self.layout.cu_seqlens is None else states[None]
+        if self.plan is not None:
+            return self.plan.pad(states)
+        return states if self.context.bounds is None else states[None]
 
-    def keep(self, positions: Tensor) -> Kept:
-        """The encoder's rows at these `positions` (n,), counted row by row in the caller's rectangle."""
-        if self.packing is not None:
-            numbers = self.packing.row_numbers().flatten()[positions]
-            # Padding takes part with any row, as long as there is one: nothing waits to learn how much there is.
-            rows = numbers.clamp(min=0) if len(self.inputs.words) else numbers[:0]
-            return Kept(rows, numbers >= 0)
-        if self.layout.conv_mask is not None:
-            return Kept(positions, self.layout.conv_mask.flatten()[positions])
-        return Kept(positions)
+    def select(self, positions: Tensor) -> Selection:
+        """The encoder's rows at these `positions` (n,), counted row by row in the caller's (B, T)."""
+        if self.plan is not None:
+            num_tokens = len(self.inputs.words)
+            indices = self.plan.pad(torch.arange(num_tokens, device=positions.device)).flatten()[positions]
+            # Padding takes part with the first row, if there is one: its number is not known without a synchronisation.
+            return Selection(indices if num_tokens else indices[:0], self.plan.mask.flatten()[positions])
+        mask = self.context.conv_mask
+        return Selection(positions, None if mask is None else mask.flatten()[positions])
 
 
-@dataclass(frozen=True)
-class Kept:
+class Selection(NamedTuple):
     """Tokens whose last states are wanted.
 
     Attributes:
-        rows: (n,) their numbers among the tokens that the encoder sees; none where it sees no tokens.
-        is_token: (n,) bool, False where the caller asked for padding, which no row stands for; None: nowhere.
+        rows: (n,) their numbers among the tokens that the encoder sees; empty if it sees none.
+        is_token: (n,) bool, False where the caller asked for padding; None: all are tokens.
     """
 
     rows: Tensor
-    is_token: Tensor | None = None
+    is_token: Tensor | None
 
-    def place(self, states: Tensor) -> Tensor:
-        """(n, C), those of `rows`, to (n, C): zero where there is no token."""
+    def zero_padding(self, states: Tensor) -> Tensor:
+        """States of `rows` to (n, C), zero where there is no token."""
         if self.is_token is None:
             return states
         missing = len(self.is_token) - len(states)
@@ -87,8 +91,9 @@ class Kept:
 
 
 def position_numbers(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Positions of a rectangle (B, T), given as a mask of that shape or as their numbers (n,) counted row by row, as
-    numbers. A mask has a GPU waited for, as how many there are is data.
+    """Positions in (B, T), given as a mask of that shape or as numbers (n,) counted row by row, as numbers.
+
+    A mask costs a synchronisation with a GPU, as how many there are is data.
 
     Raises:
         InputError: a mask of another shape.
@@ -100,31 +105,26 @@ def position_numbers(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
     return positions.bool().flatten().nonzero().squeeze(1)
 
 
-def is_traced() -> bool:
-    """The computation becomes a program, which must not depend on the values it was traced with."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
 def read_batch(
     config: ConvBertConfig,
     words: Tensor,
     position_ids: Tensor | None,
     token_type_ids: Tensor | None,
     attention_mask: Tensor | None,
-    bounds: Bounds | None,
+    bounds: VarlenBounds | None,
     *,
     num_words: int,
     eager: bool,
     conv_backend: Backend,
 ) -> Batch:
-    """Check and complete a batch, and choose its form.
+    """Check and complete a batch, and choose how it is computed.
 
     Args:
         words: (B, T) ids or (B, T, E) vectors; (1, N) or (1, N, E) with `bounds`.
         position_ids, token_type_ids, attention_mask: (B, T), or None for the defaults.
         bounds: of a batch that comes packed, see `packed_bounds`.
         num_words: rows of the word table.
-        eager: attention in plain steps, whose weights can be returned; a rectangle.
+        eager: attention in plain steps, whose weights can be returned; the batch stays padded.
 
     Raises:
         InputError: see `ConvBertModel.forward`.
@@ -149,25 +149,26 @@ def read_batch(
     _check_ids("token_type_ids", token_type_ids, "type_vocab_size", config.type_vocab_size)
     inputs = _complete(words, position_ids, token_type_ids, bounds)
     if bounds is not None:
-        at_most = min(shape[1], config.max_position_embeddings) if longest is None else longest
-        layout = Layout(bounds.cu_seqlens, at_most, conv_backend=conv_backend)
-        return Batch(Inputs(*(x.squeeze(0) for x in inputs)), layout, padded=inputs)
+        if bounds.max_length is None:
+            bounds.max_length = min(shape[1], config.max_position_embeddings)
+        context = ForwardContext(bounds, conv_backend=conv_backend)
+        return Batch(Inputs(*(x.squeeze(0) for x in inputs)), context, padded=inputs)
     mask = None if attention_mask is None else attention_mask.bool()
-    # A traced program cannot depend on where the padding is.
-    tracing = is_traced()
-    summary = None if mask is None or tracing else summarise(mask)
+    is_readable = mask is not None and type(mask) is Tensor and not (mask.is_meta or is_traced())
+    summary = summarise(mask) if mask is not None and is_readable else None
     if mask is None or (summary and summary.num_tokens == mask.numel()):
-        return Batch(inputs, Layout(eager=eager, conv_backend=conv_backend))
+        return Batch(inputs, ForwardContext(eager=eager, conv_backend=conv_backend))
     leaks = config.conv_reads_padding
     # Where padding stands between tokens, dropping it would make distant tokens neighbours.
     if summary is None or eager or leaks or not summary.is_contiguous:
         conv_mask = None if leaks else mask
-        layout = Layout(attention_mask=mask, conv_mask=conv_mask, eager=eager, conv_backend=conv_backend)
-        return Batch(inputs, layout)
-    packing = pack_mask(mask, summary)
-    unpadded = Inputs(*(packing.pack(x.expand(*shape, *x.shape[2:])) for x in inputs))
-    layout = Layout(packing.cu_seqlens, packing.max_length, conv_backend=conv_backend)
-    return Batch(unpadded, layout, packing, inputs)
+        context = ForwardContext(
+            attention_mask=mask, conv_mask=conv_mask, eager=eager, conv_backend=conv_backend
+        )
+        return Batch(inputs, context)
+    bounds, plan = unpad_mask(mask, summary)
+    unpadded = Inputs(*(plan.unpad(x.expand(*shape, *x.shape[2:])) for x in inputs))
+    return Batch(unpadded, ForwardContext(bounds, conv_backend=conv_backend), plan, inputs)
 
 
 def packed_bounds(
@@ -177,10 +178,10 @@ def packed_bounds(
     cu_seqlens: Tensor | None,
     max_length: int | None,
     seq_idx: Tensor | None,
-) -> Bounds | None:
+) -> VarlenBounds | None:
     """The bounds of a batch that comes packed by the convention of transformers' flattening collator, else None.
 
-    It is one row, and either says its bounds, or numbers its sequences, or its positions restart at 0.
+    It is one row, and either gives its bounds, or numbers its sequences, or its positions restart at 0.
 
     Raises:
         InputError: bounds for something that is not one row of tokens, or bounds that do not cover it.
@@ -196,32 +197,17 @@ def packed_bounds(
         cu_seqlens = None if restarts is None else _bounds_at(restarts)
     if cu_seqlens is None:
         return None
-    bounds = Bounds(cu_seqlens.to(torch.int32).contiguous(), max_length)
-    # A traced program cannot depend on where the sequences end.
-    return bounds if is_traced() else _check_bounds(bounds, words.shape[1])
-
-
-def _check_bounds(bounds: Bounds, num_tokens: int) -> Bounds:
-    """Refuse bounds that do not cover the tokens, and fill in the longest length."""
-    cu_seqlens, max_length = bounds.cu_seqlens, bounds.max_length
-    if cu_seqlens.dim() != 1 or not len(cu_seqlens):
-        raise InputError(f"cu_seq_lens_q must be (sequences + 1,), got {tuple(cu_seqlens.shape)}")
-    lengths = cu_seqlens.diff()
-    if max_length is None:
-        max_length = int(lengths.max()) if len(lengths) else 0
-    fits = (
-        (cu_seqlens[0] == 0)
-        & (cu_seqlens[-1] == num_tokens)
-        & ((lengths >= 0) & (lengths <= max_length)).all()
-    )
-    wanted = (
-        f"cu_seq_lens_q must run from 0 to {num_tokens} without going back, in steps of max_length_q at most"
-    )
-    if cu_seqlens.device.type == "cuda":
-        assert_async(fits, wanted)  # the error comes later, but nothing waits for the device
-    elif not fits:
-        raise InputError(f"{wanted} ({max_length}), got {cu_seqlens.tolist()}")
-    return Bounds(cu_seqlens, max_length)
+    num_tokens = words.shape[1]
+    bounds = VarlenBounds.of(cu_seqlens, num_tokens, max_length, names=("cu_seq_lens_q", "max_length_q"))
+    assert bounds is not None
+    if is_traced() or cu_seqlens.is_meta:  # the program must not depend on where the sequences end
+        return bounds
+    longest, lengths = bounds.longest(), bounds.cu_seqlens.diff()
+    if cu_seqlens.device.type == "cuda":  # an error comes later, but without a synchronisation
+        first, last = bounds.cu_seqlens[0], bounds.cu_seqlens[-1]
+        fits = (first == 0) & (last == num_tokens) & ((lengths >= 0) & (lengths <= longest)).all()
+        assert_async(fits, f"cu_seq_lens_q must run from 0 to {num_tokens}, in steps from 0 to {longest}")
+    return bounds
 
 
 def _restarts(position_ids: Tensor) -> Tensor | None:
@@ -240,13 +226,12 @@ def _bounds_at(starts: Tensor) -> Tensor:
 
 
 def _complete(
-    words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None, bounds: Bounds | None
+    words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None, bounds: VarlenBounds | None
 ) -> Inputs:
     """Fill in the default positions and token types, (1, T)."""
     length, device = words.shape[1], words.device
     if position_ids is None:
-        count = torch.arange(length, device=device)
-        position_ids = (count if bounds is None else position_in_sequence(bounds.cu_seqlens, length)[0])[None]
+        position_ids = (torch.arange(length, device=device) if bounds is None else bounds.positions())[None]
     if token_type_ids is None:
         token_type_ids = torch.zeros(1, length, dtype=torch.long, device=device)
     return Inputs(words, position_ids, token_type_ids)

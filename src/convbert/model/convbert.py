@@ -24,15 +24,15 @@ from convbert.files.weights import check_sizes, prepare_loading
 from convbert.layers import (
     Embeddings,
     EncoderLayer,
+    ForwardContext,
     GlorotLinear,
     GroupedLinear,
-    Layout,
     MixedAttention,
 )
-from convbert.model.batch import Batch, is_traced, packed_bounds, position_numbers, read_batch
+from convbert.model.batch import Batch, packed_bounds, position_numbers, read_batch
 from convbert.model.frozen import Freezer
 from convbert.ops import Backend
-from convbert.ops._torch_internals import is_listened_to
+from convbert.ops._torch_internals import is_listened_to, is_traced
 from convbert.util.errors import InputError
 
 _CHOOSES_WEIGHTS = {"state_dict", "key_mapping", "variant", "gguf_file"}
@@ -149,8 +149,10 @@ class ConvBertEncoder(nn.Module):
         self.layer = nn.ModuleList(_build_layer(config) for _ in range(config.num_hidden_layers))
         self.freezer = Freezer()
 
-    def forward(self, states: Tensor, layout: Layout, record: Record, rows: Tensor | None = None) -> Tensor:
-        """Run all layers on (B, T, C), or on (N, C) where the layout has bounds, and fill the record.
+    def forward(
+        self, states: Tensor, context: ForwardContext, record: Record, rows: Tensor | None = None
+    ) -> Tensor:
+        """Run all layers on (B, T, C), or on (N, C) where the context has bounds, and fill the record.
 
         With `rows` (n,), the last layer gives the states (n, C) of these tokens alone.
         """
@@ -159,7 +161,7 @@ class ConvBertEncoder(nn.Module):
             "wants_kernels": record.conv_kernels is not None,
         }
         if record.attentions is None and (
-            frozen := self.freezer.run(list(self.layer), states, layout, rows, **wanted)
+            frozen := self.freezer.run(list(self.layer), states, context, rows, **wanted)
         ):
             if record.hidden_states is not None:
                 record.hidden_states += [states, *frozen.hidden, *([frozen.states] if rows is None else [])]
@@ -169,18 +171,20 @@ class ConvBertEncoder(nn.Module):
         last = len(self.layer) - 1
         for number, layer in enumerate(self.layer):
             # Zero at padding here, not in a copy that is returned: gradients flow through what the caller sees.
-            states = layout.readable(states)
+            states = context.readable(states)
             if record.hidden_states is not None:
                 record.hidden_states.append(states)
-            states, attention_weights, kernel_logits = layer(states, layout, rows if number == last else None)
+            states, attention_weights, kernel_logits = layer(
+                states, context, rows if number == last else None
+            )
             if record.attentions is not None and attention_weights is not None:
                 record.attentions.append(attention_weights)
             if record.conv_kernels is not None:
                 kernels = kernel_logits.float().softmax(-1).to(states.dtype)
-                record.conv_kernels.append(layout.readable(kernels.flatten(-2)).view_as(kernels))
+                record.conv_kernels.append(context.readable(kernels.flatten(-2)).view_as(kernels))
         if rows is not None:
             return states
-        states = layout.readable(states)
+        states = context.readable(states)
         if record.hidden_states is not None:
             record.hidden_states.append(states)
         return states
@@ -191,7 +195,7 @@ def _build_layer(config: ConvBertConfig) -> ConvBertLayer:
         width=config.hidden_size,
         num_heads=config.num_kept_heads,
         head_size=config.head_size,
-        taps=config.conv_kernel_size,
+        kernel_size=config.conv_kernel_size,
         inner_width=config.intermediate_size,
         groups=config.num_groups,
         activation=F.gelu if config.hidden_act == "gelu" else ACT2FN[config.hidden_act],
@@ -265,10 +269,10 @@ class ConvBertModel(ConvBertPreTrainedModel):
             token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second.
             position_ids: (B, T); by default 0, 1, 2, ... from the left edge. In a packed row they restart.
             inputs_embeds: (B, T, E) in place of `input_ids`.
-            positions_to_keep: (B, T) bool, or (n,) numbers of positions counted row by row, which no GPU is waited for
-                to find: `last_hidden_state` is then (n, C), the states there in the same order, and the last layer's
-                feed-forward half runs there alone.
-            output_attentions: return attention maps, computed in plain steps on the padded rectangle.
+            positions_to_keep: (B, T) bool, or (n,) numbers of positions counted row by row, which spare a
+                synchronisation with a GPU: `last_hidden_state` is then (n, C), the states there in the same order, and
+                the last layer's feed-forward half runs there alone.
+            output_attentions: return attention maps, computed in plain steps on the padded batch.
             output_hidden_states: return the states after every layer; or the numbers of the layers wanted.
             output_conv_kernels: return the dynamic kernels.
             cu_seq_lens_q, cu_seq_lens_k: (B + 1,) int32 bounds of a packed row; the two are the same.
@@ -311,15 +315,16 @@ class ConvBertModel(ConvBertPreTrainedModel):
         )
         embedded = self._embed(batch)
         if positions_to_keep is None:
-            states = batch.repad(self.encoder(embedded, batch.layout, record))
+            states = batch.repad(self.encoder(embedded, batch.context, record))
         else:
             numbers = position_numbers(positions_to_keep, tuple(words.shape[:2]))
             if record.hidden_states is not None or is_traced():
                 # All states are wanted anyway, or their number must not depend on values.
-                states = batch.repad(self.encoder(embedded, batch.layout, record)).flatten(0, 1)[numbers]
+                states = batch.repad(self.encoder(embedded, batch.context, record)).flatten(0, 1)[numbers]
             else:
-                kept = batch.keep(numbers)
-                states = kept.place(self.encoder(embedded, batch.layout, record, kept.rows))
+                selection = batch.select(numbers)
+                states = self.encoder(embedded, batch.context, record, selection.rows)
+                states = selection.zero_padding(states)
         return _output(states, record, batch, output_hidden_states)
 
     def _words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

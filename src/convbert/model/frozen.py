@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbert.layers import EncoderLayer, GroupedLinear, Layout, MixedAttention
+from convbert.layers import EncoderLayer, ForwardContext, GroupedLinear, MixedAttention
 from convbert.layers.feed_forward import Intermediate, ResidualNorm, ResidualOutput
 from convbert.layers.mixed_attention import DepthwiseConv, PointwiseConv, SeparableConv
 from convbert.ops import compiled
@@ -81,7 +81,7 @@ class Freezer:
         self,
         layers: Sequence[Any],
         states: Tensor,
-        layout: Layout,
+        context: ForwardContext,
         rows: Tensor | None = None,
         *,
         wants_hidden: bool = False,
@@ -91,8 +91,8 @@ class Freezer:
         if not self.enabled or not layers or layers[0].training:
             self._frozen = None  # while somebody trains, its memory is better used
             return None
-        wants_steps = layout.eager or layout.attention_mask is not None or layout.conv_mask is not None
-        if wants_steps or layout.conv_backend == "reference" or states.numel() == 0:
+        wants_steps = context.eager or context.attention_mask is not None or context.conv_mask is not None
+        if wants_steps or context.conv_backend == "reference" or states.numel() == 0:
             return None
         if not compiled.takes(states) or torch.is_autocast_enabled("cpu"):
             return None
@@ -105,7 +105,7 @@ class Freezer:
         if frozen is None or not frozen.is_at_rest() or not compiled.without_gradient(*frozen.weights):
             return None
         wanted = {"wants_hidden": wants_hidden, "wants_kernels": wants_kernels}
-        return frozen.call(states, layout.cu_seqlens, rows, **wanted)
+        return frozen.call(states, context.bounds, rows, **wanted)
 
     def freeze(self, layers: Sequence[Any]) -> int | None:
         """Freeze these layers now; how many linear layers are in 8-bit numbers, or None where they cannot be frozen."""
@@ -193,7 +193,7 @@ def _freeze(layers: Sequence[Any], int8: bool) -> _Frozen | None:
     }
     if (
         len(sizes) > 1
-        or layers[0].attention.self.key_conv_attn_layer.depthwise.weight.shape[-1] > compiled.MAX_TAPS
+        or layers[0].attention.self.key_conv_attn_layer.depthwise.weight.shape[-1] > compiled.MAX_KERNEL_SIZE
     ):
         return None
     return _Frozen(layers, [_weights_of(layer, int8) for layer in layers])
@@ -225,13 +225,13 @@ def _weights_of(layer: Any, int8: bool) -> LayerWeights:
     return LayerWeights(
         num_heads=mixed.num_heads,
         joined=linear(torch.cat([x.weight for x in joined]), torch.cat([x.bias for x in joined])),
-        taps=separable.depthwise.weight,
+        depthwise=separable.depthwise.weight,
         pointwise=linear(separable.pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)),
         kernels=linear(mixed.conv_kernel_layer.weight, mixed.conv_kernel_layer.bias),
         output=linear(layer.attention.output.dense.weight, layer.attention.output.dense.bias),
         norm=_norm(layer.attention.output.LayerNorm),
-        widening=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
-        narrowing=linear(layer.output.dense.weight, layer.output.dense.bias),
+        ffn_up=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
+        ffn_down=linear(layer.output.dense.weight, layer.output.dense.bias),
         final_norm=_norm(layer.output.LayerNorm),
     )
 

@@ -37,8 +37,8 @@ def hooks_of(module: nn.Module) -> list[Mapping[Any, Any]] | None:
 
 def is_listened_to(module: nn.Module) -> bool:
     """Whether somebody sees or changes what goes into a module or comes out, or has replaced its `forward`."""
-    hooks = hooks_of(module)
-    return hooks is None or any(hooks) or "forward" in module.__dict__
+    hooks, everywhere = hooks_of(module), hooks_of_all_modules()
+    return hooks is None or everywhere is None or any(hooks + everywhere) or "forward" in module.__dict__
 
 
 def hooks_of_all_modules() -> list[Mapping[Any, Any]] | None:
@@ -52,12 +52,17 @@ def version_of(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else getattr(tensor, "_version", None)
 
 
+def is_traced() -> bool:
+    """The computation becomes a program, which must not depend on the values it was traced with."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def is_transformed() -> bool:
     """Whether somebody traces, fakes or transforms the computation: memory must then not be read or written directly.
 
     Where the names are gone, only what the public functions know of is seen.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_traced():
         return True
     try:
         return (

@@ -13,24 +13,24 @@ Backend = Literal["auto", "fast", "reference"]
 # Devices for which each op folder holds a fast form.
 FAST_DEVICES = ("cpu", "cuda")
 
-# What the Triton kernels take. More taps would not fit their tiles; the published models have 9.
+# What the Triton kernels take. A larger kernel would not fit their tiles; the published models have 9.
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-GPU_TAPS = 31
+GPU_KERNEL_SIZE = 31
 GPU_CAPABILITY = (8, 0)  # the oldest NVIDIA generation that Triton supports: Ampere
 
 HAS_TRITON = find_spec("triton") is not None
 
 
 def why_not_fast(
-    device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32,), taps: int = 1
+    device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32,), kernel_size: int = 1
 ) -> str | None:
-    """The reason no fast form can run on `device` for tensors of these types and so many taps; None where one can."""
+    """The reason no fast form can run on `device` for tensors of these types; None where one can."""
     if device.type not in (*FAST_DEVICES, "meta"):
         return f"the fast convolutions exist for {', '.join(FAST_DEVICES)}, not for {device.type}"
-    return _why_not_triton(device, dtypes, taps) if device.type == "cuda" else None
+    return _why_not_triton(device, dtypes, kernel_size) if device.type == "cuda" else None
 
 
-def _why_not_triton(device: torch.device, dtypes: Sequence[torch.dtype], taps: int) -> str | None:
+def _why_not_triton(device: torch.device, dtypes: Sequence[torch.dtype], kernel_size: int) -> str | None:
     if not HAS_TRITON:
         return "the fast convolutions on a GPU need Triton: pip install triton"
     if is_older_gpu(device):
@@ -38,8 +38,8 @@ def _why_not_triton(device: torch.device, dtypes: Sequence[torch.dtype], taps: i
     if unknown := [dtype for dtype in dtypes if dtype not in GPU_DTYPES]:
         known = ", ".join(map(str, GPU_DTYPES))
         return f"the fast convolutions on a GPU compute in {known}, not in {unknown[0]}"
-    if taps > GPU_TAPS:
-        return f"the fast convolutions on a GPU take at most {GPU_TAPS} taps, not {taps}"
+    if kernel_size > GPU_KERNEL_SIZE:
+        return f"the fast convolutions on a GPU take kernel sizes up to {GPU_KERNEL_SIZE}, not {kernel_size}"
     return None
 
 
@@ -52,9 +52,12 @@ def is_older_gpu(device: torch.device) -> bool:
 
 
 def use_fast(
-    backend: Backend, device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32,), taps: int = 1
+    backend: Backend,
+    device: torch.device,
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    kernel_size: int = 1,
 ) -> bool:
-    """Resolve the caller's word for tensors of these types on this device, and a kernel of so many taps.
+    """Resolve the caller's word for tensors of these types on this device.
 
     Args:
         backend: "auto" takes the fast form where one can run, "fast" insists, "reference" is plain PyTorch.
@@ -67,10 +70,17 @@ def use_fast(
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if backend == "reference":
         return False
-    reason = why_not_fast(device, dtypes, taps)
+    reason = why_not_fast(device, dtypes, kernel_size)
     if backend == "fast" and reason:
         raise RuntimeError(reason)
     return reason is None
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that autocast asks for on `device`; None where it is off, or unknown to the device."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def supports_bfloat16(device: torch.device) -> bool:

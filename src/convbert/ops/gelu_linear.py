@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convbert.ops import compiled
+from convbert.ops.backends import autocast_dtype
 from convbert.ops.gelu import gelu, gelu_gradient
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,9 +33,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     inputs = (x, weight, bias)
     if x.dtype not in _DTYPES or compiled.without_gradient(*inputs) or not compiled.runs_eagerly(*inputs):
         return F.linear(gelu(x), weight, bias)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    return _GeluLinear.apply(*inputs, dtype)
+    return _GeluLinear.apply(*inputs, autocast_dtype(x.device) or x.dtype)
 
 
 class _GeluLinear(torch.autograd.Function):

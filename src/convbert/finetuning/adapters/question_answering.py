@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from convbert.finetuning.data import Array, Example, Feature, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tasks import Task
 from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import span_logits
 from convbert.inference.spans import Passage, Place, find_answers, read_windows
@@ -36,6 +38,8 @@ class QuestionAnswering(TaskAdapter):
     model_class = ConvBertForQuestionAnswering
     target_role = "answers"
     pipeline = "question-answering"
+    has_labels = False
+    config = MappingProxyType({"num_labels": 2})
     cut_at = "max_question_length"
 
     def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
@@ -75,17 +79,6 @@ class QuestionAnswering(TaskAdapter):
                     f"{example.place}: the answer {text!r:.60} is said to be at {start}, where the context has "
                     f"{there!r:.60}"
                 )
-
-    def learn(self, train: Sequence[Example]) -> None:
-        """There are no labels; but an answer that is trained on must stand where it is said to."""
-        for example in train:
-            self.check_trainable(example)
-
-    def group(self, example: Example) -> Any:
-        return example.inputs["context"]
-
-    def config_changes(self) -> dict[str, Any]:
-        return {"num_labels": 2}
 
     def features(
         self,
@@ -134,31 +127,8 @@ class QuestionAnswering(TaskAdapter):
             )
             for number, example in enumerate(examples)
         ]
-        self.decide(predictions, plan)
+        apply_threshold(self.task, predictions, plan)
         return predictions
-
-    def tune(
-        self, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> FinetuningPlan:
-        """The plan with the threshold for "no answer" that gives the best F1."""
-        if not self.task.answers_may_be_missing:
-            return plan
-        gold, spans, odds = _for_the_threshold(examples, predictions)
-        _, threshold = squad.best_threshold(gold, spans, odds)
-        if threshold not in odds.values():  # it is best to answer nothing
-            threshold = -inf
-        answered = [value for value in odds.values() if value <= threshold]
-        others = [value for value in odds.values() if value > threshold]
-        # In the middle between two questions, where rounding does not decide on one of them.
-        highest = max(answered, default=min(odds.values()) - 2)
-        lowest = min(others, default=max(odds.values()) + 2)
-        return replace(plan, no_answer_threshold=(highest + lowest) / 2)
-
-    def decide(self, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
-        if self.task.answers_may_be_missing:
-            for prediction in predictions:
-                is_missing = prediction["null_odds"] > plan.no_answer_threshold
-                prediction["answer"] = "" if is_missing else prediction["best_span"]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = {e.key: [text for text, _ in e.target] for e in examples}
@@ -178,18 +148,31 @@ class QuestionAnswering(TaskAdapter):
             **found,
         }
 
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        gold = [text for text, _ in example.target]
-        return (1 - squad.best_over_gold(squad.f1, gold, prediction["answer"])) * (0.5 + prediction["score"])
 
-    def record(self, example: Example, prediction: Prediction) -> Prediction:
-        return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
+def tune_threshold(
+    task: Task, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> FinetuningPlan:
+    """The plan with the threshold for "no answer" that gives the best F1, where that may be an answer."""
+    if not task.answers_may_be_missing:
+        return plan
+    gold, spans, odds = _for_the_threshold(examples, predictions)
+    _, threshold = squad.best_threshold(gold, spans, odds)
+    if threshold not in odds.values():  # it is best to answer nothing
+        threshold = -inf
+    answered = [value for value in odds.values() if value <= threshold]
+    others = [value for value in odds.values() if value > threshold]
+    # In the middle between two questions, where rounding does not decide on one of them.
+    highest = max(answered, default=min(odds.values()) - 2)
+    lowest = min(others, default=max(odds.values()) + 2)
+    return replace(plan, no_answer_threshold=(highest + lowest) / 2)
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
-        """No answer, where that may be right; else the first three words of the context: as many as one often has."""
-        if self.task.answers_may_be_missing:
-            return [{"answer": "", "best_span": "", "null_odds": 1.0}] * len(examples)
-        return [{"answer": " ".join(example.inputs["context"].split()[:3])} for example in examples]
+
+def apply_threshold(task: Task, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
+    """Set each `answer` by the plan's threshold for "no answer"."""
+    if task.answers_may_be_missing:
+        for prediction in predictions:
+            is_missing = prediction["null_odds"] > plan.no_answer_threshold
+            prediction["answer"] = "" if is_missing else prediction["best_span"]
 
 
 def _for_the_threshold(

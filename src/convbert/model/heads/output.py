@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
-from convbert.model.batch import is_traced, packed_bounds
+from convbert.model.batch import packed_bounds
 from convbert.model.convbert import ConvBertModelOutput
+from convbert.ops._torch_internals import is_traced
 from convbert.util.errors import InputError
 
 

@@ -12,9 +12,9 @@ from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
 from convbert.layers import GlorotLinear
-from convbert.model.batch import is_traced
 from convbert.model.convbert import ConvBertModel, ConvBertPreTrainedModel
 from convbert.model.heads.output import ConvBertHeadOutput, head_output
+from convbert.ops._torch_internals import is_traced
 from convbert.util.errors import InputError
 
 

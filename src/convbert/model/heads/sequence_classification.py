@@ -11,9 +11,9 @@ from transformers.activations import ACT2FN
 from transformers.utils import can_return_tuple
 
 from convbert.configuration import ConvBertConfig
-from convbert.model.batch import is_traced
 from convbert.model.convbert import ConvBertModel, ConvBertPreTrainedModel, head_dropout
 from convbert.model.heads.output import ConvBertHeadOutput, class_numbers, head_output, refuse_packed
+from convbert.ops._torch_internals import is_traced
 from convbert.util.errors import InputError
 
 

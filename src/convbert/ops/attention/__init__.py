@@ -1,4 +1,4 @@
-from convbert.ops.attention.op import attention, attention_with_weights
-from convbert.ops.attention.packed import packed_form
+from convbert.ops.attention.op import attention
+from convbert.ops.attention.reference import attention_with_weights
 
-__all__ = ["attention", "attention_with_weights", "packed_form"]
+__all__ = ["attention", "attention_with_weights"]

@@ -1,15 +1,17 @@
-"""Softmax attention on a rectangle or bounded by cu_seqlens: compiled for fp32 on a CPU, else PyTorch's own kernels."""
+"""Softmax attention, on a padded batch or over bounds: the public function, and the operator of the CPU."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
-from convbert.ops.attention.packed import packed_attention
-from convbert.ops.attention.rectangle import additive_mask, rectangle
-from convbert.ops.compiled.attention import attention as compiled_attention
+from convbert.ops.attention import cpu
+from convbert.ops.attention.padded import attend_padded
+from convbert.ops.backends import autocast_dtype
+from convbert.ops.varlen import VarlenBounds
 
 
 def attention(
@@ -18,7 +20,7 @@ def attention(
     value: Tensor,
     *,
     mask: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    cu_seqlens: Tensor | VarlenBounds | None = None,
     max_length: int | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -26,40 +28,94 @@ def attention(
 
     Args:
         query, key, value: (B, T, H, D), or (N, H, D) with `cu_seqlens`.
-        mask: (B, T) bool, True where there is a token; rectangles only. A row without any token attends uniformly.
+        mask: (B, T) bool, True at tokens; not with `cu_seqlens`. A row without any token attends uniformly.
         cu_seqlens: (B + 1,) int32, first entry 0, last entry N.
-        max_length: tokens in the longest of these sequences, or more; None has a GPU count them and wait.
+        max_length: tokens in the longest of these sequences, or more; None costs a synchronisation with a GPU.
         dropout: probability of dropping an attention weight.
 
     Returns:
         Same shape as `query`.
 
     Raises:
-        ValueError: the operands differ in shape.
+        ValueError: the operands differ in shape, or the bounds do not cover them.
     """
     if not query.shape == key.shape == value.shape:
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
         raise ValueError(f"query, key and value must have one shape, got {shapes}")
-    if mask is None and query.numel() > 0 and 0 <= dropout < 1 and _is_compiled(query, key, value):
-        return compiled_attention(query, key, value, cu_seqlens, dropout)
-    if cu_seqlens is not None:
-        return packed_attention(query, key, value, cu_seqlens, max_length, dropout)
-    bias = None if mask is None else additive_mask(mask, query.dtype)
-    return rectangle(query, key, value, bias, dropout)
+    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    dtype = autocast_dtype(query.device)
+    if dtype is not None:
+        query, key, value = (x.to(dtype) for x in (query, key, value))
+    if bounds is None and (mask is not None or not compiled.takes(query, key, value)):
+        return attend_padded(query, key, value, mask, dropout)
+    if query.device.type not in ("cpu", "meta"):
+        from convbert.ops.attention import gpu
+
+        assert bounds is not None
+        return gpu.attend(query, key, value, bounds, dropout)
+    seed = torch.randint(2**62, (), device="cpu") if dropout else None
+    if compiled.is_direct(query, key, value):
+        return cpu.forward(query, key, value, bounds, dropout, _number(seed))[0]
+    given = (None, None) if bounds is None else (bounds.cu_seqlens, bounds.max_length)
+    return _forward(query, key, value, *given, dropout, seed)[0]
 
 
-def _is_compiled(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    return compiled.takes(query, key, value) and not torch.is_autocast_enabled("cpu")
-
-
-def attention_with_weights(
-    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
+# Where sequences end is data, and so are the shapes of the steps: inside an operator, `torch.compile` need not know.
+@torch.library.custom_op("convbert::attention", mutates_args=(), device_types="cpu")
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor | None,
+    max_length: int | None,
+    dropout: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """As `attention` on a rectangle, in plain steps, and the weights (B, H, T, T) after dropout."""
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if mask is not None:
-        # Filled, not added: in fp16 the sum of two low numbers is not finite, and a row of such sums is NaN.
-        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(-1), dropout)
-    return (weights @ value).transpose(1, 2), weights
+    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    return cpu.forward(query, key, value, bounds, dropout, _number(seed))
+
+
+@torch.library.custom_op("convbert::attention_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor | None,
+    max_length: int | None,
+    out: Tensor,
+    log_sums: Tensor,
+    dropout: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    return cpu.backward(grad, query, key, value, bounds, out, log_sums, dropout, _number(seed))
+
+
+@_forward.register_fake
+def _(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return cpu.empty_results(query)
+
+
+@_backward.register_fake
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, cu_seqlens, ctx.max_length, ctx.dropout, seed = inputs
+    ctx.save_for_backward(query, key, value, cu_seqlens, *output, seed)
+
+
+def _gradients(ctx: Any, grad: Tensor, _grad_log_sums: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, cu_seqlens, out, log_sums, seed = ctx.saved_tensors
+    bounds = (cu_seqlens, ctx.max_length)
+    grads = _backward(grad, query, key, value, *bounds, out, log_sums, ctx.dropout, seed)
+    return *grads, None, None, None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_setup_context)
+
+
+def _number(seed: Tensor | None) -> int | None:
+    return None if seed is None else int(seed)

@@ -11,17 +11,17 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convbert.ops._torch_internals import is_transformed
+from convbert.ops.varlen import VarlenBounds
 
 # Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
 _BUILDS = {"AVX512": ("avx512_vnni", "avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
-MAX_TAPS = 64  # as in kernels.c
+MAX_KERNEL_SIZE = 64  # as in kernels.c
 ABI = 1  # as in kernels.c: grows with every change of a function or a struct that both sides know
 _ELEMENTS_PER_THREAD = 16384  # less than that is done before another thread has woken up
 
@@ -158,6 +158,14 @@ def without_gradient(*tensors: Tensor | None) -> bool:
     return not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in tensors)
 
 
+def is_direct(*tensors: Tensor) -> bool:
+    """Whether a CPU kernel may be called without PyTorch's dispatcher: nobody differentiates or traces the result.
+
+    On a short text, the dispatcher costs as much as the kernel.
+    """
+    return tensors[0].device.type == "cpu" and without_gradient(*tensors) and runs_eagerly(*tensors)
+
+
 def threads_for(elements: int) -> int:
     """How many of PyTorch's threads are worth waking for so many elements."""
     return max(1, min(torch.get_num_threads(), elements // _ELEMENTS_PER_THREAD))
@@ -174,19 +182,11 @@ def call(function: str, *arguments: Any) -> None:
         raise MemoryError(f"{function}: no memory for the scores of one block")
 
 
-def bounds_arguments(first: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor | None, int, int]:
-    """`cu_seqlens`, the number of sequences, the longest length: of (B, T, ...), or of (N, ...) with bounds.
-
-    Raises:
-        ValueError: the bounds do not cover the tokens; a kernel would read memory that is not its own.
-    """
-    if cu_seqlens is None:
+def bounds_arguments(first: Tensor, bounds: VarlenBounds | None) -> tuple[Tensor | None, int, int]:
+    """`cu_seqlens`, the number of sequences, the longest length: of (B, T, ...), or of (N, ...) with bounds."""
+    if bounds is None:
         return None, first.shape[0], first.shape[1]
-    bounds = cu_seqlens.to("cpu", torch.int32).contiguous()
-    numbers = bounds.tolist()
-    if numbers[0] != 0 or numbers[-1] != first.shape[0] or numbers != sorted(numbers):
-        raise ValueError(f"cu_seqlens must run from 0 to {first.shape[0]} without going back, got {numbers}")
-    return bounds, len(numbers) - 1, max((b - a for a, b in pairwise(numbers)), default=0)
+    return bounds.cu_seqlens, len(bounds.cu_seqlens) - 1, bounds.longest()
 
 
 def evenly_spaced(x: Tensor) -> Tensor:

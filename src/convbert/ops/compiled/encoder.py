@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convbert.ops import compiled
 from convbert.ops.compiled.product import LinearStruct, PrepackedLinear
+from convbert.ops.varlen import VarlenBounds
 
 
 class NormWeights(NamedTuple):
@@ -22,30 +23,30 @@ class NormWeights(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """Of a layer of width C, with H heads of D channels in either branch and a kernel of K taps.
+    """Of a layer of width C, with H heads of D channels in either branch and a kernel size K.
 
     Attributes:
         joined: query, key, value and the convolution's value, (4 H D, C).
-        taps: the depthwise filter, (C, 1, K).
+        depthwise: the filter, (C, 1, K).
         pointwise, kernels: (H D, C), (H K, H D).
         output, norm: of the mixed heads, (C, 2 H D).
-        widening, narrowing, final_norm: of the feed-forward layer.
+        ffn_up, ffn_down, final_norm: of the feed-forward layer.
     """
 
     num_heads: int
     joined: PrepackedLinear
-    taps: Tensor
+    depthwise: Tensor
     pointwise: PrepackedLinear
     kernels: PrepackedLinear
     output: PrepackedLinear
     norm: NormWeights
-    widening: PrepackedLinear
-    narrowing: PrepackedLinear
+    ffn_up: PrepackedLinear
+    ffn_down: PrepackedLinear
     final_norm: NormWeights
 
     def linear_layers(self) -> list[PrepackedLinear]:
         """All of them, in the order of encoder.c."""
-        return [self.joined, self.pointwise, self.kernels, self.output, self.widening, self.narrowing]
+        return [self.joined, self.pointwise, self.kernels, self.output, self.ffn_up, self.ffn_down]
 
 
 class _Norm(ctypes.Structure):
@@ -58,10 +59,10 @@ class LayerStruct(ctypes.Structure):
     """As in encoder.c."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("heads", "head_size", "taps")),
+        *((name, ctypes.c_int64) for name in ("heads", "head_size", "kernel_size")),
         ("joined", LinearStruct),
         ("filter", ctypes.c_void_p),
-        *((name, LinearStruct) for name in ("pointwise", "kernels", "output", "widening", "narrowing")),
+        *((name, LinearStruct) for name in ("pointwise", "kernels", "output", "ffn_up", "ffn_down")),
         *((name, _Norm) for name in ("norm", "final_norm")),
     ]
 
@@ -94,7 +95,7 @@ class CompiledEncoder:
     def __call__(
         self,
         states: Tensor,
-        cu_seqlens: Tensor | None,
+        bounds: VarlenBounds | None,
         rows: Tensor | None = None,
         *,
         wants_hidden: bool = False,
@@ -104,40 +105,41 @@ class CompiledEncoder:
 
         Args:
             states: (B, T, C), or (N, C) with bounds.
-            cu_seqlens: (B + 1,) int32.
             rows: (n,) numbers of the tokens whose last states are wanted, counted over all sequences; None: all.
         """
         states = states.contiguous()
         if states.shape[-1] != self.width:
             raise ValueError(f"states must be {self.width} wide, got {tuple(states.shape)}")
-        bounds = compiled.bounds_arguments(states, cu_seqlens)
+        limits = compiled.bounds_arguments(states, bounds)
         count, tokens, first = len(self._layers), states.numel() // self.width, self._layers[0]
         wanted = tokens if rows is None else len(rows)
         rows = None if rows is None else _checked_rows(rows, tokens)
         out = torch.empty_like(states) if rows is None else states.new_empty(wanted, self.width)
         hidden = states.new_empty(count - 1, *states.shape) if wants_hidden else None
         kernels = (
-            states.new_empty(count, *states.shape[:-1], first.heads, first.taps) if wants_kernels else None
+            states.new_empty(count, *states.shape[:-1], first.heads, first.kernel_size)
+            if wants_kernels
+            else None
         )
         threads = torch.get_num_threads()
         layers = ctypes.byref(self._layers)
-        needed = compiled.library().encoder_scratch(threads, layers, tokens, bounds[2], wanted)
+        needed = compiled.library().encoder_scratch(threads, layers, tokens, limits[2], wanted)
         scratch = states.new_empty(needed)
         results = scratch, kernels, hidden, out
         compiled.call(
-            "encoder_forward", threads, layers, count, tokens, *bounds, states, rows, wanted, *results
+            "encoder_forward", threads, layers, count, tokens, *limits, states, rows, wanted, *results
         )
         return EncoderOutput(out, _unbind(hidden), _unbind(kernels))
 
     def _layer(self, weights: LayerWeights) -> LayerStruct:
         _check(weights)
         heads = weights.num_heads
-        sizes = heads, weights.joined.sizes[1] // (4 * heads), weights.taps.shape[-1]
+        sizes = heads, weights.joined.sizes[1] // (4 * heads), weights.depthwise.shape[-1]
         joined, *linear = weights.linear_layers()
         self._kept += [x for layer in (joined, *linear) for x in layer.tensors]
-        taps = self._keep(weights.taps.permute(2, 1, 0))  # a row for each tap
+        depthwise = self._keep(weights.depthwise.permute(2, 1, 0))  # (K, 1, C)
         norms = self._norm(weights.norm), self._norm(weights.final_norm)
-        return LayerStruct(*sizes, joined.struct, taps, *(layer.struct for layer in linear), *norms)
+        return LayerStruct(*sizes, joined.struct, depthwise, *(layer.struct for layer in linear), *norms)
 
     def _norm(self, norm: NormWeights) -> _Norm:
         return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
@@ -161,18 +163,18 @@ def _check(weights: LayerWeights) -> None:
         ValueError: the weights do not belong together.
     """
     heads, (width, joined) = weights.num_heads, weights.joined.sizes
-    inner, taps, wide = joined // 4, weights.taps.shape[-1], weights.widening.sizes[1]
-    tensors = [weights.taps, *weights.norm[:2], *weights.final_norm[:2]]
+    inner, kernel_size, wide = joined // 4, weights.depthwise.shape[-1], weights.ffn_up.sizes[1]
+    tensors = [weights.depthwise, *weights.norm[:2], *weights.final_norm[:2]]
     fits = (
         inner % heads == 0
         and joined == 4 * inner
-        and weights.taps.shape == (width, 1, taps)
-        and taps <= compiled.MAX_TAPS
+        and weights.depthwise.shape == (width, 1, kernel_size)
+        and kernel_size <= compiled.MAX_KERNEL_SIZE
         and weights.pointwise.sizes == (width, inner)
-        and weights.kernels.sizes == (inner, heads * taps)
+        and weights.kernels.sizes == (inner, heads * kernel_size)
         and weights.output.sizes == (2 * inner, width)
-        and weights.widening.sizes == (width, wide)
-        and weights.narrowing.sizes == (wide, width)
+        and weights.ffn_up.sizes == (width, wide)
+        and weights.ffn_down.sizes == (wide, width)
         and all(x.shape == (width,) for x in tensors[1:])
     )
     if not fits or not compiled.takes(*tensors):

@@ -2,7 +2,7 @@
 they lie.
 
 For oneDNN, an unpadded batch is spread out first so that K // 2 zero rows separate its sequences, and is one long
-rectangle from then on.
+row from then on.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
-from convbert.ops.unpad import position_in_sequence
+from convbert.ops.varlen import VarlenBounds
 
-# oneDNN's bf16 kernel never returns for 15 taps or more on 31 tokens or more (torch 2.13, AVX-512).
-ONEDNN_TAPS = 13
+# oneDNN's bf16 kernel never returns for kernel sizes of 15 or more on 31 tokens or more (torch 2.13, AVX-512).
+ONEDNN_KERNEL_SIZE = 13
 
 
-def forward(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def forward(hidden: Tensor, weight: Tensor, bounds: VarlenBounds | None) -> Tensor:
     """(B, T, C) or (N, C); see the public function."""
     if _is_compiled(hidden, weight):
-        return _compiled_forward(hidden, _filter(weight), cu_seqlens)
-    if cu_seqlens is None:
+        return _compiled_forward(hidden, _filter(weight), bounds)
+    if bounds is None:
         return _convolve(hidden, weight)
-    rows, spread = _spread(hidden, weight.shape[-1], cu_seqlens)
+    rows, spread = _spread(hidden, weight.shape[-1], bounds)
     return _convolve(spread, weight)[0].index_select(0, rows)
 
 
 def backward(
-    grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
+    grad: Tensor, hidden: Tensor, weight: Tensor, bounds: VarlenBounds | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `hidden` (the same convolution with the filter reversed) and of `weight`."""
     if _is_compiled(grad, hidden, weight):
-        grad_hidden = _compiled_forward(grad, _filter(weight.flip(-1)), cu_seqlens)
-        return grad_hidden, _compiled_filter_gradient(grad, hidden, weight, cu_seqlens)
-    if cu_seqlens is None:
+        grad_hidden = _compiled_forward(grad, _filter(weight.flip(-1)), bounds)
+        return grad_hidden, _compiled_filter_gradient(grad, hidden, weight, bounds)
+    if bounds is None:
         return _convolve(grad, weight.flip(-1)), _filter_products(grad, hidden, weight)
-    rows, spread_grad = _spread(grad, weight.shape[-1], cu_seqlens)
-    _, spread = _spread(hidden, weight.shape[-1], cu_seqlens)
+    rows, spread_grad = _spread(grad, weight.shape[-1], bounds)
+    _, spread = _spread(hidden, weight.shape[-1], bounds)
     grad_hidden = _convolve(spread_grad, weight.flip(-1))[0].index_select(0, rows)
     return grad_hidden, _filter_products(spread_grad, spread, weight)
 
@@ -50,22 +50,22 @@ def _is_compiled(*tensors: Tensor) -> bool:
 
 
 def _filter(weight: Tensor) -> Tensor:
-    """(C, 1, K) to (K, C): a row per tap, as the kernels read it."""
+    """(C, 1, K) to (K, C): a row for each of the K, as the kernels read it."""
     return weight[:, 0].t().contiguous()
 
 
-def _compiled_forward(hidden: Tensor, taps_first: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def _compiled_forward(hidden: Tensor, by_rows: Tensor, bounds: VarlenBounds | None) -> Tensor:
     hidden = hidden.contiguous()
     out = torch.empty_like(hidden)
-    sizes = _sizes(hidden, len(taps_first), cu_seqlens)
-    compiled.call("depthwise_conv_forward", *sizes, hidden, taps_first, out)
+    sizes = _sizes(hidden, len(by_rows), bounds)
+    compiled.call("depthwise_conv_forward", *sizes, hidden, by_rows, out)
     return out
 
 
 def _compiled_filter_gradient(
-    grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
+    grad: Tensor, hidden: Tensor, weight: Tensor, bounds: VarlenBounds | None
 ) -> Tensor:
-    threads, *sizes = _sizes(hidden, weight.shape[-1], cu_seqlens)
+    threads, *sizes = _sizes(hidden, weight.shape[-1], bounds)
     partial = hidden.new_zeros(threads, weight.shape[-1], hidden.shape[-1])
     compiled.call(
         "depthwise_conv_filter_gradient", threads, *sizes, grad.contiguous(), hidden.contiguous(), partial
@@ -73,35 +73,35 @@ def _compiled_filter_gradient(
     return partial.sum(0).t().unsqueeze(1).contiguous()
 
 
-def _sizes(hidden: Tensor, taps: int, cu_seqlens: Tensor | None) -> tuple[Any, ...]:
+def _sizes(hidden: Tensor, kernel_size: int, bounds: VarlenBounds | None) -> tuple[Any, ...]:
     """What both kernels are told first: threads, N, C, K, bounds."""
     channels = hidden.shape[-1]
-    bounds = compiled.bounds_arguments(hidden, cu_seqlens)
-    return compiled.threads_for(hidden.numel()), hidden.numel() // channels, channels, taps, *bounds
+    limits = compiled.bounds_arguments(hidden, bounds)
+    return compiled.threads_for(hidden.numel()), hidden.numel() // channels, channels, kernel_size, *limits
 
 
 def _convolve(hidden: Tensor, weight: Tensor) -> Tensor:
     """(B, T, C) to (B, T, C), zero beyond both ends."""
     batch, length, channels = hidden.shape
-    taps = weight.shape[-1]
+    kernel_size = weight.shape[-1]
     if hidden.numel() == 0:
         return torch.zeros_like(hidden)
-    if taps > ONEDNN_TAPS:
+    if kernel_size > ONEDNN_KERNEL_SIZE:
         return _convolve_by_shifts(hidden, weight)
     # A (B, 1, T, C) image in channels-last memory is our row-major tensor, so nothing is transposed.
     image = hidden.contiguous().view(batch, 1, length, channels).permute(0, 3, 1, 2)
-    filters = weight.reshape(channels, 1, 1, taps)
-    out = F.conv2d(image, filters, padding=(0, taps // 2), groups=channels)
+    filters = weight.reshape(channels, 1, 1, kernel_size)
+    out = F.conv2d(image, filters, padding=(0, kernel_size // 2), groups=channels)
     return out.permute(0, 2, 3, 1).contiguous().view(hidden.shape)
 
 
 def _convolve_by_shifts(hidden: Tensor, weight: Tensor) -> Tensor:
-    """(B, T, C) to (B, T, C): one multiply-add of the whole rectangle per tap."""
-    length, taps = hidden.shape[1], weight.shape[-1]
+    """(B, T, C) to (B, T, C): one multiply-add of all tokens for each of the K."""
+    length, kernel_size = hidden.shape[1], weight.shape[-1]
     wide = torch.promote_types(hidden.dtype, torch.float32)
     out = torch.zeros_like(hidden, dtype=wide, memory_format=torch.contiguous_format)
-    for k in range(taps):
-        shift = k - taps // 2
+    for k in range(kernel_size):
+        shift = k - kernel_size // 2
         first, last = max(0, -shift), length - max(0, shift)
         if last > first:
             shifted = hidden[:, first + shift : last + shift].to(wide)
@@ -110,11 +110,11 @@ def _convolve_by_shifts(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
-    """(C, 1, K): for each tap, the sum over all tokens of grad[t] * hidden[t + k - K // 2]."""
-    length, taps = hidden.shape[1], weight.shape[-1]
-    sums = grad.new_zeros(taps, hidden.shape[-1], dtype=torch.promote_types(grad.dtype, torch.float32))
-    for k in range(taps):
-        shift = k - taps // 2
+    """(C, 1, K): for each k, the sum over all tokens of grad[t] * hidden[t + k - K // 2]."""
+    length, kernel_size = hidden.shape[1], weight.shape[-1]
+    sums = grad.new_zeros(kernel_size, hidden.shape[-1], dtype=torch.promote_types(grad.dtype, torch.float32))
+    for k in range(kernel_size):
+        shift = k - kernel_size // 2
         first, last = max(0, -shift), length - max(0, shift)
         if last > first:
             products = grad[:, first:last] * hidden[:, first + shift : last + shift]
@@ -122,12 +122,10 @@ def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
     return sums.t().unsqueeze(1).to(weight.dtype).contiguous()
 
 
-def _spread(tokens: Tensor, taps: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+def _spread(tokens: Tensor, kernel_size: int, bounds: VarlenBounds) -> tuple[Tensor, Tensor]:
     """Rows (N,) where the tokens go, and the tokens there: (1, N + gaps, C) with zeros between the sequences."""
-    gap = taps // 2
-    sequences = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
-    before, _ = position_in_sequence(cu_seqlens, tokens.shape[0])
-    starts = cu_seqlens[:-1].long() + gap * sequences
-    rows = torch.repeat_interleave(starts, cu_seqlens.long().diff(), output_size=tokens.shape[0]) + before
-    spread = tokens.new_zeros(tokens.shape[0] + gap * len(sequences), tokens.shape[1])
+    gap, batch = kernel_size // 2, len(bounds.cu_seqlens) - 1
+    starts = bounds.cu_seqlens[:-1] + gap * torch.arange(batch, device=tokens.device)
+    rows = bounds.token_indices(starts)
+    spread = tokens.new_zeros(tokens.shape[0] + gap * batch, tokens.shape[1])
     return rows, spread.index_copy_(0, rows, tokens)[None]

@@ -1,6 +1,6 @@
 """Depthwise convolution on a GPU, in Triton: one kernel forward, one backward.
 
-A program takes a tile of BLOCK tokens and CHANNELS channels, and adds one shifted tile per tap; all but the first find
+A program takes a tile of BLOCK tokens and CHANNELS channels, and adds one shifted tile per k; all but the first find
 their numbers in the cache. The backward kernel does the same with the filter reversed, and sums the gradient of the
 filter over its tile. These partial sums are written out and added afterwards, always in the same order.
 """
@@ -31,10 +31,10 @@ def backward(
     grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `hidden` and `weight`."""
-    channels, _, taps = weight.shape
+    channels, _, kernel_size = weight.shape
     grad_hidden = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
     tiles = cut(hidden.shape, cu_seqlens, BLOCK).number if hidden.numel() else 0
-    partial = torch.empty(tiles, taps, channels, dtype=torch.float32, device=hidden.device)
+    partial = torch.empty(tiles, kernel_size, channels, dtype=torch.float32, device=hidden.device)
     _launch(_backward, [grad, hidden], weight, [grad_hidden, partial], cu_seqlens)
     return grad_hidden, partial.sum(0).t().unsqueeze(1).contiguous().to(weight.dtype)
 
@@ -48,22 +48,27 @@ def _launch(
         return
     rows = [as_rows(x, x.dim() - 1) for x in inputs]
     tiles = cut(hidden.shape, cu_seqlens, BLOCK)
-    channels, _, taps = weight.shape
+    channels, _, kernel_size = weight.shape
     with torch.cuda.device_of(hidden):
         kernel[(tiles.number * triton.cdiv(channels, CHANNELS),)](
             *rows,
-            weight.squeeze(1).t().contiguous(),  # (K, C), so that a tap of many channels is one load
+            weight.squeeze(1).t().contiguous(),  # (K, C), so that one k of many channels is one load
             *outputs,
             *tiles[1:],
             channels,
             *(x.stride(0) for x in rows),
-            **constants(taps),
+            **constants(kernel_size),
         )
 
 
-def constants(taps: int) -> dict[str, int]:
-    """What a kernel is compiled for. The tiles of up to 9 taps are in flight at once; of 31, registers would spill."""
-    return {"TAPS": taps, "UNROLL": taps if taps <= 9 else 2, "BLOCK": BLOCK, "CHANNELS": CHANNELS}
+def constants(kernel_size: int) -> dict[str, int]:
+    """What a kernel is compiled for. The tiles of up to 9 k are in flight at once; of 31, registers would spill."""
+    return {
+        "K": kernel_size,
+        "UNROLL": kernel_size if kernel_size <= 9 else 2,
+        "BLOCK": BLOCK,
+        "CHANNELS": CHANNELS,
+    }
 
 
 @triton.jit(do_not_specialize=["sequences", "length"])
@@ -76,7 +81,7 @@ def _forward(
     length,
     channels,
     hidden_row,
-    TAPS: tl.constexpr,
+    K: tl.constexpr,
     UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -89,11 +94,11 @@ def _forward(
     exists = column < channels
     hidden += first.to(tl.int64) * hidden_row + column[None, :]
     total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for tap in tl.range(0, TAPS, loop_unroll_factor=UNROLL):
-        read = row + (tap - TAPS // 2)
+    for k in tl.range(0, K, loop_unroll_factor=UNROLL):
+        read = row + (k - K // 2)
         readable = (first + read >= start) & (first + read < end) & exists[None, :]
-        taps = tl.load(filters + tap * channels + column, exists, 0.0).to(tl.float32)
-        total += taps[None, :] * tl.load(hidden + read * hidden_row, readable, 0.0).to(tl.float32)
+        factors = tl.load(filters + k * channels + column, exists, 0.0).to(tl.float32)
+        total += factors[None, :] * tl.load(hidden + read * hidden_row, readable, 0.0).to(tl.float32)
     out += first.to(tl.int64) * channels + column[None, :]
     tl.store(out + row * channels, total, (first + row < end) & exists[None, :])
 
@@ -111,7 +116,7 @@ def _backward(
     channels,
     grad_row,
     hidden_row,
-    TAPS: tl.constexpr,
+    K: tl.constexpr,
     UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -126,14 +131,14 @@ def _backward(
     hidden += first.to(tl.int64) * hidden_row + column[None, :]
     own = tl.load(hidden + row * hidden_row, written, 0.0).to(tl.float32)
     grad += first.to(tl.int64) * grad_row + column[None, :]
-    partial += tile.to(tl.int64) * TAPS * channels + column
+    partial += tile.to(tl.int64) * K * channels + column
     total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for tap in tl.range(0, TAPS, loop_unroll_factor=UNROLL):
-        reader = row - (tap - TAPS // 2)  # the token that reads ours through this tap
+    for k in tl.range(0, K, loop_unroll_factor=UNROLL):
+        reader = row - (k - K // 2)  # the token that reads ours with this k
         readable = (first + reader >= start) & (first + reader < end) & exists[None, :]
         grads = tl.load(grad + reader * grad_row, readable, 0.0).to(tl.float32)
-        taps = tl.load(filters + tap * channels + column, exists, 0.0).to(tl.float32)
-        total += taps[None, :] * grads
-        tl.store(partial + tap * channels, tl.sum(grads * own, 0), exists)
+        factors = tl.load(filters + k * channels + column, exists, 0.0).to(tl.float32)
+        total += factors[None, :] * grads
+        tl.store(partial + k * channels, tl.sum(grads * own, 0), exists)
     grad_hidden += first.to(tl.int64) * channels + column[None, :]
     tl.store(grad_hidden + row * channels, total, written)

@@ -18,10 +18,10 @@ def depthwise_conv(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None = N
             for start, end in list(pairwise(bounds)) or [(0, 0)]
         ]
         return torch.cat(sequences)
-    length, taps = hidden.shape[1], weight.shape[-1]
+    length, kernel_size = hidden.shape[1], weight.shape[-1]
     accumulate = torch.promote_types(hidden.dtype, torch.float32)
-    padded = F.pad(hidden.to(accumulate), (0, 0, taps // 2, taps // 2))
+    padded = F.pad(hidden.to(accumulate), (0, 0, kernel_size // 2, kernel_size // 2))
     out = torch.zeros_like(hidden, dtype=accumulate)
-    for k in range(taps):
+    for k in range(kernel_size):
         out = out + weight[:, 0, k].to(accumulate) * padded[:, k : k + length]
     return out.to(hidden.dtype)

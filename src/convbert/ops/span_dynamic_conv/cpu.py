@@ -16,64 +16,67 @@ import torch
 from torch import Tensor
 
 from convbert.ops import compiled
+from convbert.ops.varlen import VarlenBounds
 
 BLOCK = 32
 
 
-def forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def forward(value: Tensor, kernel_logits: Tensor, bounds: VarlenBounds | None) -> Tensor:
     """(B, T, H, D) or (N, H, D); see the public function."""
     if _is_compiled(value, kernel_logits):
         value, kernel_logits = compiled.evenly_spaced(value), kernel_logits.contiguous()
         out = value.new_empty(value.shape)
         rows = value, value.stride(-3), kernel_logits, out, out.stride(-3)
-        compiled.call("span_dynamic_conv_forward", *_sizes(value, kernel_logits, cu_seqlens), *rows)
+        compiled.call("span_dynamic_conv_forward", *_sizes(value, kernel_logits, bounds), *rows)
         return out
-    taps = kernel_logits.shape[-1]
-    blocks = _blocks_of(value, taps, cu_seqlens)
-    own = _own(_near(_softmax(kernel_logits).to(value.dtype), blocks), taps)
+    kernel_size = kernel_logits.shape[-1]
+    blocks = _blocks_of(value, kernel_size, bounds)
+    own = _own(_near(_softmax(kernel_logits).to(value.dtype), blocks), kernel_size)
     return _to_tokens(_band(own) @ _near(value, blocks), blocks).view(value.shape)
 
 
 def backward(
-    grad: Tensor, value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None
+    grad: Tensor, value: Tensor, kernel_logits: Tensor, bounds: VarlenBounds | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `value` and `kernel_logits`.
 
     With weights w = softmax(logits): the gradient of `value` is the same mixing with the transposed band, and the
     gradient of w[t, k] is grad[t] . value[t + k - K // 2], zero outside the sequence.
     """
-    taps = kernel_logits.shape[-1]
+    kernel_size = kernel_logits.shape[-1]
     if _is_compiled(grad, value, kernel_logits):
         inputs = [x.contiguous() for x in (grad, value, kernel_logits)]
         _, grad_value, grad_logits = (torch.empty_like(x) for x in inputs)
         weights = torch.empty_like(grad_logits)
-        sizes = _sizes(value, kernel_logits, cu_seqlens)
+        sizes = _sizes(value, kernel_logits, bounds)
         compiled.call("span_dynamic_conv_backward", *sizes, *inputs, weights, grad_value, grad_logits)
         return grad_value, grad_logits
-    blocks = _blocks_of(value, taps, cu_seqlens)
+    blocks = _blocks_of(value, kernel_size, bounds)
     weights = _softmax(kernel_logits)
     near_grad = _near(grad, blocks)
-    readers = _readers(_near(weights.to(value.dtype), blocks), taps)
+    readers = _readers(_near(weights.to(value.dtype), blocks), kernel_size)
     grad_value = _to_tokens(_band(readers) @ near_grad, blocks)
-    products = _own(near_grad, taps) @ _near(value, blocks).transpose(-1, -2)
+    products = _own(near_grad, kernel_size) @ _near(value, blocks).transpose(-1, -2)
     grad_weights = (
-        _to_tokens(_diagonals(products.contiguous(), taps), blocks).to(weights.dtype).view(weights.shape)
+        _to_tokens(_diagonals(products.contiguous(), kernel_size), blocks)
+        .to(weights.dtype)
+        .view(weights.shape)
     )
     grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
     return grad_value.view(value.shape), grad_logits.to(kernel_logits.dtype)
 
 
 def _is_compiled(*tensors: Tensor) -> bool:
-    taps = tensors[-1].shape[-1]
-    return tensors[0].numel() > 0 and taps <= compiled.MAX_TAPS and compiled.takes(*tensors)
+    kernel_size = tensors[-1].shape[-1]
+    return tensors[0].numel() > 0 and kernel_size <= compiled.MAX_KERNEL_SIZE and compiled.takes(*tensors)
 
 
-def _sizes(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> tuple[Any, ...]:
+def _sizes(value: Tensor, kernel_logits: Tensor, bounds: VarlenBounds | None) -> tuple[Any, ...]:
     """What both kernels are told first: threads, N, H, D, K, bounds."""
     heads, width = value.shape[-2:]
-    bounds = compiled.bounds_arguments(value, cu_seqlens)
+    limits = compiled.bounds_arguments(value, bounds)
     threads = compiled.threads_for(value.numel())
-    return threads, value.numel() // (heads * width), heads, width, kernel_logits.shape[-1], *bounds
+    return threads, value.numel() // (heads * width), heads, width, kernel_logits.shape[-1], *limits
 
 
 class _Blocks(NamedTuple):
@@ -90,28 +93,28 @@ class _Blocks(NamedTuple):
     back: Tensor
 
 
-def _blocks_of(value: Tensor, taps: int, cu_seqlens: Tensor | None) -> _Blocks:
+def _blocks_of(value: Tensor, kernel_size: int, bounds: VarlenBounds | None) -> _Blocks:
     """Of (B, T, H, D), or of (N, H, D) with bounds."""
-    if cu_seqlens is None:
+    if bounds is None:
         batch, length = value.shape[:2]
-        bounds = tuple(length * number for number in range(batch + 1))
+        ends = range(0, batch * length + 1, length) if length else [0] * (batch + 1)
     else:
-        bounds = tuple(cu_seqlens.tolist())
-    return _cut(bounds, value.shape[-2], taps)
+        ends = bounds.cu_seqlens.tolist()
+    return _cut(tuple(ends), value.shape[-2], kernel_size)
 
 
 @lru_cache(maxsize=2)  # the layers of a model, or of two that train together, ask one after the other
-def _cut(bounds: tuple[int, ...], heads: int, taps: int) -> _Blocks:
-    ends = torch.tensor(bounds, device="cpu")
+def _cut(all_ends: tuple[int, ...], heads: int, kernel_size: int) -> _Blocks:
+    ends = torch.tensor(all_ends, device="cpu")
     number = (ends.diff() + BLOCK - 1) // BLOCK
     sequence = torch.repeat_interleave(number)
     in_sequence = torch.arange(len(sequence), device="cpu") - (number.cumsum(0) - number)[sequence]
     start, end = ends[sequence, None], ends[sequence + 1, None]
-    reach = taps // 2
+    reach = kernel_size // 2
     near = start + BLOCK * in_sequence[:, None] + torch.arange(-reach, BLOCK + reach, device="cpu")
     exists = (near >= start) & (near < end)
     head = torch.arange(heads, device="cpu")
-    by_head = near.clamp(0, bounds[-1] - 1)[:, None] * heads + head[:, None]
+    by_head = near.clamp(0, all_ends[-1] - 1)[:, None] * heads + head[:, None]
     beyond = (~exists)[:, None].expand(by_head.shape).flatten().nonzero().squeeze(1)
     # The places that exist, block by block, are the tokens in their order.
     place = exists[:, reach : reach + BLOCK].flatten().nonzero()
@@ -125,9 +128,9 @@ def _near(x: Tensor, blocks: _Blocks) -> Tensor:
     return rows.index_fill_(0, blocks.beyond, 0).view(*blocks.near.shape, x.shape[-1])
 
 
-def _own(near: Tensor, taps: int) -> Tensor:
+def _own(near: Tensor, kernel_size: int) -> Tensor:
     """(blocks, H, SPAN, D) to (blocks, H, BLOCK, D): without the neighbours."""
-    return near[:, :, taps // 2 : taps // 2 + BLOCK]
+    return near[:, :, kernel_size // 2 : kernel_size // 2 + BLOCK]
 
 
 def _to_tokens(x: Tensor, blocks: _Blocks) -> Tensor:
@@ -137,31 +140,31 @@ def _to_tokens(x: Tensor, blocks: _Blocks) -> Tensor:
 
 def _softmax(kernel_logits: Tensor) -> Tensor:
     """Over the last axis, in fp32 or wider, contiguous."""
-    taps = kernel_logits.shape[-1]
-    # Taps first: the softmax over a contiguous axis of nine is several times slower than over a strided one.
-    logits = kernel_logits.reshape(-1, taps).t().contiguous()
+    kernel_size = kernel_logits.shape[-1]
+    # K first: the softmax over a contiguous axis of nine is several times slower than over a strided one.
+    logits = kernel_logits.reshape(-1, kernel_size).t().contiguous()
     weights = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(0)
     return weights.t().contiguous().view(kernel_logits.shape)
 
 
-def _readers(near: Tensor, taps: int) -> Tensor:
+def _readers(near: Tensor, kernel_size: int) -> Tensor:
     """Kernels (blocks, H, SPAN, K) to (blocks, H, BLOCK, K): entry [t, j] is the weight with which token t + j - K // 2
     reads token t."""
     blocks, heads, span, _ = near.shape
-    strides = (heads * span * taps, span * taps, taps, taps - 1)
-    return near.as_strided((blocks, heads, BLOCK, taps), strides, taps - 1)
+    strides = (heads * span * kernel_size, span * kernel_size, kernel_size, kernel_size - 1)
+    return near.as_strided((blocks, heads, BLOCK, kernel_size), strides, kernel_size - 1)
 
 
-def _band(taps: Tensor) -> Tensor:
+def _band(kernels: Tensor) -> Tensor:
     """(blocks, H, BLOCK, K) to (blocks, H, BLOCK, SPAN): row t of a block holds its K numbers from column t on."""
-    blocks, heads, _, number = taps.shape
-    band = taps.new_zeros(blocks, heads, BLOCK, BLOCK + number - 1)
-    _diagonals(band, number).copy_(taps)
+    blocks, heads, _, number = kernels.shape
+    band = kernels.new_zeros(blocks, heads, BLOCK, BLOCK + number - 1)
+    _diagonals(band, number).copy_(kernels)
     return band
 
 
-def _diagonals(band: Tensor, taps: int) -> Tensor:
+def _diagonals(band: Tensor, kernel_size: int) -> Tensor:
     """(blocks, H, BLOCK, K) view of the numbers inside a contiguous band."""
     blocks, heads, rows, columns = band.shape
     strides = (heads * rows * columns, rows * columns, columns + 1, 1)
-    return band.as_strided((blocks, heads, rows, taps), strides)
+    return band.as_strided((blocks, heads, rows, kernel_size), strides)

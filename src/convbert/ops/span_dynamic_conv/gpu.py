@@ -2,7 +2,7 @@
 
 A program takes a tile of BLOCK tokens and one head. The kernels of these tokens are the diagonals of a matrix of BLOCK
 rows and SPAN columns, the tokens within reach, and mixing is one product of that band with the values there, as on the
-CPU. The band is loaded as one, so that the softmax over the taps is a softmax over its rows. Each value is read once
+CPU. The band is loaded as one, so that the softmax over k is a softmax over its rows. Each value is read once
 and each result is written once, but for the K // 2 neighbours on either side of a tile.
 """
 
@@ -45,8 +45,8 @@ def _launch(kernel: Any, inputs: list[Tensor], outputs: list[Tensor], cu_seqlens
     if value.numel() == 0:
         return
     heads, width = value.shape[-2:]
-    taps = logits.shape[-1]
-    block, warps = tile(kernel is _backward, taps, value.dtype)
+    kernel_size = logits.shape[-1]
+    block, warps = tile(kernel is _backward, kernel_size, value.dtype)
     tiles = cut(value.shape, cu_seqlens, block)
     rows = [as_rows(x, x.dim() - 2) for x in inputs]
     with torch.cuda.device_of(value):
@@ -57,25 +57,25 @@ def _launch(kernel: Any, inputs: list[Tensor], outputs: list[Tensor], cu_seqlens
             heads,
             *(stride for x in rows for stride in x.stride()[:2]),
             num_warps=warps,
-            **constants(block, taps, width, value.dtype),
+            **constants(block, kernel_size, width, value.dtype),
         )
 
 
-def tile(is_backward: bool, taps: int, dtype: torch.dtype) -> tuple[int, int]:
+def tile(is_backward: bool, kernel_size: int, dtype: torch.dtype) -> tuple[int, int]:
     """Tokens of a tile, and warps of a program: what needs the fewest instructions per token and no spilled register.
 
-    A tile of 16 has fewer zeros beside its band than one of 32; more than 17 taps do not fit into it.
+    A tile of 16 has fewer zeros beside its band than one of 32; kernel sizes above 17 do not fit into it.
     """
     is_half = dtype != torch.float32
-    block = 32 if taps > 17 or (is_half and not is_backward) else 16
+    block = 32 if kernel_size > 17 or (is_half and not is_backward) else 16
     return block, block // 16 if is_half else 4
 
 
-def constants(block: int, taps: int, width: int, dtype: torch.dtype) -> dict[str, int]:
-    """What a kernel is compiled for. A tile reads block + taps - 1 tokens: `taps` may be at most block + 1."""
+def constants(block: int, kernel_size: int, width: int, dtype: torch.dtype) -> dict[str, int]:
+    """What a kernel is compiled for. A tile reads block + kernel_size - 1 tokens, at most SPAN."""
     return {
-        "TAPS": taps,
-        "TAPS_ROUNDED": triton.next_power_of_2(taps),
+        "K": kernel_size,
+        "K_ROUNDED": triton.next_power_of_2(kernel_size),
         "WIDTH": width,
         "BLOCK": block,
         "SPAN": 2 * block,
@@ -96,8 +96,8 @@ def _forward(
     value_head,
     logits_row,
     logits_head,
-    TAPS: tl.constexpr,
-    TAPS_ROUNDED: tl.constexpr,
+    K: tl.constexpr,
+    K_ROUNDED: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SPAN: tl.constexpr,
@@ -108,12 +108,12 @@ def _forward(
     first, start, end = find_tile(program // heads, cu_seqlens, sequences, length, BLOCK)
     origin = first.to(tl.int64)
     row = tl.arange(0, BLOCK)
-    near = tl.arange(0, SPAN) - TAPS // 2  # tokens within reach, counted from the first of the tile
+    near = tl.arange(0, SPAN) - K // 2  # tokens within reach, counted from the first of the tile
     written = first + row < end
-    readable = (first + near >= start) & (first + near < end) & (near < BLOCK + TAPS // 2)
+    readable = (first + near >= start) & (first + near < end) & (near < BLOCK + K // 2)
 
     logits += origin * logits_row + head * logits_head
-    weights = _own_kernels(logits, logits_row, row, near, written, TAPS)
+    weights = _own_kernels(logits, logits_row, row, near, written, K)
 
     value += origin * value_row + head * value_head
     out += (origin * heads + head) * WIDTH
@@ -141,8 +141,8 @@ def _backward(
     value_head,
     logits_row,
     logits_head,
-    TAPS: tl.constexpr,
-    TAPS_ROUNDED: tl.constexpr,
+    K: tl.constexpr,
+    K_ROUNDED: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SPAN: tl.constexpr,
@@ -155,13 +155,13 @@ def _backward(
     first, start, end = find_tile(program // heads, cu_seqlens, sequences, length, BLOCK)
     origin = first.to(tl.int64)
     row = tl.arange(0, BLOCK)
-    near = tl.arange(0, SPAN) - TAPS // 2
+    near = tl.arange(0, SPAN) - K // 2
     written = first + row < end
-    readable = (first + near >= start) & (first + near < end) & (near < BLOCK + TAPS // 2)
+    readable = (first + near >= start) & (first + near < end) & (near < BLOCK + K // 2)
 
     logits += origin * logits_row + head * logits_head
-    weights = _own_kernels(logits, logits_row, row, near, written, TAPS)
-    reading = _reading_kernels(logits, logits_row, row, near, readable, TAPS, TAPS_ROUNDED)
+    weights = _own_kernels(logits, logits_row, row, near, written, K)
+    reading = _reading_kernels(logits, logits_row, row, near, readable, K, K_ROUNDED)
 
     grad += origin * grad_row + head * grad_head
     value += origin * value_row + head * value_head
@@ -176,45 +176,45 @@ def _backward(
         gathered = tl.dot(reading.to(near_grads.dtype), near_grads, input_precision="ieee")
         _write_rows(grad_value, heads * WIDTH, row, columns, gathered, written, WIDTH)
 
-    tap = near[None, :] - row[:, None] + TAPS // 2
-    in_band = tap.to(tl.uint32) < TAPS
+    k = near[None, :] - row[:, None] + K // 2
+    in_band = k.to(tl.uint32) < K
     grad_weights = tl.where(in_band, grad_weights, 0.0)
     centred = grad_weights - tl.sum(weights * grad_weights, 1)[:, None]
-    grad_logits += (origin * heads + head) * TAPS
+    grad_logits += (origin * heads + head) * K
     inside = in_band & written[:, None]
-    tl.store(grad_logits + row[:, None] * (heads * TAPS) + tap, weights * centred, inside)
+    tl.store(grad_logits + row[:, None] * (heads * K) + k, weights * centred, inside)
 
 
 @triton.jit
-def _own_kernels(logits, logits_row, row, near, written, TAPS: tl.constexpr):
+def _own_kernels(logits, logits_row, row, near, written, K: tl.constexpr):
     """(BLOCK, SPAN): the weight with which token `row` reads token `near`, which may lie beyond the sequence."""
-    tap = near[None, :] - row[:, None] + TAPS // 2
-    in_band = tap.to(tl.uint32) < TAPS
-    band = tl.load(logits + row[:, None] * logits_row + tap, in_band & written[:, None], 0.0).to(tl.float32)
+    k = near[None, :] - row[:, None] + K // 2
+    in_band = k.to(tl.uint32) < K
+    band = tl.load(logits + row[:, None] * logits_row + k, in_band & written[:, None], 0.0).to(tl.float32)
     band = tl.where(in_band, band, float("-inf"))
     band = _exp(band, tl.max(band, 1)[:, None])
     return band * (1 / tl.sum(band, 1))[:, None]
 
 
 @triton.jit
-def _reading_kernels(logits, logits_row, row, near, readable, TAPS: tl.constexpr, TAPS_ROUNDED: tl.constexpr):
+def _reading_kernels(logits, logits_row, row, near, readable, K: tl.constexpr, K_ROUNDED: tl.constexpr):
     """(BLOCK, SPAN): the weight with which token `near` reads token `row`."""
-    every_tap = tl.arange(0, TAPS_ROUNDED)[None, :]
-    is_tap = every_tap < TAPS
-    kernels = tl.load(logits + near[:, None] * logits_row + every_tap, readable[:, None] & is_tap, 0.0)
-    kernels = tl.where(is_tap, kernels.to(tl.float32), float("-inf"))
+    every_k = tl.arange(0, K_ROUNDED)[None, :]
+    is_k = every_k < K
+    kernels = tl.load(logits + near[:, None] * logits_row + every_k, readable[:, None] & is_k, 0.0)
+    kernels = tl.where(is_k, kernels.to(tl.float32), float("-inf"))
     highest = tl.max(kernels, 1)
     total = tl.sum(_exp(kernels, highest[:, None]), 1)
 
-    tap = row[:, None] - near[None, :] + TAPS // 2
-    in_band = tap.to(tl.uint32) < TAPS
-    band = tl.load(logits + near[None, :] * logits_row + tap, in_band & readable[None, :], 0.0).to(tl.float32)
+    k = row[:, None] - near[None, :] + K // 2
+    in_band = k.to(tl.uint32) < K
+    band = tl.load(logits + near[None, :] * logits_row + k, in_band & readable[None, :], 0.0).to(tl.float32)
     return tl.where(in_band, _exp(band, highest[None, :]) * (1 / total)[None, :], 0.0)
 
 
 @triton.jit
 def _exp(x, highest):
-    """exp(x - highest). The rounding of the product below is the same for all taps, and cancels in the softmax."""
+    """exp(x - highest). The rounding of the product below is the same for all k, and cancels in the softmax."""
     return tl.exp2(tl.fma(x, LOG2_E, highest * -LOG2_E))
 
 

@@ -18,11 +18,11 @@ def span_dynamic_conv(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor |
             for start, end in list(pairwise(bounds)) or [(0, 0)]
         ]
         return torch.cat(sequences)
-    length, taps = value.shape[1], kernel_logits.shape[-1]
+    length, kernel_size = value.shape[1], kernel_logits.shape[-1]
     accumulate = torch.promote_types(value.dtype, torch.float32)
     weights = kernel_logits.to(accumulate).softmax(-1)
-    padded = F.pad(value.to(accumulate), (0, 0, 0, 0, taps // 2, taps // 2))
+    padded = F.pad(value.to(accumulate), (0, 0, 0, 0, kernel_size // 2, kernel_size // 2))
     out = torch.zeros_like(value, dtype=accumulate)
-    for k in range(taps):
+    for k in range(kernel_size):
         out = out + weights[..., k, None] * padded[:, k : k + length]
     return out.to(value.dtype)

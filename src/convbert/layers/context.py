@@ -6,24 +6,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from convbert.ops import Backend
+from convbert.ops import Backend, VarlenBounds
 
 
 @dataclass(frozen=True)
-class Layout:
+class ForwardContext:
     """Which tokens belong together, and how to compute with them.
 
     Attributes:
-        cu_seqlens: (B + 1,) int32 bounds of an unpadded batch, whose states are (N, C). None: a rectangle (B, T, C).
-        max_length: tokens in the longest of these sequences, or more; with bounds only.
-        attention_mask: (B, T) bool, True at tokens; a rectangle with padding only.
+        bounds: of the sequences of an unpadded batch, whose states are (N, C). None: states are (B, T, C).
+        attention_mask: (B, T) bool, True at tokens; of a padded batch.
         conv_mask: (B, T) bool, True where the convolution may read; None: everywhere.
-        eager: attention in plain steps, so that its weights can be returned; rectangles only.
-        conv_backend: form of the two convolution ops.
+        eager: attention in plain steps, so that its weights can be returned; not with bounds.
+        conv_backend: of the two convolution ops.
     """
 
-    cu_seqlens: Tensor | None = None
-    max_length: int | None = None
+    bounds: VarlenBounds | None = None
     attention_mask: Tensor | None = None
     conv_mask: Tensor | None = None
     eager: bool = False

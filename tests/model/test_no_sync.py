@@ -1,7 +1,9 @@
-"""On a GPU nothing waits for the device: nothing reads a value of a tensor, neither of a fake one on CUDA, which has no
+"""Nothing synchronises with a GPU: nothing reads a value of a tensor, neither of a fake one on CUDA, which has no
 values, nor of one that stands in for it on the CPU."""
 
 from __future__ import annotations
+
+from traceback import walk_stack
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ import convbert
 import tiny
 from convbert.model.batch import read_batch
 from convbert.ops import attention, depthwise_conv, span_dynamic_conv
-from convbert.ops.attention import packed
+from convbert.ops.attention import gpu
+from convbert.ops.varlen import VarlenBounds
 from helpers import bounds
 
 CUDA = torch.device("cuda")
@@ -38,9 +41,11 @@ def test_attention_over_bounds():
 
 
 class Reading(TorchDispatchMode):
-    """Notes the operators that a program waits for: those whose result, or its shape, it must know to go on."""
+    """Notes the operators that synchronise: those whose result, or its shape, a program must know to go on."""
 
-    waiting = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal)
+    reading = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2)
+    indexing = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)  # by a mask
+    on_cpu_alone = ("class_numbers", "_judgements")  # functions that look at values where that costs nothing
 
     def __init__(self):
         super().__init__()
@@ -58,12 +63,31 @@ class Reading(TorchDispatchMode):
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in self.waiting:
-            self.seen.append(func.overloadpacket)
+        packet = func.overloadpacket
+        synchronises = (
+            packet in self.reading
+            or (packet in self.indexing and any(map(is_mask, args[1])))
+            or (packet is aten.repeat_interleave and (kwargs or {}).get("output_size") is None)
+        )
+        if synchronises and not any(f.f_code.co_name in self.on_cpu_alone for f, _ in walk_stack(None)):
+            self.seen.append(packet)
         return func(*args, **(kwargs or {}))
 
 
-def waited_for(head: str = "ConvBertModel", train: bool = True, **inputs) -> list:
+def is_mask(index) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def test_the_mode_sees_what_synchronises():
+    x, mask = torch.zeros(3), torch.tensor([True, False, True])
+    with Reading() as reading:
+        x[mask], x.nonzero(), x.masked_select(mask), x[0].item(), x.tolist()
+        x[mask] = 1.0
+        x.repeat_interleave(mask.long())
+    assert len(reading.seen) == 7
+
+
+def synchronisations(head: str = "ConvBertModel", train: bool = True, **inputs) -> list:
     """Forward and backward, with dropout in training, from vectors: ids are checked on the CPU alone."""
     config = tiny.config(conv_kernel_size=9)
     model = getattr(convbert, head)(config).train(train)
@@ -92,7 +116,7 @@ WORDS, TEXTS = torch.ones(2, 9, dtype=torch.long), torch.ones(2, dtype=torch.lon
     ],
 )
 def test_a_rectangle(head, inputs, train):
-    assert waited_for(head, train, **inputs) == []
+    assert synchronisations(head, train, **inputs) == []
 
 
 def test_choices():
@@ -103,7 +127,7 @@ def test_choices():
 
 
 def test_how_many_positions_are_labelled_is_read_once():
-    assert waited_for("ConvBertForMaskedLM", labels=WORDS) == [aten.nonzero]
+    assert synchronisations("ConvBertForMaskedLM", labels=WORDS) == [aten.nonzero]
 
 
 @pytest.mark.parametrize("lengths", [[9, 4], [9, 9]], ids=["padded", "full"])
@@ -113,13 +137,14 @@ def test_where_the_padding_is_is_read_once(lengths):
         batch = read_batch(
             tiny.config(), words, None, None, mask, None, num_words=17, eager=False, conv_backend="auto"
         )
-        kept = batch.keep(torch.tensor([3, 17]))
-        kept.place(batch.inputs.words.flatten(0, -2)[kept.rows])
+        selection = batch.select(torch.tensor([3, 17]))
+        selection.zero_padding(batch.inputs.words.flatten(0, -2)[selection.rows])
     assert reading.seen == ["tolist"]
 
 
 def test_attention_that_is_padded_for_its_own_step():
     heads = [torch.randn(18, 2, 16, requires_grad=True) for _ in range(3)]
+    found = VarlenBounds.of(bounds([9, 2, 7]), 18, 9)
     with Reading() as reading:
-        packed._padded(*heads, bounds([9, 2, 7]), 9, 0.1).sum().backward()
+        gpu.attend(*heads, found, 0.1).sum().backward()
     assert reading.seen == []
