@@ -20,7 +20,7 @@ from convbert.finetuning.data import Feature, Prediction, Report
 from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
-from convbert.finetuning.lora import add_adapters, merge_adapters
+from convbert.finetuning.lora import add_adapters
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.trainer import SCORE, EvaluateAtTheEnd, FinetuningTrainer, TaskObjective
 from convbert.finetuning.warm_start import build_model, read_config, write_task
@@ -81,7 +81,7 @@ class SeedTrainer:
         if stop.received is not None and clock.fraction_done(step) < 1.0:
             self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
             return None
-        trained = merge_adapters(net) if self.plan.lora_rank else model
+        trained = net.merge_and_unload() if self.plan.lora_rank else model  # type: ignore[operator]
         if isinstance(getattr(trained, "classifier", None), LinearHead):
             fold_linear_head(trained)
         predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
