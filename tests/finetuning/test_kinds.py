@@ -105,7 +105,9 @@ def test_several_labels(tmp_path, tokenizer):
     targets = [feature.target for feature in adapter.features(examples, tokenizer, PLAN, training=True)]
     assert targets == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     logits = [np.array([3.0, -1.0, 0.1])] * 3
-    assert adapter.decode(examples, [], logits, PLAN)[0]["answer"] == ["a", "c"]
+    assert adapter.predict(examples, adapter.features(examples, tokenizer, PLAN), logits, PLAN)[0][
+        "answer"
+    ] == ["a", "c"]
 
 
 # -------------------------------------------------------------------------------------------- tagging
@@ -132,7 +134,7 @@ def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, 
     assert len(labelled) == count
     # A model that says what it was taught gives the sentence's own tags back.
     outputs = [np.array([[max(t, 0), 1.0] for t in feature.target]) for feature in features]
-    (prediction,) = adapter.decode([example], features, outputs, PLAN)
+    (prediction,) = adapter.predict([example], features, outputs, PLAN)
     assert tuple(prediction["answer"]) == tags
 
 
@@ -257,7 +259,7 @@ def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):
             n for n, w in enumerate(windows) if (w.example, w.detail) == (feature.example, feature.detail)
         )
         outputs[number][feature.target[0], 0] = outputs[number][feature.target[1], 1] = 5.0
-    predictions = adapter.decode(examples, windows, outputs, PLAN)
+    predictions = adapter.predict(examples, windows, outputs, PLAN)
     assert [prediction["answer"] for prediction in predictions] == ["mat", "the house and a", "."]
     # Nothing is left of "." without punctuation: version 1.1 calls that exact, and gives it no F1.
     assert adapter.score(examples, predictions) == pytest.approx({"f1": 200 / 3, "exact": 100})
@@ -272,7 +274,7 @@ def test_the_best_answers_are_listed_as_in_squad(tmp_path, tokenizer):
         windows = adapter.features(examples, tokenizer, PLAN)
         random = np.random.default_rng(0)
         outputs = [random.normal(size=(window.length, 2)) for window in windows]
-        (prediction,) = adapter.decode(examples, windows, outputs, PLAN)
+        (prediction,) = adapter.predict(examples, windows, outputs, PLAN)
         n_best = prediction["n_best"]
         logits = [each["start_logit"] + each["end_logit"] for each in n_best]
         assert {tuple(each) for each in n_best} == {("text", "probability", "start_logit", "end_logit")}

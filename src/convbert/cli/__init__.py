@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from convbert import __version__
-from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, prepare, pretrain, tokenizer
+from convbert.cli import convert, doctor, evaluate, fill_mask, finetune, predict, prepare, pretrain, tokenizer
 from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("pretrain")(pretrain.run)
 app.command("finetune", cls=_with_fields("convbert.finetuning.recipes", "FinetuningPlan"))(finetune.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
+app.command("convert")(convert.run)
 app.command("doctor")(doctor.run)
 
 

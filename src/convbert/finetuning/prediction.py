@@ -150,10 +150,9 @@ class Predictor(RecordReader):
         # The choices of an example are texts of one feature.
         pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail[1]))
         groups = [list(group) for _, group in pairs]
+        windows = [(group[0][0].detail[1], array_of([own for _, own in group])) for group in groups]
         example = texts[0].detail[0]
-        features = [group[0][0].detail[1] for group in groups]
-        outputs = [array_of([own for _, own in group]) for group in groups]
-        (prediction,) = self.adapter.decode([example], features, outputs, self.plan)
+        prediction = self.adapter.decode(example, windows, self.plan)
         return self._with_id(record, record_of(self.adapter, example, prediction))
 
 

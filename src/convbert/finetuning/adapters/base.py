@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convbert.finetuning.cells import choices_in, strings_in, text_in
 from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, counted, order_labels, pad
-from convbert.finetuning.metrics import Scores
+from convbert.finetuning.metrics import METRICS, Scores
 from convbert.finetuning.readers import Read, Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
@@ -23,6 +23,9 @@ from convbert.inference.outputs import text_logits
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
+
+Windows = Sequence[tuple[Feature, Array]]
+"""The features of an example, several of a long text, each with its outputs."""
 
 
 class TaskAdapter(ABC):
@@ -259,7 +262,10 @@ class TaskAdapter(ABC):
         return text_logits(model, packed)
 
     @abstractmethod
-    def decode(
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        """A prediction, from all features of an example."""
+
+    def predict(
         self,
         examples: Sequence[Example],
         features: Sequence[Feature],
@@ -267,7 +273,17 @@ class TaskAdapter(ABC):
         plan: FinetuningPlan,
     ) -> list[Prediction]:
         """A prediction for every example."""
+        windows: dict[int, list[tuple[Feature, Array]]] = defaultdict(list)
+        for feature, output in zip(features, outputs, strict=True):
+            windows[feature.example].append((feature, output))
+        return [self.decode(example, windows[number], plan) for number, example in enumerate(examples)]
 
-    @abstractmethod
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics, the one that counts first."""
+        gold = [example.target for example in examples]
+        answers = [prediction["answer"] for prediction in predictions]
+        return {name: self.metric(name)(gold, answers) for name in self.task.metrics}
+
+    def metric(self, name: str) -> Callable[..., float]:
+        """The function of (gold, answers) behind the name of a metric."""
+        return METRICS[name]

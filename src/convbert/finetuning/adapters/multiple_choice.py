@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.adapters.sequence import cut_off
 from convbert.finetuning.cells import label_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, softmax
-from convbert.finetuning.metrics import Scores, accuracy
+from convbert.finetuning.data import Example, Feature, Prediction, Report, softmax
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.inference.engine import Packed, Rows
@@ -91,17 +90,6 @@ class MultipleChoice(TaskAdapter):
     def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
         return choice_logits(model, packed)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [
-            {"answer": int(row.argmax()), "probabilities": [float(p) for p in softmax(row)]}
-            for row in map(np.ravel, outputs)
-        ]
-
-    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        return {"accuracy": accuracy([e.target for e in examples], [p["answer"] for p in predictions])}
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        logits = np.ravel(windows[0][1])
+        return {"answer": int(logits.argmax()), "probabilities": [float(share) for share in softmax(logits)]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import squad
-from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.cells import list_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report
+from convbert.finetuning.data import Example, Feature, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -108,27 +107,35 @@ class QuestionAnswering(TaskAdapter):
     def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
         return span_logits(model, packed)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        windows: dict[int, list[tuple[Place, Array]]] = defaultdict(list)
-        for feature, output in zip(features, outputs, strict=True):
-            windows[feature.example].append((feature.detail, output))
-        predictions = [
-            _answer(
-                example,
-                windows.get(number, []),
-                plan.max_answer_length,
-                missing_allowed=self.task.answers_may_be_missing,
-            )
-            for number, example in enumerate(examples)
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        found = [(feature.detail, output) for feature, output in windows]
+        answers = find_answers(found, plan.max_answer_length, _N_BEST)
+        if answers is None:
+            return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
+        spans, no_answer = answers
+        best, context = spans[0], example.inputs["context"]
+        if self.task.answers_may_be_missing:
+            spans = sorted([*spans, no_answer], key=lambda span: -span.start_logit - span.end_logit)
+        n_best = [
+            {  # with the names of SQuAD's file of the n best
+                "text": context[span.start : span.end],
+                "probability": span.score,
+                "start_logit": span.start_logit,
+                "end_logit": span.end_logit,
+            }
+            for span in spans
         ]
-        apply_threshold(self.task, predictions, plan)
-        return predictions
+        text = context[best.start : best.end]
+        prediction = {
+            "answer": text,
+            "best_span": text,
+            "start": best.start,
+            "score": best.score,
+            "null_odds": no_answer.start_logit + no_answer.end_logit - best.start_logit - best.end_logit,
+            "n_best": n_best,
+        }
+        apply_threshold(self.task, [prediction], plan)
+        return prediction
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = {e.key: [text for text, _ in e.target] for e in examples}
@@ -273,32 +280,3 @@ def _locate(place: Place, tokens: tuple[int, int] | None) -> tuple[int, int] | N
         return None
     shift = place.before - place.first
     return tokens[0] + shift, tokens[1] + shift
-
-
-def _answer(
-    example: Example, found: Sequence[tuple[Place, Array]], longest: int, missing_allowed: bool
-) -> Prediction:
-    answers = find_answers(found, longest, _N_BEST)
-    if answers is None:
-        return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
-    spans, no_answer = answers
-    best, text = spans[0], example.inputs["context"][spans[0].start : spans[0].end]
-    if missing_allowed:
-        spans = sorted([*spans, no_answer], key=lambda span: -span.start_logit - span.end_logit)
-    n_best = [
-        {  # with the names of SQuAD's file of the n best
-            "text": example.inputs["context"][span.start : span.end],
-            "probability": span.score,
-            "start_logit": span.start_logit,
-            "end_logit": span.end_logit,
-        }
-        for span in spans
-    ]
-    return {
-        "answer": text,
-        "best_span": text,
-        "start": best.start,
-        "score": best.score,
-        "null_odds": no_answer.start_logit + no_answer.end_logit - best.start_logit - best.end_logit,
-        "n_best": n_best,
-    }

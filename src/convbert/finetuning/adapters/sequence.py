@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 
 from convbert.finetuning import metrics
-from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.cells import label_in, list_in, one_name_each, same_label
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, softmax
+from convbert.finetuning.data import Example, Feature, Prediction, Report, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -82,33 +83,19 @@ class Classification(SequenceAdapter):
     def encode_target(self, target: str) -> int:
         return self.labels.index(target)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [
-            {
-                "answer": self.labels[int(row.argmax())],
-                "score": float(row.max()),
-                "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
-            }
-            for row in softmax(np.vstack(outputs))
-        ]
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        shares = softmax(np.ravel(windows[0][1]))
+        return {
+            "answer": self.labels[int(shares.argmax())],
+            "score": float(shares.max()),
+            "probabilities": dict(zip(self.labels, map(float, shares), strict=True)),
+        }
 
-    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        gold = [example.target for example in examples]
-        answers = [prediction["answer"] for prediction in predictions]
+    def metric(self, name: str) -> Callable[..., float]:
         _, positive, *_ = self.task.labels or self.labels  # the model's may be in another order
-        found = {}
-        for name in self.task.metrics:
-            if name == "positive_f1":
-                found[name] = metrics.positive_f1(gold, answers, positive)
-            else:
-                found[name] = metrics.METRICS[name](gold, answers)
-        return found
+        return (
+            partial(metrics.positive_f1, positive=positive) if name == "positive_f1" else super().metric(name)
+        )
 
 
 class MultiLabel(SequenceAdapter):
@@ -136,20 +123,12 @@ class MultiLabel(SequenceAdapter):
     def encode_target(self, target: tuple[str, ...]) -> list[float]:
         return [float(name in target) for name in self.labels]
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [
-            {
-                "answer": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
-                "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
-            }
-            for row in 1 / (1 + np.exp(-np.vstack(outputs)))
-        ]
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        shares = 1 / (1 + np.exp(-np.ravel(windows[0][1])))
+        return {
+            "answer": [name for name, share in zip(self.labels, shares, strict=True) if share > 0.5],
+            "probabilities": dict(zip(self.labels, map(float, shares), strict=True)),
+        }
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = [set(example.target) for example in examples]
@@ -208,19 +187,8 @@ class Regression(SequenceAdapter):
             last.bias.sub_(self.mean).div_(self.deviation)
             last.weight.div_(self.deviation)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [{"answer": float(row.flat[0]) * self.deviation + self.mean} for row in outputs]
-
-    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        gold = [example.target for example in examples]
-        answers = [prediction["answer"] for prediction in predictions]
-        return {name: metrics.METRICS[name](gold, answers) for name in self.task.metrics}
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        return {"answer": float(windows[0][1].flat[0]) * self.deviation + self.mean}
 
 
 def cut_off(tokens: Any) -> list[bool]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
-from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.cells import label_in, sequence_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, pad
+from convbert.finetuning.data import Example, Feature, Prediction, Report, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -144,20 +144,14 @@ class Tagging(TaskAdapter):
         logits = rows["logits"]
         return {"logits": torch.stack((logits.argmax(-1), logits.softmax(-1).amax(-1)), -1)}, lengths
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        tags = [["O"] * len(example.inputs["tokens"]) for example in examples]
-        scores = [[0.0] * len(row) for row in tags]
-        for feature, output in zip(features, outputs, strict=True):
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        tags = ["O"] * len(example.inputs["tokens"])
+        scores = [0.0] * len(tags)
+        for feature, output in windows:
             for word, position in zip(feature.detail.numbers, feature.detail.positions, strict=True):
-                tags[feature.example][word] = self.labels[int(output[position, 0])]
-                scores[feature.example][word] = float(output[position, 1])
-        return [{"answer": row, "scores": sure} for row, sure in zip(tags, scores, strict=True)]
+                tags[word] = self.labels[int(output[position, 0])]
+                scores[word] = float(output[position, 1])
+        return {"answer": tags, "scores": scores}
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """Of entities micro F1 and each type's, by exact spans; of other tags accuracy, macro F1 and each tag's."""
