@@ -13,6 +13,7 @@ import torch
 
 from convbert.configuration import ConvBertConfig
 from convbert.conversion.architecture import (
+    TIED,
     check_fits,
     check_values,
     find_class,
@@ -60,12 +61,13 @@ _CLASSES_OF_PARTS: dict[str, Part] = {
 
 def is_tensorflow(source: Path) -> bool:
     """Whether a path looks like a checkpoint of TensorFlow."""
-    if source.is_dir() and (any(source.glob("*.safetensors")) or any(source.glob("*.bin"))):
-        return False
+    if source.is_dir():
+        has_weights = any(source.glob("*.safetensors")) or any(source.glob("*.bin"))
+        return not has_weights and ((source / "checkpoint").is_file() or any(source.glob("*.index")))
     try:
         find_checkpoint(source)
     except InputError:
-        return source.is_dir() and any(source.glob("*.index"))  # several of them
+        return False
     return True
 
 
@@ -103,6 +105,9 @@ def convert_from_tensorflow(
         for folder, part in parts.items():
             models[folder] = _model_from_tensorflow(tensors, part, content, settings)
             used |= variables_of(tensors, part)
+    types = {tensors[name].dtype.name for name in used} - {"float32"}
+    if types:
+        report.notes.append(f"stored in {', '.join(sorted(types))}, written in float32")
     for name in sorted(tensors.keys() - used):
         report.leave_out(name, unused_reason(name))
     report.used = len(used)
@@ -235,6 +240,10 @@ def _model_from_tensorflow(
 
 def _part_of(model: Model, folder: Path, *, is_second: bool) -> Part:
     name = model.model_class.__name__
+    if TIED in model.state:
+        raise InputError(
+            f"{folder}: {TIED} is not the word embedding (tie_word_embeddings), as in the original it is"
+        )
     if name not in _CLASSES_OF_PARTS:
         raise InputError(
             f"{folder}: is a {name}, a head that the original's checkpoints do not have; "
@@ -302,7 +311,7 @@ def _original_settings(
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _refuse_existing(output: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from convbert.configuration import ConvBertConfig
 from convbert.conversion.architecture import (
     ASSUMED,
+    TIED,
     ModelClass,
     check_fits,
     check_values,
@@ -151,7 +152,8 @@ def read_model(source: Path, config_path: Path | None, report: Conversion) -> tu
     if stored:
         types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
         report.notes.append(f"{weights.file.name}: stored in {types}, written in float32")
-    state.pop("generator_lm_head.weight", None)  # tied
+    if config.tie_word_embeddings:
+        state.pop(TIED, None)
     return Model(model_class, config, state, inferred), folder if config_path is not None else None
 
 
@@ -180,7 +182,12 @@ def build_tokenizer(
         report.notes.append(
             f"{path}: taken for {'un' * bool(tokenizer.do_lower_case)}cased; nothing says which"
         )
-    report.vocabulary = {"tokens": len(repair.vocabulary), "crlf": repair.crlf, "restored": repair.restored}
+    report.vocabulary = {
+        "tokens": len(repair.vocabulary),
+        "crlf": repair.crlf,
+        "restored": repair.restored,
+        "completed": repair.completed,
+    }
     return tokenizer
 
 
