@@ -136,7 +136,7 @@ def as_bio(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> tupl
 
 
 def group_tags(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> list[tuple[str, int, int]]:
-    """(type, first token, last token) of every entity, and of every gap between them, whose type is ""; see `as_bio`."""
+    """(type, first token, last token) of every entity, and of every gap, whose type is ""; see `as_bio`."""
     groups: list[tuple[str, int, int]] = []
     before = ""
     for index, tag in enumerate(as_bio(tags, parts)):
