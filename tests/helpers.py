@@ -37,14 +37,22 @@ def bounds(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str = "") -> None:
-    """Equal shape, and equal within the tolerance of `dtype`."""
+def assert_close(
+    actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str = "", terms: Tensor | None = None
+) -> None:
+    """Equal shape, and equal within the tolerance of `dtype`, relative to the largest number that is expected.
+
+    Where nothing but zero is expected, the tolerance is absolute: terms of order one cancel there.
+
+    Args:
+        terms: what the tolerance is relative to instead, where few numbers are expected and their terms may cancel.
+    """
     assert actual.shape == expected.shape, name
     if expected.numel() == 0:
         return
     assert torch.isfinite(actual).all(), f"{name}: not finite"
     error = (actual.double() - expected.double()).abs().max().item()
-    scale = max(expected.double().abs().max().item(), 1.0)
+    scale = (expected if terms is None else terms).double().abs().max().item() or 1.0
     assert error <= TOLERANCE[dtype] * scale, f"{name}: off by {error:.2e} at scale {scale:.2g}"
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convbert.ops import compiled
 from convbert.ops.attention import cpu
-from convbert.ops.attention.padded import attend_padded
+from convbert.ops.attention.reference import attend_padded
 from convbert.ops.backends import autocast_dtype
 from convbert.ops.varlen import VarlenBounds
 
@@ -71,7 +71,7 @@ def _forward(
     dropout: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    bounds = VarlenBounds.unchecked(cu_seqlens, query.shape[0], max_length)
     return cpu.forward(query, key, value, bounds, dropout, _number(seed))
 
 
@@ -88,7 +88,7 @@ def _backward(
     dropout: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    bounds = VarlenBounds.unchecked(cu_seqlens, query.shape[0], max_length)
     return cpu.backward(grad, query, key, value, bounds, out, log_sums, dropout, _number(seed))
 
 

@@ -62,14 +62,14 @@ def depthwise_conv(
 
 @torch.library.custom_op("convbert::depthwise_conv", mutates_args=(), device_types="cpu")
 def _forward(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return cpu.forward(hidden, weight, VarlenBounds.of(cu_seqlens, hidden.shape[0]))
+    return cpu.forward(hidden, weight, VarlenBounds.unchecked(cu_seqlens, hidden.shape[0]))
 
 
 @torch.library.custom_op("convbert::depthwise_conv_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return cpu.backward(grad, hidden, weight, VarlenBounds.of(cu_seqlens, hidden.shape[0]))
+    return cpu.backward(grad, hidden, weight, VarlenBounds.unchecked(cu_seqlens, hidden.shape[0]))
 
 
 @_forward.register_kernel("cuda")

@@ -60,14 +60,14 @@ def span_dynamic_conv(
 
 @torch.library.custom_op("convbert::span_dynamic_conv", mutates_args=(), device_types="cpu")
 def _forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return cpu.forward(value, kernel_logits, VarlenBounds.of(cu_seqlens, value.shape[0]))
+    return cpu.forward(value, kernel_logits, VarlenBounds.unchecked(cu_seqlens, value.shape[0]))
 
 
 @torch.library.custom_op("convbert::span_dynamic_conv_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad: Tensor, value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return cpu.backward(grad, value, kernel_logits, VarlenBounds.of(cu_seqlens, value.shape[0]))
+    return cpu.backward(grad, value, kernel_logits, VarlenBounds.unchecked(cu_seqlens, value.shape[0]))
 
 
 @_forward.register_kernel("cuda")
