@@ -23,8 +23,8 @@ def add_norm(
 ) -> Tensor:
     """LayerNorm(dropout(x) + residual) over the last axis.
 
-    The compiled form makes one pass over memory and keeps no dropout mask: whether an element is dropped is a hash of
-    its place and of a seed, which comes from PyTorch's generator.
+    The compiled kernel makes one pass over memory and keeps no dropout mask: whether an element is dropped is a hash of
+    its position and a seed, which comes from PyTorch's generator.
 
     Args:
         x, residual: (..., C).

@@ -15,7 +15,7 @@ from convbert.ops import compiled
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability `p` and scale the others by 1 / (1 - p).
 
-    The compiled form decides by a hash of the element's place and a seed from PyTorch's generator.
+    The compiled kernel decides by a hash of the element's position and a seed from PyTorch's generator.
 
     Args:
         x: (..., C).

@@ -107,7 +107,7 @@ def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def _spread(tokens: Tensor, kernel_size: int, bounds: VarlenBounds | None) -> tuple[Tensor | None, Tensor]:
-    """(B, T, C) as it is; or (N, C) to (1, N + gaps, C), with zeros between sequences, and the rows (N,) of the tokens."""
+    """(B, T, C) as it is; or (N, C) to (1, N + gaps, C), zero between sequences, and the rows (N,) of the tokens."""
     if bounds is None:
         return None, tokens
     gap, batch = kernel_size // 2, len(bounds.cu_seqlens) - 1
