@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbert.layers import EncoderLayer, ForwardContext, GroupedLinear, MixedAttention
+from convbert.layers.encoder_layer import Attention
 from convbert.layers.feed_forward import Intermediate, ResidualNorm, ResidualOutput
 from convbert.layers.mixed_attention import DepthwiseConv, PointwiseConv, SeparableConv
 from convbert.ops import compiled
 from convbert.ops._torch_internals import hooks_of, hooks_of_all_modules, version_of
-from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights, NormWeights
+from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights
 from convbert.ops.compiled.product import PrepackedLinear
 
 SMALLEST_INT8_LAYER = 256 * 1024
@@ -30,6 +31,7 @@ SMALLEST_INT8_LAYER = 256 * 1024
 
 _LINEAR = (nn.Linear, GroupedLinear)
 _SUBMODULES: dict[str, tuple[type[nn.Module], ...]] = {
+    "attention": (Attention,),
     "attention.self": (MixedAttention,),
     "attention.self.query": (nn.Linear,),
     "attention.self.key": (nn.Linear,),
@@ -211,7 +213,6 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _submodules_of(layer: nn.Module) -> Iterator[nn.Module]:
-    yield layer.get_submodule("attention")
     for path in _SUBMODULES:
         yield layer.get_submodule(path)
 
@@ -229,12 +230,8 @@ def _weights_of(layer: Any, int8: bool) -> LayerWeights:
         pointwise=linear(separable.pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)),
         kernels=linear(mixed.conv_kernel_layer.weight, mixed.conv_kernel_layer.bias),
         output=linear(layer.attention.output.dense.weight, layer.attention.output.dense.bias),
-        norm=_norm(layer.attention.output.LayerNorm),
+        norm=layer.attention.output.LayerNorm,
         ffn_up=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
         ffn_down=linear(layer.output.dense.weight, layer.output.dense.bias),
-        final_norm=_norm(layer.output.LayerNorm),
+        final_norm=layer.output.LayerNorm,
     )
-
-
-def _norm(layer: nn.LayerNorm) -> NormWeights:
-    return NormWeights(layer.weight, layer.bias, layer.eps)
