@@ -27,6 +27,7 @@ from sklearn.preprocessing import FunctionTransformer
 from convbert.cli.failures import say
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.baseline import majority
 from convbert.finetuning.data import Example
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS, Task
@@ -165,7 +166,7 @@ def outcome(name: str, files: Files, run: Path) -> Outcome:
     dev = adapter.read(files.dev[0])
     metric = metrics["metric"]
     ours = read_predictions(run, "dev")
-    frequent = adapter.majority(train, dev)
+    frequent = majority(adapter, train, dev)
     assert frequent is not None  # tasks without one are not on this page
     baselines = [frequent]
     linear = linear_answers(adapter, train, dev)

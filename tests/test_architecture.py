@@ -18,7 +18,7 @@ FLOORS = [
     {"configuration", "layers", "tokenization"},
     {"model"},
     {"inference", "training"},
-    {"pretraining", "finetuning", "conversion", "auto"},
+    {"pretraining", "finetuning", "conversion", "export", "auto"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -41,7 +41,10 @@ PUBLIC_NAMES = {
     "pipeline",
     "register_auto_classes",
 }
-EXTRA_MODULES = ("datasets", "accelerate", "matplotlib", "pandas", "pyarrow", "sklearn", "scipy", "peft")
+EXTRA_MODULES = (
+    *("datasets", "accelerate", "matplotlib", "pandas", "pyarrow", "sklearn", "scipy", "peft"),
+    *("onnx", "onnxruntime", "onnxscript", "openvino"),
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -26,6 +26,7 @@ VERBS = (
     ["evaluate"],
     ["predict"],
     ["prepare"],
+    ["convert"],
     ["doctor"],
 )
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from convbert.conversion.crc32c import masked_crc32c
-from convbert.conversion.rename import config_from_tensorflow, from_tensorflow
+from convbert.conversion.rename import from_tensorflow
+from convbert.conversion.settings import config_from_tensorflow
 from convbert.conversion.tensorflow import read_checkpoint
 from fuzzing import damaged_bytes, damaged_json, outcome
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
 
-from convbert.conversion.rename import config_from_tensorflow, from_tensorflow, rules, to_tensorflow
+from convbert.conversion.rename import from_tensorflow, parts_in, rules, to_tensorflow
+from convbert.conversion.settings import config_from_tensorflow
 from convbert.conversion.tensorflow import read_checkpoint
 from convbert.util.errors import InputError
 
@@ -74,6 +75,40 @@ def test_an_encoder_without_its_head_is_enough(tensors):
     state = from_tensorflow(bare, "generator")
     assert all(name.startswith("convbert.") for name in state)
     assert to_tensorflow(state, "generator").keys() <= bare.keys()
+
+
+def test_a_generator_with_tables_of_its_own(tensors):
+    own = {
+        name.replace("electra/", "generator/"): x + 1
+        for name, x in tensors.items()
+        if "electra/embeddings" in name
+    }
+    state = from_tensorflow(tensors | own, "generator")
+    np.testing.assert_array_equal(
+        state["convbert.embeddings.word_embeddings.weight"], own["generator/embeddings/word_embeddings"]
+    )
+    back = to_tensorflow(state, "generator", own_tables=True)
+    assert own.keys() <= back.keys()
+    assert not any(name.startswith("electra/") for name in back)
+    with pytest.raises(InputError, match="generator/embeddings/position_embeddings"):
+        from_tensorflow(tensors | {name: x for name, x in own.items() if "position" not in name}, "generator")
+
+
+def test_a_masked_language_model_of_one_encoder(tensors):
+    """The original without `electra_objective`: the encoder is called electra, and has the generator's head."""
+    hidden = tensors["electra/encoder/layer_0/output/LayerNorm/beta"].size
+    head = {"generator_predictions/dense/kernel": np.zeros((hidden, 32), np.float32)}
+    known = {
+        name: x for name, x in tensors.items() if name.startswith(("electra/", "generator_predictions/"))
+    }
+    assert parts_in(known) == {"model": "masked_lm"}
+    assert parts_in(known | {"discriminator_predictions/dense/bias": 0}) == {
+        "model": "discriminator",
+        "generator": "masked_lm",
+    }
+    assert parts_in(tensors) == {"model": "discriminator", "generator": "generator"}
+    state = from_tensorflow(known | head, "masked_lm")
+    assert to_tensorflow(state, "masked_lm").keys() == known.keys()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +268,7 @@ def test_missing_and_unknown_tensors_are_named(tensors):
     missing = "electra/encoder/layer_1/attention/self/key/bias"
     with pytest.raises(InputError, match=f"discriminator lacks tensor '{missing}'"):
         from_tensorflow({k: v for k, v in tensors.items() if k != missing}, "discriminator")
-    unknown = "generator/embeddings/word_embeddings"  # a generator with tables of its own
+    unknown = "generator/encoder/layer_1/adapter/kernel"
     with pytest.raises(InputError, match=f"generator has an unknown tensor '{unknown}'"):
         from_tensorflow(tensors | {unknown: tensors["electra/embeddings/word_embeddings"]}, "generator")
     with pytest.raises(InputError, match="generator has a layer 99999"):

@@ -86,7 +86,7 @@ OBJECTS = {
 def read_all(task: str, path: Path, seed: int) -> None:
     """As finetune, evaluate and predict do."""
     adapter = adapter_of(find_task(task))
-    for row in iter_rows(path, adapter.task.headerless, adapter.input_columns()):
+    for row in iter_rows(path, adapter.task.headerless, adapter.task.input_columns):
         assert isinstance(row, InputError) or row.place
     examples = adapter.read(path, on_bad_row=("fail", "skip")[seed % 2], training=seed % 3 == 0)
     adapter.learn(examples)
@@ -176,7 +176,7 @@ def test_damaged_tasks_and_plans():
         task = Task.from_dict(record.get("task"), "finetuning.json")
         FinetuningPlan.from_dict(record.get("plan"), "finetuning.json")
         adapter = adapter_of(task, ("O", "B-X"))
-        assert adapter.input_columns()
+        assert adapter.task.input_columns
 
     found = run(read, 5 * CASES)
     assert set(found) == {"answered", "refused"}, found

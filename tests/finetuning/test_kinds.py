@@ -16,12 +16,15 @@ from convbert import (
     InputError,
 )
 from convbert.finetuning.adapters import adapter_of
+from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
 from convbert.finetuning.adapters.tagging import share_words, split_text
+from convbert.finetuning.baseline import is_constant
 from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import Split
+from convbert.finetuning.mistakes import how_wrong
 from convbert.finetuning.notes import cut_note
-from convbert.finetuning.prediction import Predictor
+from convbert.finetuning.prediction import Predictor, record_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.seed import _says_one_thing
 from convbert.finetuning.tasks import TASKS, find_task
@@ -67,7 +70,7 @@ def test_discovered_labels_are_ordered_as_numbers_or_words(tmp_path):
 
     assert labels(10, 9, 2) == ("2", "9", "10")
     assert labels("b", "a", "a") == ("a", "b")
-    assert labels("1.0", "2", "01", "1") == ("01", "1", "1.0", "2")
+    assert labels("1.0", "2", "01", "1") == ("01", "1", "2")
     assert labels(1, 1.0, 0.0, 2.5) == ("0", "1", "2.5")
     with pytest.raises(InputError, match="line 2: label is empty"):
         labels(1, float("nan"))
@@ -102,7 +105,9 @@ def test_several_labels(tmp_path, tokenizer):
     targets = [feature.target for feature in adapter.features(examples, tokenizer, PLAN, training=True)]
     assert targets == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     logits = [np.array([3.0, -1.0, 0.1])] * 3
-    assert adapter.decode(examples, [], logits, PLAN)[0]["answer"] == ["a", "c"]
+    assert adapter.predict(examples, adapter.features(examples, tokenizer, PLAN), logits, PLAN)[0][
+        "answer"
+    ] == ["a", "c"]
 
 
 # -------------------------------------------------------------------------------------------- tagging
@@ -129,7 +134,7 @@ def test_long_sentences_are_read_in_windows_and_no_word_is_lost_or_twice(count, 
     assert len(labelled) == count
     # A model that says what it was taught gives the sentence's own tags back.
     outputs = [np.array([[max(t, 0), 1.0] for t in feature.target]) for feature in features]
-    (prediction,) = adapter.decode([example], features, outputs, PLAN)
+    (prediction,) = adapter.predict([example], features, outputs, PLAN)
     assert tuple(prediction["answer"]) == tags
 
 
@@ -156,8 +161,8 @@ def test_a_model_with_labels_of_any_scheme_is_scored_and_gives_entities(labels, 
     prediction = {"answer": answer.split(), "scores": [1.0] * 5}
     scores = adapter.score(examples, [prediction])
     assert scores["entity_f1"] == scores["accuracy"] == scores[f"entity_f1_{name}"] == 1
-    assert adapter.mistake(examples[0], prediction) == 0
-    entities = adapter.record(examples[0], prediction)["entities"]
+    assert how_wrong(adapter, examples[0], prediction) == 0
+    entities = record_of(adapter, examples[0], prediction)["entities"]
     assert [(each["type"], each["first"], each["last"]) for each in entities] == [(name, 1, 2), (name, 4, 4)]
 
 
@@ -254,7 +259,7 @@ def test_answers_are_found_again_in_every_window(tmp_path, tokenizer):
             n for n, w in enumerate(windows) if (w.example, w.detail) == (feature.example, feature.detail)
         )
         outputs[number][feature.target[0], 0] = outputs[number][feature.target[1], 1] = 5.0
-    predictions = adapter.decode(examples, windows, outputs, PLAN)
+    predictions = adapter.predict(examples, windows, outputs, PLAN)
     assert [prediction["answer"] for prediction in predictions] == ["mat", "the house and a", "."]
     # Nothing is left of "." without punctuation: version 1.1 calls that exact, and gives it no F1.
     assert adapter.score(examples, predictions) == pytest.approx({"f1": 200 / 3, "exact": 100})
@@ -269,7 +274,7 @@ def test_the_best_answers_are_listed_as_in_squad(tmp_path, tokenizer):
         windows = adapter.features(examples, tokenizer, PLAN)
         random = np.random.default_rng(0)
         outputs = [random.normal(size=(window.length, 2)) for window in windows]
-        (prediction,) = adapter.decode(examples, windows, outputs, PLAN)
+        (prediction,) = adapter.predict(examples, windows, outputs, PLAN)
         n_best = prediction["n_best"]
         logits = [each["start_logit"] + each["end_logit"] for each in n_best]
         assert {tuple(each) for each in n_best} == {("text", "probability", "start_logit", "end_logit")}
@@ -374,7 +379,7 @@ def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
     ],
 )
 def test_a_constant_answer(task, answers, constant):
-    assert adapter_of(TASKS[task]).is_constant(answers) == constant
+    assert is_constant(adapter_of(TASKS[task]), answers) == constant
 
 
 def test_a_perfect_answer_has_not_collapsed(tokenizer):
@@ -412,16 +417,16 @@ def answered(odds, targets):
 def test_the_threshold_of_the_dev_data_decides(odds, targets, lowest, highest):
     adapter = adapter_of(TASKS["squad2"])
     examples, predictions = answered(odds, targets)
-    plan = adapter.tune(PLAN, examples, predictions)
+    plan = tune_threshold(adapter.task, PLAN, examples, predictions)
     assert lowest < plan.no_answer_threshold < highest
-    adapter.decide(predictions, plan)
+    apply_threshold(adapter.task, predictions, plan)
     assert [bool(prediction["answer"]) for prediction in predictions] == targets
     assert adapter.score(examples, predictions)["f1"] == 100
 
 
 def test_other_questions_have_no_threshold():
     examples, predictions = answered([3.0], [True])
-    assert adapter_of(TASKS["squad1"]).tune(PLAN, examples, predictions) == PLAN
+    assert tune_threshold(TASKS["squad1"], PLAN, examples, predictions) == PLAN
 
 
 def test_missing_answers_are_not_taken_for_no_answer(tmp_path):
@@ -451,12 +456,12 @@ def test_a_text_is_split_as_the_tokenizer_reads_it(tokenizer):
     words = ["The", "cat", "'", "s", "mat", ",", "\u6211", "\u7231", "."]
     assert inputs["tokens"] == words == [text[start:end] for start, end in inputs["offsets"]]
     tags = ["O", "B-X", "I-X", "I-X", "I-X", "O", "B-X", "O", "O"]
-    record = adapter.record(Example("here", "", inputs), {"answer": tags})
+    record = record_of(adapter, Example("here", "", inputs), {"answer": tags})
     assert record["entities"] == [
         {"type": "X", "text": "cat's  mat", "first": 1, "last": 4, "start": 4, "end": 14},
         {"type": "X", "text": "\u6211", "first": 6, "last": 6, "start": 16, "end": 17},
     ]
-    given = adapter.record(Example("here", "", {"tokens": words}), {"answer": tags})
+    given = record_of(adapter, Example("here", "", {"tokens": words}), {"answer": tags})
     assert given["entities"][0] == {"type": "X", "text": "cat ' s mat", "first": 1, "last": 4}
 
 

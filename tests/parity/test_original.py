@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from convbert.conversion.rename import config_from_tensorflow, from_tensorflow
+from convbert.conversion.rename import from_tensorflow
+from convbert.conversion.settings import config_from_tensorflow
 from convbert.conversion.tensorflow import read_checkpoint
 from golden import CLASSES, GOLDEN, WIDE_TOLERANCE, assert_near, encoder_inputs, load, stored
 

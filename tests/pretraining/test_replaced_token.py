@@ -10,7 +10,7 @@ import transformers
 from sklearn.metrics import roc_auc_score
 
 from convbert.configuration import ConvBertConfig
-from convbert.conversion.rename import config_from_tensorflow
+from convbert.conversion.settings import config_from_tensorflow
 from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.pretraining.masking import IGNORED, MaskingCollator

@@ -11,7 +11,18 @@ import typer
 from typer.core import TyperCommand
 
 from convbert import __version__
-from convbert.cli import doctor, evaluate, fill_mask, finetune, predict, prepare, pretrain, tokenizer
+from convbert.cli import (
+    convert,
+    doctor,
+    evaluate,
+    export,
+    fill_mask,
+    finetune,
+    predict,
+    prepare,
+    pretrain,
+    tokenizer,
+)
 from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
 
 app = typer.Typer(
@@ -41,6 +52,8 @@ app.command("pretrain")(pretrain.run)
 app.command("finetune", cls=_Finetune)(finetune.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
+app.command("convert")(convert.run)
+app.command("export")(export.run)
 app.command("doctor")(doctor.run)
 
 

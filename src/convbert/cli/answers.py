@@ -57,7 +57,7 @@ class Answers:
             self._lock(path)
             if was_there and self._partial.stat().st_size:
                 self._check_command(command, resume)
-            atomic_write(self._command, json.dumps(command))
+            atomic_write(self._command, json.dumps(command, allow_nan=False))
             self._seek_to_the_end()
         except BaseException:
             self._stream.close()
@@ -85,7 +85,7 @@ class Answers:
                 f"{self._partial}: an interrupted run left it, and how that was started is not known; go on with "
                 "--resume, or remove it"
             )
-        now = json.loads(json.dumps(command))
+        now = json.loads(json.dumps(command, allow_nan=False))
         changes = [
             f"{name} was {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]
         ]

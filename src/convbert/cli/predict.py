@@ -25,9 +25,8 @@ from convbert.cli.progress import progress_line
 from convbert.util.errors import InputError
 
 if TYPE_CHECKING:
-    from convbert.cli.embedding import Embedder
     from convbert.cli.inputs import Input
-    from convbert.finetuning.prediction import Predictor
+    from convbert.finetuning.prediction import RecordReader
 
 
 def run(
@@ -128,7 +127,7 @@ def run(
     return WRONG_INPUT if answers.failed == answers.done > 0 else 0
 
 
-def _answer_all(given: Input, answerer: Embedder | Predictor, answers: Answers, *, to_file: bool) -> None:
+def _answer_all(given: Input, answerer: RecordReader, answers: Answers, *, to_file: bool) -> None:
     if answers.unit not in ("", given.unit):
         raise InputError(f"{answers.path}.partial: was begun by the {answers.unit}, not by the {given.unit}")
     started, before, is_checked = monotonic(), answers.done, given.unit == "line"
@@ -156,16 +155,20 @@ def _answerer(
     columns: dict[str, str | None],
     precision: str,
     device: str | None,
-) -> Embedder | Predictor:
+) -> RecordReader:
     """What turns lines into answers, in their order."""
     if embeddings is not None:
-        from convbert.cli.embedding import Embedder
-
         if others := [role for role, name in columns.items() if name and role not in ("text", "id")]:
             raise InputError(f"vectors are of one text: there is no column for {others[0]}")
-        return Embedder(
-            model, embeddings, precision, device, columns["text"] or "text", columns["id"] or "id"
-        )
+        from convbert.inference.pipelines.feature_extraction import POOLINGS
+
+        if embeddings not in POOLINGS:
+            raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {embeddings}")
+        import convbert
+        from convbert.finetuning.prediction import Embedder
+
+        pipe: Any = convbert.pipeline("feature-extraction", model, device=device, precision=precision)
+        return Embedder(pipe, embeddings, {role: columns[role] or role for role in ("text", "id")})
     from convbert.finetuning.evaluation import FinetunedModel
     from convbert.finetuning.prediction import Predictor
 

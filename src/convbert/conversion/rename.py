@@ -1,21 +1,21 @@
-"""What the original calls its tensors and settings, and what we call them: a table, read both ways."""
+"""What the original calls its tensors, and what we call them: a table, read both ways."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from convbert.configuration import ConvBertConfig, original_head_size
 from convbert.util.errors import InputError
-from convbert.util.schema import Schema, check
 
-Part = Literal["discriminator", "generator"]
+# "masked_lm" is the generator of a checkpoint whose only encoder is the discriminator's: the original's masked language
+# model, and its `untied_generator: false`.
+Part = Literal["discriminator", "generator", "masked_lm"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Change(NamedTuple):
@@ -51,12 +51,12 @@ SEPARABLE_CONV = [
     ("/bias", ".bias", COLUMN),
 ]
 
-# Both encoders read these: the generator has no tables and no embedding norm of its own.
+# Both encoders read the discriminator's, unless the generator has its own (`untied_generator_embeddings`).
 EMBEDDINGS = [
-    ("electra/embeddings/word_embeddings", "convbert.embeddings.word_embeddings", TABLE),
-    ("electra/embeddings/position_embeddings", "convbert.embeddings.position_embeddings", TABLE),
-    ("electra/embeddings/token_type_embeddings", "convbert.embeddings.token_type_embeddings", TABLE),
-    ("electra/embeddings/LayerNorm", "convbert.embeddings.LayerNorm", NORM),
+    ("{tables}/embeddings/word_embeddings", "convbert.embeddings.word_embeddings", TABLE),
+    ("{tables}/embeddings/position_embeddings", "convbert.embeddings.position_embeddings", TABLE),
+    ("{tables}/embeddings/token_type_embeddings", "convbert.embeddings.token_type_embeddings", TABLE),
+    ("{tables}/embeddings/LayerNorm", "convbert.embeddings.LayerNorm", NORM),
 ]
 # There only where the embedding width differs from the model width.
 PROJECTION = [("{scope}/embeddings_project", "convbert.embeddings_project", DENSE)]
@@ -90,54 +90,33 @@ GENERATOR_HEAD = [
     ("generator_predictions/output_bias", "generator_lm_head", BIAS),
 ]
 
-_SCOPE = {"discriminator": "electra", "generator": "generator"}
-_HEAD = {"discriminator": DISCRIMINATOR_HEAD, "generator": GENERATOR_HEAD}
+_SCOPE = {"discriminator": "electra", "generator": "generator", "masked_lm": "electra"}
+_HEAD = {"discriminator": DISCRIMINATOR_HEAD, "generator": GENERATOR_HEAD, "masked_lm": GENERATOR_HEAD}
+_HEAD_SCOPE = {
+    "discriminator": "discriminator_predictions/",
+    "generator": "generator_predictions/",
+    "masked_lm": "generator_predictions/",
+}
+_SLOTS = ("/adam_m", "/adam_v")
+_MOST_NAMED = 10
 # The vocabulary head's matrix is the word embedding; files leave it out, and loading ties it.
 _TIED = "generator_lm_head.weight"
 
-_Size = Annotated[int, Field(ge=1, lt=2**31)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
 
-
-class _Encoder(Schema):
-    """The original's settings of one encoder; `num_attention_heads` of a generator may be a fraction."""
-
-    vocab_size: _Size
-    hidden_size: _Size
-    num_hidden_layers: _Size
-    intermediate_size: _Size
-    hidden_act: str
-    hidden_dropout_prob: _Share
-    attention_probs_dropout_prob: _Share
-    max_position_embeddings: _Size
-    type_vocab_size: _Size
-    initializer_range: Annotated[float, Field(ge=0)]
-    head_ratio: _Size
-    conv_kernel_size: _Size
-    num_attention_heads: Annotated[float, Field(ge=1, lt=2**31)]
-    linear_groups: _Size
-    conv_type: Literal["sdconv"] = "sdconv"  # the only one that is ConvBERT's
-
-
-class _Shared(Schema):
-    """What both encoders share."""
-
-    embedding_size: _Size
-
-
-_OTHER_SETTINGS = {"num_attention_heads", "linear_groups", "conv_type"}
-
-
-def rules(part: Part, layers: int, grouped: bool, projected: bool, head: bool = True) -> list[Rule]:
+def rules(
+    part: Part, layers: int, grouped: bool, projected: bool, head: bool = True, own_tables: bool = False
+) -> list[Rule]:
     """The table for one encoder, spelled out.
 
     Args:
-        part: "discriminator" or "generator".
+        part: which encoder.
         layers: encoder layers.
         grouped: the feed-forward layers have more than one group.
         projected: the embedding width differs from the model width.
         head: the part's own head is there too.
+        own_tables: the generator has embeddings of its own.
     """
+    tables = "generator" if own_tables else "electra"
     modules = EMBEDDINGS + (PROJECTION if projected else []) + (_HEAD[part] if head else [])
     for layer in range(layers):
         modules = modules + [
@@ -149,10 +128,58 @@ def rules(part: Part, layers: int, grouped: bool, projected: bool, head: bool = 
             for original, ours, parameters in LAYER + (GROUPED_FEED_FORWARD if grouped else FEED_FORWARD)
         ]
     return [
-        Rule(original.format(scope=_SCOPE[part]) + their_suffix, ours + our_suffix, change)
+        Rule(original.format(scope=_SCOPE[part], tables=tables) + their_suffix, ours + our_suffix, change)
         for original, ours, parameters in modules
         for their_suffix, our_suffix, change in parameters
     ]
+
+
+def variables_of(names: Iterable[str], part: Part) -> set[str]:
+    """Those of the original's variables that belong to one encoder, without optimiser slots."""
+    names = [name for name in names if not name.endswith(_SLOTS)]
+    tables = "generator" if part == "generator" and has_own_tables(names) else "electra"
+    scopes = (f"{_SCOPE[part]}/", f"{tables}/embeddings/", _HEAD_SCOPE[part])
+    return {name for name in names if name.startswith(scopes)}
+
+
+def has_own_tables(names: Iterable[str]) -> bool:
+    """Whether the generator among the original's variables has embeddings of its own."""
+    return any(name.startswith("generator/embeddings/") for name in names)
+
+
+def parts_in(names: Collection[str]) -> dict[str, Part]:
+    """The encoders of a checkpoint of the original, by the name of the folder that each becomes.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = [name for name in names if not name.endswith(_SLOTS)]
+    has_layers = {scope: any(x.startswith(f"{scope}/encoder/") for x in names) for scope in _SCOPE.values()}
+    has_head = {part: any(x.startswith(_HEAD_SCOPE[part]) for x in names) for part in PARTS}
+    parts: dict[str, Part] = {}
+    if has_layers["electra"]:
+        is_masked_lm = has_head["masked_lm"] and not has_head["discriminator"] and not has_layers["generator"]
+        parts["model"] = "masked_lm" if is_masked_lm else "discriminator"
+    if has_layers["generator"]:
+        parts["generator"] = "generator"
+    elif has_head["masked_lm"] and parts.get("model") == "discriminator":
+        parts["generator"] = "masked_lm"
+    if not parts:
+        raise InputError(f"holds no encoder of a ConvBERT, electra/ or generator/, but {list_names(names)}")
+    return parts
+
+
+def unused_reason(name: str) -> str:
+    """Why no encoder has a use for a variable."""
+    if name.endswith(_SLOTS):
+        return "optimizer slot"
+    if name == "global_step":
+        return "step counter, kept in conversion.json"
+    if name.startswith("task_specific/"):
+        return "fine-tuning head"
+    if name.startswith(("electra/", "generator/", *_HEAD_SCOPE.values())):
+        return "part of an encoder that is not in the checkpoint"
+    return "not a variable of ConvBERT"
 
 
 def from_tensorflow(tensors: Mapping[str, np.ndarray], part: Part) -> dict[str, Tensor]:
@@ -161,7 +188,7 @@ def from_tensorflow(tensors: Mapping[str, np.ndarray], part: Part) -> dict[str, 
     Args:
         tensors: the original's variables by name, as `read_checkpoint` gives them. Optimiser slots,
             `global_step` and whatever belongs to the other encoder or to a fine-tuning head are left aside.
-        part: "discriminator" (for `ConvBertForPreTraining`) or "generator" (for `ConvBertForMaskedLM`).
+        part: "discriminator" (for `ConvBertForPreTraining`), "generator" or "masked_lm" (for `ConvBertForMaskedLM`).
 
     Returns:
         name -> tensor. `generator_lm_head.weight` is not among them: it is the word embedding.
@@ -170,17 +197,15 @@ def from_tensorflow(tensors: Mapping[str, np.ndarray], part: Part) -> dict[str, 
         InputError: there is no such encoder in it; or a tensor of it is missing, or has a name that the table does
             not know, or a shape that it cannot have.
     """
-    scopes = (f"{_SCOPE[part]}/", "electra/embeddings/", f"{part}_predictions/")
-    present = {
-        name for name in tensors if name.startswith(scopes) and not name.endswith(("/adam_m", "/adam_v"))
-    }
+    present = variables_of(tensors, part)
     where = f"the original's {part}"
     table = rules(
         part,
         layers=_count_layers(present, rf"{_SCOPE[part]}/encoder/layer_(\d{{1,9}})/", where),
         grouped=any("/g_dense/" in name for name in present),
         projected=f"{_SCOPE[part]}/embeddings_project/kernel" in present,
-        head=any(name.startswith(f"{part}_predictions/") for name in present),
+        head=any(name.startswith(_HEAD_SCOPE[part]) for name in present),
+        own_tables=has_own_tables(present),
     )
     _require_same_names(present, {rule.original for rule in table}, where)
     return {
@@ -189,13 +214,14 @@ def from_tensorflow(tensors: Mapping[str, np.ndarray], part: Part) -> dict[str, 
     }
 
 
-def to_tensorflow(state: Mapping[str, Tensor], part: Part) -> dict[str, np.ndarray]:
+def to_tensorflow(state: Mapping[str, Tensor], part: Part, own_tables: bool = False) -> dict[str, np.ndarray]:
     """The way back: the original's variables from our state dict, float32.
 
     Args:
         state: the state dict of `ConvBertForPreTraining` ("discriminator") or `ConvBertForMaskedLM`
-            ("generator"); without its head it may be that of any of our models that has no other head.
-        part: "discriminator" or "generator".
+            ("generator", "masked_lm"); without its head it may be that of any of our models that has no other head.
+        part: which encoder.
+        own_tables: the generator's embeddings are its own, not the discriminator's.
 
     Raises:
         InputError: a tensor of this encoder is missing, or has a name that the table does not know.
@@ -208,43 +234,13 @@ def to_tensorflow(state: Mapping[str, Tensor], part: Part) -> dict[str, np.ndarr
         grouped=grouped is not None and grouped.ndim == 3,
         projected="convbert.embeddings_project.weight" in present,
         head=any(not name.startswith("convbert.") for name in present),
+        own_tables=own_tables,
     )
     _require_same_names(present, {rule.ours for rule in table}, f"our {part}")
     return {
         rule.original: _moved(rule.change.back, state[rule.ours].detach().cpu().float().numpy(), rule.ours)
         for rule in table
     }
-
-
-def config_from_tensorflow(config: Mapping[str, Any], part: Part) -> ConvBertConfig:
-    """Our configuration of one encoder of the original.
-
-    Args:
-        config: the original's settings: `bert_config` (the discriminator's), `generator_config`, and
-            `pretraining_config` for the `embedding_size` that both share.
-        part: "discriminator" or "generator".
-
-    Raises:
-        InputError: a setting is missing, or describes a model that is not ConvBERT.
-    """
-    where = "the original's configuration"
-    section = "bert_config" if part == "discriminator" else "generator_config"
-    for name in (section, "pretraining_config"):
-        if not isinstance(config, Mapping) or not isinstance(config.get(name), Mapping):
-            raise InputError(f"{where} must hold {name!r}, got {config!r:.60}")
-    settings = check(_Encoder, dict(config[section]), f"{where}, {section}")
-    shared = check(_Shared, dict(config["pretraining_config"]), f"{where}, pretraining_config")
-    return ConvBertConfig(
-        **settings.model_dump(include=set(_Encoder.model_fields) - _OTHER_SETTINGS),
-        embedding_size=shared.embedding_size,
-        num_attention_heads=int(settings.num_attention_heads),
-        num_groups=settings.linear_groups,
-        attention_head_size=original_head_size(
-            settings.hidden_size, settings.num_attention_heads, settings.head_ratio
-        ),
-        layer_norm_eps=1e-12,
-        pad_token_id=0,
-    )
 
 
 def _count_layers(names: Iterable[str], pattern: str, where: str) -> int:
@@ -271,5 +267,10 @@ def _moved(move: Callable[[np.ndarray], np.ndarray], tensor: np.ndarray, name: s
 def _require_same_names(present: set[str], expected: set[str], where: str) -> None:
     for difference, problem in [(expected - present, "lacks"), (present - expected, "has an unknown")]:
         if difference:
-            more = f" and {len(difference) - 1} more" if len(difference) > 1 else ""
-            raise InputError(f"{where} {problem} tensor {min(difference)!r}{more}")
+            raise InputError(f"{where} {problem} tensor {list_names(difference)}")
+
+
+def list_names(names: Collection[str]) -> str:
+    """The first ten of them, and how many more there are."""
+    first = ", ".join(map(repr, sorted(names)[:_MOST_NAMED]))
+    return first + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")

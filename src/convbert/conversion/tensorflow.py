@@ -1,28 +1,31 @@
-"""The files of the original TensorFlow implementation, read with numpy alone.
+"""The checkpoints of TensorFlow, read and written with numpy alone.
 
 A checkpoint is `PREFIX.index`, a table from variable name to type, shape and place, and one or more files
-like `PREFIX.data-00000-of-00001`, the raw values. The table is LevelDB's: blocks of sorted keys, each key
-stored as what differs from the one before it, found through an index block, found through a footer. Its
-values are protocol buffers: `BundleHeaderProto` under the empty key, `BundleEntryProto` under every other.
+like `PREFIX.data-00000-of-00001`, the raw values. The table is LevelDB's, see `table`; its values are protocol
+buffers: `BundleHeaderProto` under the empty key, `BundleEntryProto` under every other.
+What is written has the bytes that TensorFlow itself would write.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convbert.conversion.crc32c import masked_crc32c
+from convbert.conversion.table import format_table, format_varint, read_table, read_varint
 from convbert.util.errors import InputError
 
-_MAGIC = 0xDB4775248B80FB57
-_FOOTER_BYTES = 48
-_BLOCK_TRAILER_BYTES = 5  # compression, checksum
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # TensorFlow's DataType
+_HEADER = b"\x08\x01\x1a\x02\x08\x01"  # BundleHeaderProto: one shard, little-endian, version 1
+_STATE_FILE = "checkpoint"
+_STATE = re.compile(r'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+_SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 
 
 class _Entry(NamedTuple):
@@ -34,6 +37,46 @@ class _Entry(NamedTuple):
     offset: int
     size: int
     checksum: int
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The prefix of a checkpoint.
+
+    Args:
+        path: a prefix such as `model.ckpt-1000000`, one of the files of the checkpoint, or a folder with a file
+            `checkpoint`, which names the latest, or with a single checkpoint.
+
+    Raises:
+        InputError: there is none, or several of which nothing names one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        prefix = Path(_SUFFIX.sub("", str(path)))
+        if Path(f"{prefix}.index").is_file():
+            return prefix
+        if prefix.is_file():
+            raise InputError(
+                f"{path}: is no TensorFlow V2 checkpoint: there is no {prefix.name}.index beside it"
+            )
+        raise InputError(f"{path}: there is no such checkpoint: {prefix}.index does not exist")
+    state = path / _STATE_FILE
+    if state.is_file() and (match := _STATE.search(state.read_text(encoding="utf-8", errors="replace"))):
+        # The folder may have moved since TensorFlow wrote an absolute path.
+        for prefix in (path / match[1], path / Path(match[1]).name):
+            if Path(f"{prefix}.index").is_file():
+                return prefix
+        raise InputError(
+            f"{state}: names {match[1]!r:.80}, and there is no {Path(match[1]).name}.index in {path}"
+        )
+    found = sorted(path.glob("*.index"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found)
+        raise InputError(
+            f"{path}: holds several checkpoints ({names}): give one of them"
+            if found
+            else f"{path}: holds no TensorFlow checkpoint: there is no .index file"
+        )
+    return found[0].with_suffix("")
 
 
 def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
@@ -69,6 +112,48 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
     }
 
 
+def write_checkpoint(prefix: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write `PREFIX.index`, `PREFIX.data-00000-of-00001`, and the `checkpoint` file beside them that names them.
+
+    Args:
+        prefix: such as `model.ckpt`; the folder exists.
+        tensors: name -> array in TensorFlow's layout; float16, float32, float64, int32 or int64.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    prefix = Path(prefix)
+    entries: list[tuple[bytes, bytes]] = [(b"", _HEADER)]
+    codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+    offset = 0
+    with open(f"{prefix}.data-00000-of-00001", "wb") as shard:
+        for name in sorted(tensors, key=str.encode):
+            tensor = tensors[name]
+            data = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+            shard.write(data.data)
+            entry = _Entry(codes[tensor.dtype], tensor.shape, 0, offset, data.size, masked_crc32c(data))
+            entries.append((name.encode(), _format_entry(entry)))
+            offset += data.size
+    Path(f"{prefix}.index").write_bytes(format_table(entries))
+    quoted = prefix.name.replace("\\", "\\\\").replace('"', '\\"')
+    state = f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
+    prefix.with_name(_STATE_FILE).write_text(state, encoding="utf-8")
+
+
+def _format_entry(entry: _Entry) -> bytes:
+    """`BundleEntryProto`; numbers that are 0 are left out."""
+    shape = b"".join(_field(2, _field(1, size) if size else b"") for size in entry.shape)
+    numbers = [(3, entry.shard), (4, entry.offset), (5, entry.size)]
+    fields = [_field(1, entry.dtype), _field(2, shape), *(_field(at, x) for at, x in numbers if x)]
+    return b"".join(fields) + (b"\x35" + struct.pack("<I", entry.checksum) if entry.checksum else b"")
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return format_varint(number << 3) + format_varint(value)
+    return format_varint(number << 3 | 2) + format_varint(len(value)) + value
+
+
 def _read_tensor(content: np.ndarray, name: str, entry: _Entry, path: Path) -> np.ndarray:
     if entry.dtype not in _DTYPES:
         raise InputError(f"{path}: {name} has TensorFlow type {entry.dtype}, which no weight has")
@@ -102,50 +187,17 @@ def _map_file(path: Path) -> np.ndarray:
 
 def _read_index(path: Path) -> tuple[int, dict[str, _Entry]]:
     """The number of shards, and every variable's entry."""
-    content = _map_file(path).tobytes()
-    if len(content) < _FOOTER_BYTES or struct.unpack("<Q", content[-8:])[0] != _MAGIC:
-        raise InputError(f"{path} is not the index of a TensorFlow V2 checkpoint, or is truncated")
-    _, position = _read_handle(content, len(content) - _FOOTER_BYTES)  # of the meta index: always empty
-    index_handle, _ = _read_handle(content, position)
     shards, entries = 0, {}
-    for _, handle in _read_block(content, index_handle, path):
-        for key, value in _read_block(content, _read_handle(handle, 0)[0], path):
-            if key:
-                entries[key.decode()] = _parse_entry(value)
-            else:
-                shards = _parse_header(value, path)
+    for key, value in read_table(_map_file(path).tobytes(), path):
+        if key:
+            entries[key.decode()] = _parse_entry(value)
+        else:
+            shards = _parse_header(value, path)
     if not entries:
         raise InputError(f"{path} names no variable")
     if any(entry.shard >= shards for entry in entries.values()):
         raise InputError(f"{path} is damaged: its header does not fit its entries")
     return shards, entries
-
-
-def _read_block(content: bytes, handle: tuple[int, int], path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block, whose checksum is verified first."""
-    offset, size = handle
-    block, trailer = content[offset : offset + size], content[offset + size :][:_BLOCK_TRAILER_BYTES]
-    if len(trailer) < _BLOCK_TRAILER_BYTES:
-        raise InputError(f"{path} is truncated: a block ends at byte {offset + size}")
-    compression, checksum = struct.unpack("<BI", trailer)
-    if masked_crc32c(block + trailer[:1]) != checksum:
-        raise InputError(f"{path} is damaged: wrong checksum of the block at byte {offset}")
-    if compression:
-        raise InputError(f"{path} is compressed, which TensorFlow does not do to checkpoints")
-    (restarts,) = struct.unpack("<I", block[-4:])
-    return _walk_entries(block[: len(block) - 4 * (restarts + 1)])
-
-
-def _walk_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position, key = 0, b""
-    while position < len(block):
-        shared, position = _read_varint(block, position)
-        added, position = _read_varint(block, position)
-        length, position = _read_varint(block, position)
-        key = key[:shared] + block[position : position + added]
-        position += added
-        yield key, block[position : position + length]
-        position += length
 
 
 def _parse_header(message: bytes, path: Path) -> int:
@@ -184,13 +236,13 @@ def _parse_fields(message: Any) -> Iterator[tuple[int, Any]]:
         raise ValueError("a number stands in place of a message")
     position = 0
     while position < len(message):
-        tag, position = _read_varint(message, position)
+        tag, position = read_varint(message, position)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == 0:
-            value, position = _read_varint(message, position)
+            value, position = read_varint(message, position)
             yield number, value
         elif wire_type == 2:
-            length, position = _read_varint(message, position)
+            length, position = read_varint(message, position)
             yield number, message[position : position + length]
             position += length
         elif wire_type == 5:
@@ -198,24 +250,3 @@ def _parse_fields(message: Any) -> Iterator[tuple[int, Any]]:
             position += 4
         else:
             raise ValueError(f"unexpected protocol buffer field type {wire_type}")
-
-
-def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
-    """A block's (offset, size), and where reading stopped."""
-    offset, position = _read_varint(data, position)
-    size, position = _read_varint(data, position)
-    return (offset, size), position
-
-
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """A base-128 number, least significant group first, and where reading stopped."""
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift >= 64:
-            raise ValueError("a number of more than 64 bits")

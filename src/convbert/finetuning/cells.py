@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ast import literal_eval
 from collections.abc import Collection
 from io import StringIO
@@ -14,6 +15,8 @@ from typing import Any
 from convbert.finetuning.readers import Row
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
+
+_DECIMAL = re.compile(r"-?\d+\.0+")
 
 
 def text_of(cell: Any, place: str, role: str) -> str:
@@ -99,3 +102,36 @@ def _python_list(cell: str, place: str, error: InputError) -> Any:
     except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError):
         pass
     raise InputError(f"{place}: must be a list in JSON, got {cell!r:.60} ({error})") from error
+
+
+def strings_in(row: Row, column: str) -> list[str]:
+    """The list of strings in a cell; see `list_in`."""
+    cell = sequence_in(row, column)
+    if not all(isinstance(item, str) for item in cell):
+        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
+    return cell
+
+
+def sequence_in(row: Row, column: str) -> list[Any]:
+    """The list in a cell, which must not be empty; see `list_in`."""
+    cell = list_in(row, column)
+    if not isinstance(cell, list) or not cell:
+        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
+    return cell
+
+
+def choices_in(row: Row, columns: str) -> list[str]:
+    """Choices, of a column of lists, or of a column for each with commas between their names."""
+    names = columns.split(",")
+    is_list = columns in row.cells or len(names) == 1
+    cells = list_in(row, columns) if is_list else [row.cells.get(name) for name in names]
+    if not isinstance(cells, list) or len(cells) < 2:
+        raise InputError(f"{row.place}: {columns} must be a list of at least two choices, got {cells!r:.60}")
+    return [text_of(cell, row.place, name) for cell, name in zip(cells, names * len(cells), strict=False)]
+
+
+def one_name_each(names: Collection[str]) -> dict[str, str]:
+    """Labels that pandas wrote as 1.0 in one place and as 1 in another, to the shorter name; others are left out."""
+    return {
+        name: name.split(".")[0] for name in names if _DECIMAL.fullmatch(name) and name.split(".")[0] in names
+    }

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from typing import Any
 
 import torch
@@ -20,58 +21,6 @@ _MOST_TOKENS = 64
 """Of longer texts the picture shows the first so many: a map of more tokens could not be read."""
 _CAPTION = 80
 """Characters of an example in the list to choose from."""
-
-_SCRIPT = """
-const data = JSON.parse(document.getElementById('data').textContent);
-const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
-const make = (tag, kind, text) => {
-  const made = document.createElement(tag); made.className = kind; made.textContent = made.title = text; return made;
-};
-function draw(values, most, rows, columns, cell, caption, tip) {
-  const figure = make('figure', '', ''), map = make('div', 'map', ''), canvas = document.createElement('canvas');
-  canvas.width = columns.length * cell; canvas.height = rows.length * cell;
-  const pen = canvas.getContext('2d');
-  values.forEach((value, place) => {
-    const v = 255 * value / most;
-    pen.fillStyle = `rgb(${255 - 0.85 * v},${255 - 0.6 * v},${255 - 0.2 * v})`;
-    pen.fillRect(place % columns.length * cell, Math.floor(place / columns.length) * cell, cell, cell);
-  });
-  canvas.onmousemove = e => {
-    const x = Math.min(columns.length - 1, Math.floor(e.offsetX / cell));
-    const y = Math.min(rows.length - 1, Math.floor(e.offsetY / cell));
-    canvas.title = `${rows[y]} reads ${tip(x, y)}: ${(values[y * columns.length + x] / 255).toFixed(2)}`;
-  };
-  map.style.gridTemplateColumns = `max-content repeat(${columns.length}, ${cell}px)`;
-  map.style.gridTemplateRows = `auto repeat(${rows.length}, ${cell}px)`;
-  map.style.lineHeight = `${cell}px`;
-  const put = (name, kind, row, column) => {
-    const label = make('span', kind, name); label.style.gridArea = `${row} / ${column}`; map.append(label);
-  };
-  columns.forEach((name, x) => put(name, 'column', 1, x + 2));
-  rows.forEach((name, y) => put(name, 'row', y + 2, 1));
-  canvas.style.gridArea = `2 / 2 / span ${rows.length} / span ${columns.length}`; map.append(canvas);
-  figure.append(make('figcaption', '', caption), map); return figure;
-}
-function show() {
-  const example = data[document.getElementById('example').value];
-  const layer = example.layers[document.getElementById('layer').value];
-  const n = example.tokens.length, k = layer.taps, shift = (k - 1) / 2, names = example.tokens;
-  const cell = Math.max(12, Math.min(22, Math.floor(420 / n)));
-  document.getElementById('tokens').textContent = names.join(' ');
-  const maps = (id, packed, columns, caption, tip) => {
-    const values = bytes(packed), size = n * columns.length, most = values.reduce((a, b) => Math.max(a, b), 1);
-    const scale = `White is 0, the darkest blue ${(most / 255).toFixed(2)}, in every head of this layer.`;
-    document.getElementById(`${id}-scale`).textContent = scale;
-    document.getElementById(id).replaceChildren(...Array.from({length: layer.heads}, (_, h) =>
-      draw(values.slice(h * size, (h + 1) * size), most, names, columns, cell, `${caption} head ${h + 1}`, tip)));
-  };
-  maps('attention', layer.attention, names, 'attention', x => names[x]);
-  const taps = Array.from({length: k}, (_, x) => x < shift ? `${x - shift}` : x > shift ? `+${x - shift}` : 'itself');
-  maps('kernels', layer.kernels, taps, 'convolution', (x, y) => names[y + x - shift] ?? 'nothing');
-}
-for (const id of ['example', 'layer']) document.getElementById(id).onchange = show;
-show();
-"""
 
 
 @torch.no_grad()
@@ -97,7 +46,8 @@ def explain_html(
     layers = "".join(f"<option value={n}>layer {n + 1}</option>" for n in range(len(shown[0]["layers"])))
     longest = max(len(_ids(feature)[0]) for feature in features)
     cut = f" Of longer texts the first {_MOST_TOKENS} tokens are shown." if longest > _MOST_TOKENS else ""
-    data = json.dumps(shown).replace("<", "\\u003c")
+    script = resources.files(__package__).joinpath("explain.js").read_text(encoding="utf-8")
+    data = json.dumps(shown, allow_nan=False).replace("<", "\\u003c")
     return page(
         "How the model mixes tokens",
         facts(about or {}),
@@ -111,7 +61,7 @@ def explain_html(
         "<h2>Attention</h2><p class='note' id='attention-scale'></p><div class='grid' id='attention'></div>",
         "<h2>Dynamic convolution kernels</h2><p class='note' id='kernels-scale'></p>"
         "<div class='grid' id='kernels'></div>",
-        f"<script type='application/json' id='data'>{data}</script><script>{_SCRIPT}</script>",
+        f"<script type='application/json' id='data'>{data}</script><script>{script}</script>",
     )
 
 

@@ -39,7 +39,7 @@ class Split:
         """A prediction for every example."""
         with autocast or nullcontext():
             outputs = run_features(model, self.adapter, self.features, max_tokens)
-        return self.adapter.decode(self.examples, self.features, outputs, self.plan)
+        return self.adapter.predict(self.examples, self.features, outputs, self.plan)
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics."""

@@ -7,6 +7,9 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
+from convbert.finetuning import squad
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.tagging import Tagging
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.inference import Split
 from convbert.finetuning.saliency import token_influence
@@ -27,7 +30,7 @@ def worst_mistakes(
 ) -> str:
     numbered = enumerate(zip(split.examples, predictions, strict=True))
     errors = sorted(
-        ((split.adapter.mistake(e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0]
+        ((how_wrong(split.adapter, e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0]
     )
     cards = []
     for error, number in errors[:_WORST]:
@@ -42,6 +45,21 @@ def worst_mistakes(
             shown = _read(split, number, prediction, model, tokenizer)
         cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
     return _LEGENDS.get(split.adapter.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
+
+
+def how_wrong(adapter: TaskAdapter, example: Example, prediction: Prediction) -> float:
+    """0 where an answer is right, and more the worse and the surer it is."""
+    answer, target = prediction["answer"], example.target
+    if adapter.task.kind == "question-answering":
+        gold = [text for text, _ in target]
+        return (1 - squad.best_over_gold(squad.f1, gold, answer)) * (0.5 + prediction["score"])
+    if isinstance(adapter, Tagging):
+        return sum(map(str.__ne__, adapter.in_bio(answer), target)) / len(target) ** 0.5
+    if adapter.task.kind == "regression":
+        return abs(answer - target)
+    if adapter.task.kind == "multi-label":
+        return float(len(set(answer) ^ set(target)))
+    return 0.0 if answer == target else 1 - prediction["probabilities"][target]
 
 
 _INFLUENCE = (

@@ -109,7 +109,7 @@ def split_off_dev(
     """
     groups: dict[Any, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):
-        groups[adapter.group(example)].append(number)
+        groups[example.inputs.get("context") or repr(example.inputs)].append(number)
     strata: dict[Any, list[list[int]]] = defaultdict(list)
     for numbers in groups.values():
         strata[tuple(sorted(set(adapter.labels_of(examples[numbers[0]]))))].append(numbers)

@@ -1,76 +1,60 @@
-"""Answers for texts as they come, one line each: plain text or a JSON object."""
+"""Answers for records as they come: lines of plain text, JSON objects, or rows of a table."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from math import isfinite
 from typing import Any
 
-from convbert.finetuning.adapters.tagging import split_text
-from convbert.finetuning.cells import text_of
+from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.tagging import Tagging, split_text
+from convbert.finetuning.cells import text_in, text_of
 from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.inference import array_of
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
 from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
+from convbert.inference.outputs import text_vectors
+from convbert.inference.pipelines import FeatureExtraction
+from convbert.inference.tags import entity_spans
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
 
+Record = str | Row | InputError
 Answer = Prediction | InputError
 
 
-class Predictor:
-    """Reads a line, or a row of a table, by the roles of the model's task.
+class RecordReader(ABC):
+    """Answers records by an engine, each with its id first, if it has one.
 
-    Plain text is the `text`. A JSON object or a row has the columns of the task, or the names of their roles: `text`
-    and `text_pair`; `tokens`, or `text` to be split into words; `question` and `context`; `text`, `prefix` and
-    `choices`.
-
-    Args:
-        columns: role to column, where the data has other names than the task.
+    Plain text is the `text`. A JSON object or a row has columns, or the names of their roles.
 
     Attributes:
-        cut: lines so far that were too long and were cut.
+        columns: role to column.
+        wanted: columns that every answer needs.
+        cut: records so far that were too long and were cut.
         unknown: how many of their tokens are `[UNK]`.
-
-    Raises:
-        InputError: a role that the task does not have.
     """
 
-    def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
-        self.finetuned = finetuned
-        self.adapter = finetuned.adapter
-        self.columns = {**self.adapter.task.columns}
-        for role, column in (columns or {}).items():
-            if column and role != "id" and role not in self.columns:
-                raise InputError(
-                    f"{self.adapter.task.name} has no column for {role}; it has {', '.join(self.columns)}"
-                )
-            self.columns |= {role: column} if column else {}
-        self.adapter.task = dataclasses.replace(self.adapter.task, columns=self.columns)
-        self.cut = 0
-        self.unknown = UnknownTokens(finetuned.tokenizer)
+    columns: dict[str, str]
+    wanted: list[str]
+    engine: Engine
+    cut: int
+    unknown: UnknownTokens
 
-    def answer(self, lines: Sequence[str | Row | InputError]) -> Iterator[Answer]:
-        """An answer for each line, in order, or the reason why it has none."""
-        read = [self._read(line) for line in lines]
-        model = self.finetuned.model
-        task = AnswerTask(self._encode, partial(self.adapter.forward, model), self._decode)
-        yield from answer_each(read, partial(Engine(model, task).answer, on_error="return"))
+    def answer(self, records: Iterable[Record]) -> Iterator[Answer]:
+        """An answer for each record, in order, or the reason why it has none."""
+        return self.engine.answer(records, on_error="return")
 
     def reading(self) -> dict[str, Any]:
         """What a reader of files has to know; see `open_input`."""
-        task = self.adapter.task
-        return {
-            "wanted": self.adapter.input_columns(),
-            "headerless": task.headerless,
-            "tags": self.adapter.labels if task.kind == "tagging" else (),
-        }
+        return {"wanted": self.wanted}
 
     def check_columns(self, row: Row) -> None:
         """Refuse a table without a column that every answer needs, by its first row.
@@ -79,8 +63,8 @@ class Predictor:
             InputError: naming the columns that there are.
         """
         cells = self._by_column(row.cells)
-        may_be_split = self.columns.get("tokens") is not None and "text" in cells
-        for column in self.adapter.input_columns():
+        may_be_split = "tokens" in self.columns and "text" in cells
+        for column in self.wanted:
             if column not in cells and not may_be_split:
                 raise InputError(
                     f"{row.place.rpartition(':')[0]}: there is no column {column!r}; there are {', '.join(row.cells)} "
@@ -93,64 +77,133 @@ class Predictor:
         notes = [f"{cut}: {self.cut:,}"] if self.cut else []
         return notes + [sentence for sentence in [self.unknown.sentence()] if sentence]
 
-    def _encode(self, example: Example) -> list[Tokens]:
-        features = self.adapter.features([example], self.finetuned.tokenizer, self.finetuned.plan)
-        self.cut += any(feature.is_cut for feature in features)
-        count_unknown(features, self.finetuned.tokenizer, [example], into=self.unknown)
-        return [text for feature in features for text in feature.texts]
+    @abstractmethod
+    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
+        """The texts of a record, by column."""
 
-    def _decode(self, example: Example, texts: list[Tokens], rows: list[Rows]) -> Prediction:
-        pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail))
-        groups = [list(group) for _, group in pairs]
-        features = [group[0][0].detail for group in groups]
-        outputs = [array_of([own for _, own in group]) for group in groups]
-        (prediction,) = self.adapter.decode([example], features, outputs, self.finetuned.plan)
-        return self.adapter.record(example, prediction)
-
-    def _read(self, line: str | Row | InputError) -> tuple[Example, dict[str, Any]] | InputError:
-        """The example of a line, and its id, if it has one."""
-        if isinstance(line, InputError):
-            return line
-        try:
-            cells = self._by_column(read_cells(line) if isinstance(line, str) else line.cells)
-            inputs = self._split(cells) or self.adapter.read_inputs(Row("the line", cells))
-            return Example("the line", "", inputs), id_in(cells, self.columns.get("id", "id"))
-        except InputError as error:
-            return error
+    def _encode(self, record: Record) -> list[Tokens]:
+        if isinstance(record, InputError):
+            raise record
+        return self.encode(self._by_column(read_cells(record) if isinstance(record, str) else record.cells))
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
-        """The cells by the task's columns, where the line names a role instead."""
-        columns = self.columns
-        renamed = {columns[role]: cell for role, cell in cells.items() if role in columns}
+        """The cells by column, where the record names a role instead."""
+        renamed = {self.columns[role]: cell for role, cell in cells.items() if role in self.columns}
         return {**renamed, **cells}
 
-    def _split(self, cells: dict[str, Any]) -> dict[str, Any] | None:
-        """What tagging is shown of a text that was not split into words; None where there is nothing to split."""
+    def _with_id(self, record: Any, answer: Prediction) -> Prediction:
+        """The id as it stands in the record; NaN, an empty cell, is None."""
+        cells = read_cells(record) if isinstance(record, str) else record.cells
+        column = self.columns.get("id", "id")
+        if column not in cells:
+            return answer
+        cell = cells[column]
+        return {"id": None if isinstance(cell, float) and not isfinite(cell) else cell, **answer}
+
+
+class Predictor(RecordReader):
+    """Answers of a fine-tuned model, by the roles of its task.
+
+    They are `text` and `text_pair`; `tokens`, or `text` to be split into words; `question` and `context`; `text`,
+    `prefix` and `choices`.
+
+    Args:
+        columns: role to column, where the data has other names than the task.
+
+    Raises:
+        InputError: a role that the task does not have.
+    """
+
+    def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
+        self.adapter, self.tokenizer, self.plan = finetuned.adapter, finetuned.tokenizer, finetuned.plan
+        self.columns = {**self.adapter.task.columns}
+        for role, column in (columns or {}).items():
+            if column and role != "id" and role not in self.columns:
+                raise InputError(
+                    f"{self.adapter.task.name} has no column for {role}; it has {', '.join(self.columns)}"
+                )
+            self.columns |= {role: column} if column else {}
+        self.adapter.task = dataclasses.replace(self.adapter.task, columns=self.columns)
+        self.wanted = self.adapter.task.input_columns
+        self.cut, self.unknown = 0, UnknownTokens(self.tokenizer)
+        forward = partial(self.adapter.forward, finetuned.model)
+        self.engine = Engine(finetuned.model, AnswerTask(self._encode, forward, self._decode))
+
+    def reading(self) -> dict[str, Any]:
+        task = self.adapter.task
+        tags = self.adapter.labels if task.kind == "tagging" else ()
+        return {**super().reading(), "headerless": task.headerless, "tags": tags}
+
+    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
         tokens = self.columns.get("tokens")
-        if tokens is None or tokens in cells or "text" not in cells:
-            return None
-        return split_text(text_of(cells["text"], "the line", "text"), self.finetuned.tokenizer)
+        if tokens is not None and tokens not in cells and "text" in cells:
+            inputs = split_text(text_of(cells["text"], "the line", "text"), self.tokenizer)
+        else:
+            inputs = self.adapter.read_inputs(Row("the line", cells))
+        example = Example("the line", "", inputs)
+        features = self.adapter.features([example], self.tokenizer, self.plan)
+        self.cut += any(feature.is_cut for feature in features)
+        count_unknown(features, self.tokenizer, [example], into=self.unknown)
+        return [text._replace(detail=(example, feature)) for feature in features for text in feature.texts]
+
+    def _decode(self, record: Any, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        # The choices of an example are texts of one feature.
+        pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail[1]))
+        groups = [list(group) for _, group in pairs]
+        windows = [(group[0][0].detail[1], array_of([own for _, own in group])) for group in groups]
+        example = texts[0].detail[0]
+        prediction = self.adapter.decode(example, windows, self.plan)
+        return self._with_id(record, record_of(self.adapter, example, prediction))
 
 
-def answer_each(
-    read: Sequence[tuple[Any, dict[str, Any]] | InputError], answer: Callable[[list[Any]], Iterator[Answer]]
-) -> Iterator[Answer]:
-    """Answers to what was read of lines, each behind its id; errors stay where they are."""
-    answers = answer([each[0] for each in read if not isinstance(each, InputError)])
-    for each in read:
-        if isinstance(each, InputError):
-            yield each
-            continue
-        found = next(answers)
-        yield found if isinstance(found, InputError) else {**each[1], **found}
+class Embedder(RecordReader):
+    """A vector for each text, `{"embedding": [C numbers]}`.
+
+    Args:
+        pooling: see `FeatureExtraction`.
+        columns: of the roles `text` and `id`.
+    """
+
+    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: Mapping[str, str]) -> None:
+        self.pipe, self.columns, self.wanted = pipe, {**columns}, [columns["text"]]
+        forward = partial(text_vectors, pipe.model, how=pooling)
+        self.engine = Engine(pipe.model, AnswerTask(self._encode, forward, self._decode))
+
+    @property
+    def cut(self) -> int:  # type: ignore[override]
+        return self.pipe.cut
+
+    @property
+    def unknown(self) -> UnknownTokens:  # type: ignore[override]
+        return self.pipe.unknown
+
+    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
+        return [self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), truncation=True)]
+
+    def _decode(self, record: Any, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        # The shortest decimals that are read back as the same fp32 numbers.
+        numbers = [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]
+        return self._with_id(record, {"embedding": numbers})
 
 
-def id_in(cells: dict[str, Any], column: str) -> dict[str, Any]:
-    """What a line's answer begins with: its id as it stands there, if it has one; NaN, an empty cell, is None."""
-    if column not in cells:
-        return {}
-    cell = cells[column]
-    return {"id": None if isinstance(cell, float) and not isfinite(cell) else cell}
+def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:
+    """What is written of a prediction: of tags, with the words, and with the entities that they mark."""
+    if not isinstance(adapter, Tagging):
+        return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
+    record = {**prediction, "tokens": example.inputs["tokens"]}
+    if adapter.scheme.marks_spans:
+        spans = sorted(entity_spans(prediction["answer"], adapter.scheme.parts), key=lambda span: span[1])
+        record["entities"] = [_entity(example.inputs, *span) for span in spans]
+    return record
+
+
+def _entity(inputs: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
+    """An entity by its words, and by its characters where they were split from a text; see `split_text`."""
+    found = {"type": name, "text": " ".join(inputs["tokens"][first : last + 1]), "first": first, "last": last}
+    if "offsets" in inputs:
+        start, end = inputs["offsets"][first][0], inputs["offsets"][last][1]
+        found |= {"text": inputs["text"][start:end], "start": start, "end": end}
+    return found
 
 
 def read_cells(line: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import transformers
 from convbert.files.atomic import atomic_folder, folder_lock, write_json
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.baseline import majority
 from convbert.finetuning.data import Example, Feature, Report
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import Files, RunFolder
@@ -203,7 +204,7 @@ def _metrics(
     first = of_split[splits[0].name]
     metric = next(iter(first[0]))
     of_seed = {seed: scores[metric] for seed, scores in zip(results, first, strict=True)}
-    majority = trainer.adapter.majority(train, splits[0].examples)
+    baseline = majority(trainer.adapter, train, splits[0].examples)
     return {
         "task": trainer.adapter.task.name,
         "model": "",
@@ -221,7 +222,7 @@ def _metrics(
         "spread": {"lowest": min(of_seed.values()), "highest": max(of_seed.values())},
         "best_seed": max(of_seed, key=of_seed.__getitem__),
         "collapsed_seeds": [seed for seed, result in results.items() if result["collapsed"]],
-        "baseline": None if majority is None else splits[0].score(majority),
+        "baseline": splits[0].score(baseline),
         "seeds": results,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -13,6 +13,8 @@ from transformers import set_seed
 from convbert.configuration import ConvBertConfig
 from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
+from convbert.finetuning.baseline import is_constant
 from convbert.finetuning.data import Feature, Prediction, Report
 from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
@@ -88,9 +90,9 @@ class SeedTrainer:
         if isinstance(getattr(trained, "classifier", None), LinearHead):
             fold_linear_head(trained)
         predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
-        plan = self.adapter.tune(self.plan, splits[0].examples, predictions[0])
+        plan = tune_threshold(self.adapter.task, self.plan, splits[0].examples, predictions[0])
         for found in predictions:
-            self.adapter.decide(found, plan)
+            apply_threshold(self.adapter.task, found, plan)
         result = {
             "scores": {
                 split.name: split.score(found) for split, found in zip(splits, predictions, strict=True)
@@ -191,7 +193,7 @@ class SeedTrainer:
         result: dict[str, Any],
     ) -> None:
         with atomic_folder(root / "model") as draft:
-            self.adapter.finish(model)
+            self.adapter.rescale(model, to_data=True)
             model.save_pretrained(draft)
             save_tokenizer(self.tokenizer, draft, model.config.max_position_embeddings)
             write_task(draft, self.adapter.task, plan)
@@ -206,7 +208,7 @@ def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
     numbers any more."""
     answers = [prediction["answer"] for prediction in predictions]
     targets = [example.target for example in split.examples]
-    return split.adapter.is_constant(answers) and not split.adapter.is_constant(targets)
+    return is_constant(split.adapter, answers) and not is_constant(split.adapter, targets)
 
 
 def _world_size() -> int:

@@ -17,10 +17,19 @@ from convbert.finetuning.readers import ENDINGS, ending_of
 from convbert.util.errors import InputError
 from convbert.util.schema import Schema, check
 
-KINDS = (
-    *("classification", "multi-label", "regression"),
-    *("tagging", "question-answering", "multiple-choice"),
-)
+_OPTIONAL_ROLES = ("text_pair", "prefix", "id")
+_SEQUENCE_ROLES = ("text", "text_pair", "label")
+_ROLES = {
+    "classification": _SEQUENCE_ROLES,
+    "multi-label": _SEQUENCE_ROLES,
+    "regression": _SEQUENCE_ROLES,
+    "tagging": ("tokens", "tags"),
+    "question-answering": ("id", "question", "context", "answers"),
+    "multiple-choice": ("text", "prefix", "choices", "label"),
+}
+TARGET_ROLES = ("label", "tags", "answers")
+"""The roles of right answers."""
+KINDS = tuple(_ROLES)
 _METRICS = {
     "classification": ("accuracy", "macro_f1", "positive_f1", "matthews"),
     "multi-label": ("micro_f1", "macro_f1"),
@@ -71,6 +80,16 @@ class Task:
     def labels(self) -> tuple[str, ...]:
         """The names of its labels, in their order; none where they are found in the training data."""
         return tuple(dict.fromkeys(self.values.get("label", {}).values()))
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The columns that the model is shown; choices may have several."""
+        shown = [column for role, column in self.columns.items() if role not in ("id", *TARGET_ROLES)]
+        return (
+            [name for column in shown for name in column.split(",") if name]
+            if "choices" in self.columns
+            else shown
+        )
 
     def find_files(self, folder: Path, split: str) -> list[Path]:
         """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI).
@@ -168,169 +187,129 @@ _SPLIT_ENDINGS = {"train": ("*.train",), "dev": ("*.testa", "*.dev"), "test": ("
 
 _TEXT = {"text": "sentence", "label": "label"}
 _PAIR = {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
-_ENTAILMENT = {"label": {"entailment": "entailment", "not_entailment": "not_entailment"}}
+_ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
 _THREE_WAY = {label: label for label in ("entailment", "neutral", "contradiction")}
-_QUESTION = {"id": "id", "question": "question", "context": "context", "answers": "answers"}
-_TAGS = {"tokens": "tokens", "tags": "tags"}
-_SQUAD_RECIPE = {"epochs": 2, "max_length": 512}
-_PARAPHRASE = {"0": "not_equivalent", "1": "equivalent"}
+_FOUR = "answer0,answer1,answer2,answer3"
+
+
+def _classes(
+    name: str, columns: Mapping[str, str], labels: Mapping[str, str], *metrics: str, **more: Any
+) -> Task:
+    """`labels`: what the file says to what is meant; none where they are found in the training data."""
+    values = {"label": labels} if labels else {}
+    return Task(name=name, kind="classification", columns=columns, values=values, metrics=metrics, **more)
+
+
+def _number(name: str, columns: Mapping[str, str], *metrics: str, **more: Any) -> Task:
+    return Task(name=name, kind="regression", columns=columns, metrics=metrics, **more)
+
+
+def _choosing(name: str, text: str, choices: str, prefix: str = "", **more: Any) -> Task:
+    columns = {"text": text, **({"prefix": prefix} if prefix else {}), "choices": choices, "label": "label"}
+    return Task(name=name, kind="multiple-choice", columns=columns, metrics=("accuracy",), **more)
 
 
 def _tagging(name: str, *metrics: str) -> Task:
-    return Task(name=name, kind="tagging", columns=_TAGS, metrics=metrics)
+    return Task(name=name, kind="tagging", columns={"tokens": "tokens", "tags": "tags"}, metrics=metrics)
 
 
 def _answering(name: str, **more: Any) -> Task:
+    columns = {"id": "id", "question": "question", "context": "context", "answers": "answers"}
+    recipe = {"epochs": 2, "max_length": 512}
     return Task(
-        name=name,
-        kind="question-answering",
-        columns=_QUESTION,
-        metrics=("f1", "exact"),
-        recipe=_SQUAD_RECIPE,
-        **more,
+        name=name, kind="question-answering", columns=columns, metrics=("f1", "exact"), recipe=recipe, **more
     )
 
 
 _ROWS = (
     # -- GLUE, files as distributed; without a header where a set is commonly passed on that way
-    Task(
-        name="cola",
-        kind="classification",
-        columns=_TEXT,
+    _classes(
+        "cola",
+        _TEXT,
+        {"0": "unacceptable", "1": "acceptable"},
+        *("matthews", "accuracy"),
         headerless=("source", "label", "star", "sentence"),
-        values={"label": {"0": "unacceptable", "1": "acceptable"}},
-        metrics=("matthews", "accuracy"),
         submission="CoLA.tsv",
     ),
-    Task(
-        name="sst2",
-        kind="classification",
-        columns=_TEXT,
+    _classes(
+        "sst2",
+        _TEXT,
+        {"0": "negative", "1": "positive"},
+        "accuracy",
         headerless=("sentence", "label"),
-        values={"label": {"0": "negative", "1": "positive"}},
-        metrics=("accuracy",),
         submission="SST-2.tsv",
     ),
-    Task(
-        name="mrpc",
-        kind="classification",
-        columns={"text": "#1 String", "text_pair": "#2 String", "label": "Quality"},
-        values={"label": _PARAPHRASE},
-        metrics=("accuracy", "positive_f1", "matthews"),
+    _classes(
+        "mrpc",
+        {"text": "#1 String", "text_pair": "#2 String", "label": "Quality"},
+        {"0": "not_equivalent", "1": "equivalent"},
+        *("accuracy", "positive_f1", "matthews"),
         recipe={"both_orders": True},
         submission="MRPC.tsv",
     ),
-    Task(
-        name="stsb",
-        kind="regression",
-        columns={"text": "sentence1", "text_pair": "sentence2", "label": "score"},
+    _number(
+        "stsb",
+        {**_PAIR, "label": "score"},
+        *("spearman", "pearson", "mean_squared_error"),
         headerless=("sentence1", "sentence2", "score"),
-        metrics=("spearman", "pearson", "mean_squared_error"),
         recipe={"both_orders": True, "epochs": 10},
         submission="STS-B.tsv",
     ),
-    Task(
-        name="qqp",
-        kind="classification",
-        columns={"text": "question1", "text_pair": "question2", "label": "is_duplicate"},
-        values={"label": {"0": "not_duplicate", "1": "duplicate"}},
-        metrics=("accuracy", "positive_f1"),
+    _classes(
+        "qqp",
+        {"text": "question1", "text_pair": "question2", "label": "is_duplicate"},
+        {"0": "not_duplicate", "1": "duplicate"},
+        *("accuracy", "positive_f1"),
         submission="QQP.tsv",
         skips_broken_rows=True,
     ),
-    Task(
-        name="mnli",
-        kind="classification",
-        columns={**_PAIR, "label": "gold_label"},
-        values={"label": _THREE_WAY},
-        metrics=("accuracy",),
+    _classes(
+        "mnli",
+        {**_PAIR, "label": "gold_label"},
+        _THREE_WAY,
+        "accuracy",
         files={
             "dev": ("dev_matched.tsv", "dev_mismatched.tsv"),
             "test": ("test_matched.tsv", "test_mismatched.tsv"),
         },
         submission="MNLI-m.tsv,MNLI-mm.tsv",
     ),
-    Task(
-        name="ax",  # GLUE's diagnostics: a test for a model of MNLI
-        kind="classification",
-        columns=_PAIR,
-        values={"label": _THREE_WAY},
-        metrics=("matthews", "accuracy"),
+    _classes(
+        "ax",  # GLUE's diagnostics: a test for a model of MNLI
+        _PAIR,
+        _THREE_WAY,
+        *("matthews", "accuracy"),
         files={"test": ("diagnostic.tsv", "AX.tsv", "test.tsv")},
         submission="AX.tsv",
     ),
-    Task(
-        name="qnli",
-        kind="classification",
-        columns={"text": "question", "text_pair": "sentence", "label": "label"},
-        values=_ENTAILMENT,
-        metrics=("accuracy",),
+    _classes(
+        "qnli",
+        {"text": "question", "text_pair": "sentence", "label": "label"},
+        _ENTAILMENT,
+        "accuracy",
         submission="QNLI.tsv",
     ),
-    Task(
-        name="rte",
-        kind="classification",
-        columns=_PAIR,
-        values=_ENTAILMENT,
-        metrics=("accuracy",),
-        recipe={"epochs": 10},
-        submission="RTE.tsv",
-    ),
-    Task(
-        name="wnli",
-        kind="classification",
-        columns=_PAIR,
-        values={"label": {"0": "not_entailment", "1": "entailment"}},
-        metrics=("accuracy",),
-        submission="WNLI.tsv",
-    ),
+    _classes("rte", _PAIR, _ENTAILMENT, "accuracy", recipe={"epochs": 10}, submission="RTE.tsv"),
+    _classes("wnli", _PAIR, {"0": "not_entailment", "1": "entailment"}, "accuracy", submission="WNLI.tsv"),
     # -- SuperGLUE and multiple choice
-    Task(
-        name="cb",
-        kind="classification",
-        columns={"text": "premise", "text_pair": "hypothesis", "label": "label"},
-        values={"label": _THREE_WAY},
-        metrics=("accuracy", "macro_f1"),
+    _classes(
+        "cb",
+        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
+        _THREE_WAY,
+        *("accuracy", "macro_f1"),
         recipe={"epochs": 20, "batch_size": 16},
     ),
-    Task(
-        name="copa",
-        kind="multiple-choice",
-        columns={"text": "premise", "prefix": "question", "choices": "choice1,choice2", "label": "label"},
+    _choosing(
+        *("copa", "premise", "choice1,choice2", "question"),
         values={"prefix": {"cause": "because", "effect": "so"}},
-        metrics=("accuracy",),
         recipe={"epochs": 10},
     ),
-    Task(
-        name="codah",
-        kind="multiple-choice",
-        columns={"text": "prompt", "choices": "answer0,answer1,answer2,answer3", "label": "label"},
-        headerless=("category", "prompt", "answer0", "answer1", "answer2", "answer3", "label"),
-        metrics=("accuracy",),
+    _choosing(
+        *("codah", "prompt", _FOUR),
+        headerless=("category", "prompt", *_FOUR.split(","), "label"),
     ),
-    Task(
-        name="cosmosqa",
-        kind="multiple-choice",
-        columns={
-            "text": "context",
-            "prefix": "question",
-            "choices": "answer0,answer1,answer2,answer3",
-            "label": "label",
-        },
-        metrics=("accuracy",),
-        recipe={"max_length": 256},
-    ),
-    Task(
-        name="swag",
-        kind="multiple-choice",
-        columns={
-            "text": "sent1",
-            "prefix": "sent2",
-            "choices": "ending0,ending1,ending2,ending3",
-            "label": "label",
-        },
-        metrics=("accuracy",),
-    ),
+    _choosing("cosmosqa", "context", _FOUR, "question", recipe={"max_length": 256}),
+    _choosing("swag", "sent1", "ending0,ending1,ending2,ending3", "sent2"),
     # -- tagging
     *(_tagging(name, "entity_f1", "accuracy") for name in ("conll2003", "wnut17", "btc", "wikigold")),
     *(_tagging(name, "accuracy", "macro_f1") for name in ("upos", "gum_upos")),
@@ -338,33 +317,18 @@ _ROWS = (
     *(_answering(name) for name in ("squad1", "xquad_en", "qamr", "covid_qa")),
     _answering("squad2", answers_may_be_missing=True),
     # -- your own files: columns as named on the command line
-    Task(
-        name="text-classification",
-        kind="classification",
-        columns={"text": "text", "label": "label"},
-        metrics=("accuracy", "macro_f1"),
-    ),
+    _classes("text-classification", {"text": "text", "label": "label"}, {}, "accuracy", "macro_f1"),
     Task(
         name="multi-label-classification",
         kind="multi-label",
         columns={"text": "text", "label": "labels"},
         metrics=("micro_f1", "macro_f1"),
     ),
-    Task(
-        name="regression",
-        kind="regression",
-        columns={"text": "text", "label": "label"},
-        metrics=("pearson", "spearman", "mean_squared_error"),
-    ),
+    _number("regression", {"text": "text", "label": "label"}, *_METRICS["regression"]),
     _tagging("entities", "entity_f1", "accuracy"),
     _tagging("tagging", "accuracy", "macro_f1"),
     _answering("question-answering"),
-    Task(
-        name="multiple-choice",
-        kind="multiple-choice",
-        columns={"text": "text", "choices": "choices", "label": "label"},
-        metrics=("accuracy",),
-    ),
+    _choosing("multiple-choice", "text", "choices"),
 )
 
 TASKS = {task.name: task for task in _ROWS}
@@ -392,15 +356,3 @@ def find_task(name: str, columns: Mapping[str, str | None] | None = None) -> Tas
             raise InputError(f"{name} needs a column for {role}: its name must not be empty")
     named = {role: column for role, column in {**task.columns, **changes}.items() if column}
     return dataclasses.replace(task, columns=named, headerless=() if changes else task.headerless)
-
-
-_OPTIONAL_ROLES = ("text_pair", "prefix", "id")
-_SEQUENCE_ROLES = ("text", "text_pair", "label")
-_ROLES = {
-    "classification": _SEQUENCE_ROLES,
-    "multi-label": _SEQUENCE_ROLES,
-    "regression": _SEQUENCE_ROLES,
-    "tagging": ("tokens", "tags"),
-    "question-answering": ("id", "question", "context", "answers"),
-    "multiple-choice": ("text", "prefix", "choices", "label"),
-}

@@ -111,7 +111,7 @@ def build_model(
     config.dtype = torch.float32
     if keep_head:
         model = load_filled(adapter.model_class, source, config)
-        adapter.begin(model)
+        adapter.rescale(model, to_data=False)
         return model
     model = adapter.model_class(config)
     model.base_model.load_state_dict(load_filled(ConvBertModel, source, config).state_dict())

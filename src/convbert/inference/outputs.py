@@ -47,6 +47,12 @@ def span_logits(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
     )
 
 
+def text_vectors(model: Any, packed: Packed, how: str) -> tuple[Rows, Tensor]:
+    """`vector` (B, C) of an encoder, see `pool`."""
+    vectors = pool(model(**packed).last_hidden_state[0], packed, how)
+    return {"vector": vectors}, torch.ones(len(vectors), dtype=torch.long)
+
+
 def pool(states: Tensor, packed: Packed, how: str) -> Tensor:
     """(N, C) to (B, C): "first", "mean" or "max" of each text's tokens."""
     if how == "first":

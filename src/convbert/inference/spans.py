@@ -6,7 +6,6 @@ this window sees with most context around it, is not too long, and scores the su
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp
@@ -186,25 +185,13 @@ def most_context(windows: Sequence[tuple[int, int]], *, longer_wins: bool = Fals
 def best_spans(windows: Sequence[Window], longest: int) -> Iterator[tuple[float, int, int]]:
     """Spans of at most `longest` tokens, best first: logit, first token, last token (inclusive)."""
     seen_by = best_seen(windows)
-    found = [
-        _best_of(window, seen_by[window.first : window.last] == number, longest)
+    columns = [
+        _spans(window, seen_by[window.first : window.last] == number, longest)
         for number, window in enumerate(windows)
     ]
-    yield from heapq.merge(*found, key=lambda span: -span[0])
-
-
-def _best_of(window: Window, may_start: NDArray[np.bool_], longest: int) -> Iterator[tuple[float, int, int]]:
-    """As `best_spans`, of one window. Few are ever asked for, so few are kept; more are computed again."""
-    given, wanted = 0, 32
-    while True:
-        spans = _spans(window, may_start, longest)
-        order = np.argsort(-spans[0], kind="stable")[given:wanted]
-        best = [column[order].tolist() for column in spans]
-        del spans
-        if not best[0]:
-            return
-        yield from zip(*best, strict=True)
-        given, wanted = wanted, 8 * wanted
+    logits, firsts, lasts = (np.concatenate(column) for column in zip(*columns, strict=True))
+    for index in np.argsort(-logits, kind="stable"):
+        yield float(logits[index]), int(firsts[index]), int(lasts[index])
 
 
 def _spans(
@@ -212,7 +199,7 @@ def _spans(
 ) -> tuple[Logits, NDArray[np.int64], NDArray[np.int64]]:
     """Logit, first and last token of every span that is allowed to start in this window."""
     firsts = np.flatnonzero(may_start)[:, None]
-    lasts = firsts + np.arange(longest)
+    lasts = firsts + np.arange(min(longest, len(window.end)))
     inside = lasts < len(window.end)
     logits = window.start[firsts] + window.end[np.where(inside, lasts, 0)]
     firsts = np.broadcast_to(firsts, lasts.shape)

@@ -72,3 +72,17 @@ def is_transformed() -> bool:
         )
     except AttributeError:
         return False
+
+
+def compile_package(program: Any, *, package_path: str) -> None:
+    """AOTInductor's documented entry, which lives in a module with an underscore; its import takes seconds."""
+    from torch._inductor import aoti_compile_and_package
+
+    aoti_compile_and_package(program, package_path=package_path)
+
+
+def load_package(path: str) -> Any:
+    """A package of AOTInductor, ready to be called."""
+    from torch._inductor import aoti_load_package
+
+    return aoti_load_package(path)

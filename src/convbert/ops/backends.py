@@ -68,7 +68,8 @@ def use_fast(
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    if backend == "reference":
+    # An exported program must run where this package is not.
+    if backend == "reference" or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
     reason = why_not_fast(device, dtypes, kernel_size)
     if backend == "fast" and reason:

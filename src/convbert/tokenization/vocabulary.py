@@ -88,18 +88,26 @@ _MISREADINGS = {
 }
 
 
-def _refuse_mojibake(path: Path, tokens: list[str], has_carriage_returns: bool) -> None:
-    """The vocabulary of the original repository was read as GBK, and a third of what that changed is lost."""
+def find_misreading(tokens: list[str]) -> tuple[str, int] | None:
+    """The encoding, "gbk" or "cp1252", as which the UTF-8 of a vocabulary was misread, and a line that shows it."""
     lines = {token: number for number, token in enumerate(tokens, start=1)}
     for encoding, (first, *others) in _MISREADINGS.items():
         start = lines.get(first)
-        if start is None or tokens[start : start + len(others)] != others:
-            continue
+        if start is not None and tokens[start : start + len(others)] == others:
+            return encoding, start
+    return None
+
+
+def _refuse_mojibake(path: Path, tokens: list[str], has_carriage_returns: bool) -> None:
+    """The vocabulary of the original repository was read as GBK, and two thirds of what that changed are lost."""
+    if found := find_misreading(tokens):
+        encoding, start = found
+        first = tokens[start - 1]
         damage = f"its non-ASCII entries are UTF-8 misread as {encoding.upper()}"
         damage += f" (line {start} is {first!r} where {_CONSECUTIVE[0]!r} belongs)"
         if has_carriage_returns:
             damage += ", its line ends are CRLF"
-        repeats = len(tokens) - len(lines)
+        repeats = len(tokens) - len(set(tokens))
         if repeats:
             damage += f", {repeats} of its {len(tokens)} lines repeat another line"
         raise InputError(

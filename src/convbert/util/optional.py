@@ -10,7 +10,9 @@ EXTRAS = {
     "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
     "lora": ("peft",),
     "ray": ("ray",),
-    "bench": ("onnx", "onnxruntime", "onnxscript"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
+    "bench": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
-from convbert.conversion.rename import config_from_tensorflow, from_tensorflow
+from convbert.conversion.rename import from_tensorflow
+from convbert.conversion.settings import config_from_tensorflow
 from convbert.conversion.tensorflow import read_checkpoint
 
 HERE = Path(__file__).parent
@@ -55,8 +56,9 @@ def main(source: Path) -> None:
                 np.savez_compressed(target / name, **kept)
         if folder.name == WITH_OPTIMIZER_STEP:
             _store_optimizer_step(folder, target)
-        if folder.name == KEPT_AS_TENSORFLOW:
-            for file in folder.glob("model.ckpt-*"):
+        for file in folder.glob("model.ckpt-*"):
+            # An index holds the checksum of every tensor.
+            if file.suffix == ".index" or folder.name == KEPT_AS_TENSORFLOW:
                 shutil.copyfile(file, target / file.name)
 
 

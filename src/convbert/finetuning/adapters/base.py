@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convbert.finetuning.cells import text_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, counted, pad
-from convbert.finetuning.metrics import Scores
+from convbert.finetuning.cells import choices_in, strings_in, text_in
+from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, counted, order_labels, pad
+from convbert.finetuning.metrics import METRICS, Scores
 from convbert.finetuning.readers import Read, Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
@@ -23,9 +24,14 @@ from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 
+Windows = Sequence[tuple[Feature, Array]]
+"""The features of an example, several of a long text, each with its outputs."""
+
 
 class TaskAdapter(ABC):
-    """All that differs between classification, tagging, answering and choosing.
+    """Rows to examples, features and targets, and what a model says back to predictions and metrics.
+
+    A kind of task has its own `read_target`, `features`, `forward`, `decode` and `score`; the rest has defaults.
 
     Args:
         task: the row of the table.
@@ -35,10 +41,14 @@ class TaskAdapter(ABC):
     model_class: type[ConvBertPreTrainedModel]
     target_role = "label"
     """The role of the column of right answers."""
+    has_labels = True
+    """Whether right answers are made of labels, each with an output of the model."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """What the model's configuration says beside labels."""
     loss_counts_examples = True
     """False where the model's loss is a mean over tokens: batches of equal size in tokens then weigh the same."""
     pipeline = "text-classification"
-    """The Hub's name for what a model of this kind does."""
+    """The Hub's name of the task."""
     cut_at = "max_length"
     """The field of the plan that texts are cut at."""
 
@@ -66,7 +76,7 @@ class TaskAdapter(ABC):
             InputError: a missing column, a row that cannot be used, or no row that can; the message names it.
         """
         target = self.task.columns[self.target_role]
-        wanted = [*self.input_columns(), *([target] if labelled else ())]
+        wanted = [*self.task.input_columns, *([target] if labelled else ())]
         seen = [*wanted, target] if labelled is None else wanted
         table = read_table(path, self.task.headerless, seen, report)
         if labelled is None:
@@ -121,18 +131,22 @@ class TaskAdapter(ABC):
         """Refuse a right answer that can be scored, and cannot be trained on; by default there is none."""
         return
 
-    def input_columns(self) -> list[str]:
-        """The columns that the model is shown."""
-        return [column for role, column in self.task.columns.items() if role not in ("id", self.target_role)]
-
     def read_inputs(self, row: Row) -> dict[str, Any]:
-        """What the model is shown, by role; by default the text in each column.
+        """What the model is shown, by role.
 
         Raises:
             InputError: a cell cannot be used.
         """
-        roles = [role for role in self.task.columns if role not in ("id", self.target_role)]
-        return {role: text_in(row, self.task.columns[role]) for role in roles}
+        inputs: dict[str, Any] = {}
+        for role, column in self.task.columns.items():
+            if role == "tokens":
+                inputs[role] = strings_in(row, column)
+            elif role == "choices":
+                inputs[role] = choices_in(row, column)
+            elif role not in ("id", self.target_role):
+                text = text_in(row, column)
+                inputs[role] = self.task.values.get(role, {}).get(text, text)
+        return inputs
 
     @abstractmethod
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> Any:
@@ -148,17 +162,33 @@ class TaskAdapter(ABC):
                 return str(row.cells[column])
         return str(number)
 
-    @abstractmethod
     def learn(self, train: Sequence[Example]) -> None:
         """Take from the training data what the model has to know: its labels.
 
         Raises:
             InputError: there is nothing to learn.
         """
+        for example in train:
+            self.check_trainable(example)
+        if self.has_labels:
+            self._name_labels(
+                {label for example in train for label in self.labels_of(example)}, train[0].place
+            )
+
+    def _name_labels(self, names: set[str], place: str) -> None:
+        """The task's own labels, or those that occur, in order."""
+        if len(names) < 2:
+            only = f"only the label {next(iter(names))!r} occurs" if names else "no label occurs"
+            raise InputError(
+                f"{place.rpartition(':')[0]}: {only} in the training data: there is nothing to learn"
+            )
+        self.labels = self.task.labels or order_labels(names)
 
     def labels_of(self, example: Example) -> Sequence[str]:
         """The labels in a right answer: those that are counted, and must be known to the model."""
-        return ()
+        if not self.has_labels:
+            return ()
+        return (example.target,) if isinstance(example.target, str) else example.target
 
     @property
     def known_labels(self) -> Collection[str]:
@@ -170,7 +200,7 @@ class TaskAdapter(ABC):
         return [label for label in self.labels_of(example) if label not in self.known_labels]
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Refuse examples that this kind, with its labels, cannot be scored on.
+        """Refuse examples that the task, with its labels, cannot be scored on.
 
         Raises:
             InputError: labels that are unknown; the message names them all.
@@ -191,14 +221,13 @@ class TaskAdapter(ABC):
     def config_changes(self) -> dict[str, Any]:
         """What the model's configuration has to say."""
         names = dict(enumerate(self.labels))
-        return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        own = (
+            {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
+        )
+        return {**own, **self.config}
 
-    def begin(self, model: Any) -> None:
-        """Undo `finish` in a model whose own head is trained on."""
-        return
-
-    def finish(self, model: Any) -> None:
-        """Change a trained model so that it needs nothing of what this kind knows beside labels."""
+    def rescale(self, model: Any, *, to_data: bool) -> None:
+        """Have a model answer in the data's unit, or in that of its training; see `Regression`."""
         return
 
     @abstractmethod
@@ -233,7 +262,10 @@ class TaskAdapter(ABC):
         return text_logits(model, packed)
 
     @abstractmethod
-    def decode(
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        """A prediction, from all features of an example."""
+
+    def predict(
         self,
         examples: Sequence[Example],
         features: Sequence[Feature],
@@ -241,39 +273,17 @@ class TaskAdapter(ABC):
         plan: FinetuningPlan,
     ) -> list[Prediction]:
         """A prediction for every example."""
+        windows: dict[int, list[tuple[Feature, Array]]] = defaultdict(list)
+        for feature, output in zip(features, outputs, strict=True):
+            windows[feature.example].append((feature, output))
+        return [self.decode(example, windows[number], plan) for number, example in enumerate(examples)]
 
-    def tune(
-        self, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> FinetuningPlan:
-        """The plan with what is best decided on dev data."""
-        return plan
-
-    def decide(self, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
-        """Set each `answer` by what `tune` has found."""
-        return
-
-    def group(self, example: Example) -> Any:
-        """What examples have in common that must not stand on both sides of a split; by default their texts."""
-        return repr(example.inputs)
-
-    def is_constant(self, answers: Sequence[Any]) -> bool:
-        """Whether all answers are the same."""
-        return len(set(map(str, answers))) == 1
-
-    @abstractmethod
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """The task's metrics, the one that counts first."""
+        gold = [example.target for example in examples]
+        answers = [prediction["answer"] for prediction in predictions]
+        return {name: self.metric(name)(gold, answers) for name in self.task.metrics}
 
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        """How wrong an answer is; 0 where it is right. Here, of one answer among several with probabilities."""
-        is_right = prediction["answer"] == example.target
-        return 0.0 if is_right else 1 - prediction["probabilities"][example.target]
-
-    def record(self, example: Example, prediction: Prediction) -> Prediction:
-        """What `convbert predict` writes of a prediction."""
-        return prediction
-
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
-        """The answers of a baseline that has not read the texts; None where there is no sensible one."""
-        (most_frequent, _), *_ = Counter(example.target for example in train).most_common(1)
-        return [{"answer": most_frequent}] * len(examples)
+    def metric(self, name: str) -> Callable[..., float]:
+        """The function of (gold, answers) behind the name of a metric."""
+        return METRICS[name]

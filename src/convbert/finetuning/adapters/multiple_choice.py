@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.adapters.sequence import cut_off
-from convbert.finetuning.cells import label_in, list_in, text_in, text_of
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, softmax
-from convbert.finetuning.metrics import Scores, accuracy
+from convbert.finetuning.cells import label_in
+from convbert.finetuning.data import Example, Feature, Prediction, Report, softmax
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.inference.engine import Packed, Rows
@@ -29,6 +29,9 @@ class MultipleChoice(TaskAdapter):
 
     model_class = ConvBertForMultipleChoice
     pipeline = "multiple-choice"
+    has_labels = False
+    # One output, whatever the number of choices; and the first token, where transformers' default is the last.
+    config = MappingProxyType({"num_labels": 1, "summary_type": "first"})
 
     def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
         """A batch is a rectangle of choices: every example has as many as the first."""
@@ -40,32 +43,17 @@ class MultipleChoice(TaskAdapter):
             for example, count in zip(examples, counts, strict=True)
         ]
 
-    def input_columns(self) -> list[str]:
-        columns = self.task.columns
-        return [
-            name
-            for role in ("text", "prefix", "choices")
-            for name in columns.get(role, "").split(",")
-            if name
-        ]
-
-    def read_inputs(self, row: Row) -> dict[str, Any]:
-        columns = self.task.columns
-        inputs: dict[str, Any] = {"text": text_in(row, columns["text"])}
-        if "prefix" in columns:
-            prefix = text_in(row, columns["prefix"])
-            inputs["prefix"] = self.task.values.get("prefix", {}).get(prefix, prefix)
-        return {**inputs, "choices": _choices(row, columns["choices"])}
-
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> int:
-        return _target(row, column, len(inputs["choices"]))
-
-    def learn(self, train: Sequence[Example]) -> None:
-        """There are no labels; what can be wrong with a row was said when it was read."""
-
-    def config_changes(self) -> dict[str, Any]:
-        # One output, whatever the number of choices; and the first token, where transformers' default is the last.
-        return {"num_labels": 1, "summary_type": "first"}
+        choices, cell = len(inputs["choices"]), row.cells.get(column)
+        try:
+            number = int(label_in(cell, row.place, column))
+        except ValueError:  # InputError among them
+            number = -1
+        if not 0 <= number < choices:
+            raise InputError(
+                f"{row.place}: {column} must be the number of a choice, 0 to {choices - 1}, got {cell!r}"
+            )
+        return number
 
     def features(
         self,
@@ -102,40 +90,6 @@ class MultipleChoice(TaskAdapter):
     def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
         return choice_logits(model, packed)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [
-            {"answer": int(row.argmax()), "probabilities": [float(p) for p in softmax(row)]}
-            for row in map(np.ravel, outputs)
-        ]
-
-    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        return {"accuracy": accuracy([e.target for e in examples], [p["answer"] for p in predictions])}
-
-
-def _choices(row: Row, columns: str) -> list[str]:
-    """Of a column of lists, or of a column for each choice."""
-    names = columns.split(",")
-    is_list = columns in row.cells or len(names) == 1
-    cells = list_in(row, columns) if is_list else [row.cells.get(name) for name in names]
-    if not isinstance(cells, list) or len(cells) < 2:
-        raise InputError(f"{row.place}: {columns} must be a list of at least two choices, got {cells!r:.60}")
-    return [text_of(cell, row.place, name) for cell, name in zip(cells, names * len(cells), strict=False)]
-
-
-def _target(row: Row, column: str, choices: int) -> int:
-    cell = row.cells.get(column)
-    try:
-        number = int(label_in(cell, row.place, column))
-    except ValueError:  # InputError among them
-        number = -1
-    if not 0 <= number < choices:
-        raise InputError(
-            f"{row.place}: {column} must be the number of a choice, 0 to {choices - 1}, got {cell!r}"
-        )
-    return number
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        logits = np.ravel(windows[0][1])
+        return {"answer": int(logits.argmax()), "probabilities": [float(share) for share in softmax(logits)]}

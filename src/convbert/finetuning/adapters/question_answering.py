@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convbert.finetuning import squad
-from convbert.finetuning.adapters.base import TaskAdapter
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.cells import list_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report
+from convbert.finetuning.data import Example, Feature, Prediction, Report
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.tasks import Task
 from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import span_logits
 from convbert.inference.spans import Passage, Place, find_answers, read_windows
@@ -36,6 +37,8 @@ class QuestionAnswering(TaskAdapter):
     model_class = ConvBertForQuestionAnswering
     target_role = "answers"
     pipeline = "question-answering"
+    has_labels = False
+    config = MappingProxyType({"num_labels": 2})
     cut_at = "max_question_length"
 
     def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
@@ -76,17 +79,6 @@ class QuestionAnswering(TaskAdapter):
                     f"{there!r:.60}"
                 )
 
-    def learn(self, train: Sequence[Example]) -> None:
-        """There are no labels; but an answer that is trained on must stand where it is said to."""
-        for example in train:
-            self.check_trainable(example)
-
-    def group(self, example: Example) -> Any:
-        return example.inputs["context"]
-
-    def config_changes(self) -> dict[str, Any]:
-        return {"num_labels": 2}
-
     def features(
         self,
         examples: Sequence[Example],
@@ -115,50 +107,35 @@ class QuestionAnswering(TaskAdapter):
     def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
         return span_logits(model, packed)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        windows: dict[int, list[tuple[Place, Array]]] = defaultdict(list)
-        for feature, output in zip(features, outputs, strict=True):
-            windows[feature.example].append((feature.detail, output))
-        predictions = [
-            _answer(
-                example,
-                windows.get(number, []),
-                plan.max_answer_length,
-                missing_allowed=self.task.answers_may_be_missing,
-            )
-            for number, example in enumerate(examples)
-        ]
-        self.decide(predictions, plan)
-        return predictions
-
-    def tune(
-        self, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> FinetuningPlan:
-        """The plan with the threshold for "no answer" that gives the best F1."""
-        if not self.task.answers_may_be_missing:
-            return plan
-        gold, spans, odds = _for_the_threshold(examples, predictions)
-        _, threshold = squad.best_threshold(gold, spans, odds)
-        if threshold not in odds.values():  # it is best to answer nothing
-            threshold = -inf
-        answered = [value for value in odds.values() if value <= threshold]
-        others = [value for value in odds.values() if value > threshold]
-        # In the middle between two questions, where rounding does not decide on one of them.
-        highest = max(answered, default=min(odds.values()) - 2)
-        lowest = min(others, default=max(odds.values()) + 2)
-        return replace(plan, no_answer_threshold=(highest + lowest) / 2)
-
-    def decide(self, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        found = [(feature.detail, output) for feature, output in windows]
+        answers = find_answers(found, plan.max_answer_length, _N_BEST)
+        if answers is None:
+            return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
+        spans, no_answer = answers
+        best, context = spans[0], example.inputs["context"]
         if self.task.answers_may_be_missing:
-            for prediction in predictions:
-                is_missing = prediction["null_odds"] > plan.no_answer_threshold
-                prediction["answer"] = "" if is_missing else prediction["best_span"]
+            spans = sorted([*spans, no_answer], key=lambda span: -span.start_logit - span.end_logit)
+        n_best = [
+            {  # with the names of SQuAD's file of the n best
+                "text": context[span.start : span.end],
+                "probability": span.score,
+                "start_logit": span.start_logit,
+                "end_logit": span.end_logit,
+            }
+            for span in spans
+        ]
+        text = context[best.start : best.end]
+        prediction = {
+            "answer": text,
+            "best_span": text,
+            "start": best.start,
+            "score": best.score,
+            "null_odds": no_answer.start_logit + no_answer.end_logit - best.start_logit - best.end_logit,
+            "n_best": n_best,
+        }
+        apply_threshold(self.task, [prediction], plan)
+        return prediction
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = {e.key: [text for text, _ in e.target] for e in examples}
@@ -178,18 +155,31 @@ class QuestionAnswering(TaskAdapter):
             **found,
         }
 
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        gold = [text for text, _ in example.target]
-        return (1 - squad.best_over_gold(squad.f1, gold, prediction["answer"])) * (0.5 + prediction["score"])
 
-    def record(self, example: Example, prediction: Prediction) -> Prediction:
-        return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
+def tune_threshold(
+    task: Task, plan: FinetuningPlan, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> FinetuningPlan:
+    """The plan with the threshold for "no answer" that gives the best F1, where that may be an answer."""
+    if not task.answers_may_be_missing:
+        return plan
+    gold, spans, odds = _for_the_threshold(examples, predictions)
+    _, threshold = squad.best_threshold(gold, spans, odds)
+    if threshold not in odds.values():  # it is best to answer nothing
+        threshold = -inf
+    answered = [value for value in odds.values() if value <= threshold]
+    others = [value for value in odds.values() if value > threshold]
+    # In the middle between two questions, where rounding does not decide on one of them.
+    highest = max(answered, default=min(odds.values()) - 2)
+    lowest = min(others, default=max(odds.values()) + 2)
+    return replace(plan, no_answer_threshold=(highest + lowest) / 2)
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction] | None:
-        """No answer, where that may be right; else the first three words of the context: as many as one often has."""
-        if self.task.answers_may_be_missing:
-            return [{"answer": "", "best_span": "", "null_odds": 1.0}] * len(examples)
-        return [{"answer": " ".join(example.inputs["context"].split()[:3])} for example in examples]
+
+def apply_threshold(task: Task, predictions: Sequence[Prediction], plan: FinetuningPlan) -> None:
+    """Set each `answer` by the plan's threshold for "no answer"."""
+    if task.answers_may_be_missing:
+        for prediction in predictions:
+            is_missing = prediction["null_odds"] > plan.no_answer_threshold
+            prediction["answer"] = "" if is_missing else prediction["best_span"]
 
 
 def _for_the_threshold(
@@ -290,32 +280,3 @@ def _locate(place: Place, tokens: tuple[int, int] | None) -> tuple[int, int] | N
         return None
     shift = place.before - place.first
     return tokens[0] + shift, tokens[1] + shift
-
-
-def _answer(
-    example: Example, found: Sequence[tuple[Place, Array]], longest: int, missing_allowed: bool
-) -> Prediction:
-    answers = find_answers(found, longest, _N_BEST)
-    if answers is None:
-        return {"answer": "", "best_span": "", "start": 0, "score": 0.0, "null_odds": 0.0, "n_best": []}
-    spans, no_answer = answers
-    best, text = spans[0], example.inputs["context"][spans[0].start : spans[0].end]
-    if missing_allowed:
-        spans = sorted([*spans, no_answer], key=lambda span: -span.start_logit - span.end_logit)
-    n_best = [
-        {  # with the names of SQuAD's file of the n best
-            "text": example.inputs["context"][span.start : span.end],
-            "probability": span.score,
-            "start_logit": span.start_logit,
-            "end_logit": span.end_logit,
-        }
-        for span in spans
-    ]
-    return {
-        "answer": text,
-        "best_span": text,
-        "start": best.start,
-        "score": best.score,
-        "null_odds": no_answer.start_logit + no_answer.end_logit - best.start_logit - best.end_logit,
-        "n_best": n_best,
-    }

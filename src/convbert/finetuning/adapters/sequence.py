@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from convbert.finetuning import metrics
-from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.cells import label_in, list_in, same_label
-from convbert.finetuning.data import Array, Example, Feature, Prediction, order_labels, softmax
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
+from convbert.finetuning.cells import label_in, list_in, one_name_each, same_label
+from convbert.finetuning.data import Example, Feature, Prediction, Report, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -25,10 +28,18 @@ class SequenceAdapter(TaskAdapter):
     """What the three have in common: the texts."""
 
     model_class = ConvBertForSequenceClassification
-    problem_type: str
 
-    def config_changes(self) -> dict[str, Any]:
-        return {**super().config_changes(), "problem_type": self.problem_type}
+    def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
+        """One name for labels that are the same number; see `one_name_each`."""
+        if not self.has_labels or not examples or examples[0].target is None:
+            return examples
+        names = one_name_each({label for example in examples for label in self.labels_of(example)})
+        return [replace(example, target=self._rename(example.target, names)) for example in examples]
+
+    def _rename(self, target: Any, names: Mapping[str, str]) -> Any:
+        if isinstance(target, str):
+            return names.get(target, target)
+        return tuple(sorted({names.get(label, label) for label in target}))
 
     def features(
         self,
@@ -64,53 +75,33 @@ class SequenceAdapter(TaskAdapter):
 class Classification(SequenceAdapter):
     """One label."""
 
-    problem_type = "single_label_classification"
+    config = MappingProxyType({"problem_type": "single_label_classification"})
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> str:
         return read_label(self, row, column)
 
-    def learn(self, train: Sequence[Example]) -> None:
-        self.labels = learn_labels(self, {example.target for example in train}, train[0].place)
-
-    def labels_of(self, example: Example) -> Sequence[str]:
-        return (example.target,)
-
     def encode_target(self, target: str) -> int:
         return self.labels.index(target)
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [
-            {
-                "answer": self.labels[int(row.argmax())],
-                "score": float(row.max()),
-                "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
-            }
-            for row in softmax(np.vstack(outputs))
-        ]
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        shares = softmax(np.ravel(windows[0][1]))
+        return {
+            "answer": self.labels[int(shares.argmax())],
+            "score": float(shares.max()),
+            "probabilities": dict(zip(self.labels, map(float, shares), strict=True)),
+        }
 
-    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        gold = [example.target for example in examples]
-        answers = [prediction["answer"] for prediction in predictions]
+    def metric(self, name: str) -> Callable[..., float]:
         _, positive, *_ = self.task.labels or self.labels  # the model's may be in another order
-        found = {}
-        for name in self.task.metrics:
-            if name == "positive_f1":
-                found[name] = metrics.positive_f1(gold, answers, positive)
-            else:
-                found[name] = metrics.METRICS[name](gold, answers)
-        return found
+        return (
+            partial(metrics.positive_f1, positive=positive) if name == "positive_f1" else super().metric(name)
+        )
 
 
 class MultiLabel(SequenceAdapter):
     """Any number of labels; a cell holds a list, or names with commas between them."""
 
-    problem_type = "multi_label_classification"
+    config = MappingProxyType({"problem_type": "multi_label_classification"})
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
         cell = list_in(row, column)
@@ -129,30 +120,15 @@ class MultiLabel(SequenceAdapter):
             )
         return tuple(sorted(set(labels)))
 
-    def learn(self, train: Sequence[Example]) -> None:
-        names = {name for example in train for name in example.target}
-        self.labels = learn_labels(self, names, train[0].place)
-
-    def labels_of(self, example: Example) -> Sequence[str]:
-        return tuple(example.target)
-
     def encode_target(self, target: tuple[str, ...]) -> list[float]:
         return [float(name in target) for name in self.labels]
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [
-            {
-                "answer": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
-                "probabilities": dict(zip(self.labels, map(float, row), strict=True)),
-            }
-            for row in 1 / (1 + np.exp(-np.vstack(outputs)))
-        ]
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        shares = 1 / (1 + np.exp(-np.ravel(windows[0][1])))
+        return {
+            "answer": [name for name, share in zip(self.labels, shares, strict=True) if share > 0.5],
+            "probabilities": dict(zip(self.labels, map(float, shares), strict=True)),
+        }
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         gold = [set(example.target) for example in examples]
@@ -164,23 +140,16 @@ class MultiLabel(SequenceAdapter):
         scores = {"micro_f1": metrics.micro_f1(gold, answers), "macro_f1": float(np.mean(per_label))}
         return {name: scores[name] for name in self.task.metrics}
 
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        return float(len(set(prediction["answer"]) ^ set(example.target)))
-
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
-        shares = np.mean([self.encode_target(example.target) for example in train], axis=0)
-        often = [name for name, share in zip(self.labels, shares, strict=True) if share > 0.5]
-        return [{"answer": often or [self.labels[int(shares.argmax())]]}] * len(examples)
-
 
 _HIGHEST = 1e30
 """Numbers beyond have squares that are none in fp32."""
 
 
 class Regression(SequenceAdapter):
-    """A number, learned in standard deviations from the mean; `finish` puts both into the model's last layer."""
+    """A number, learned in standard deviations from the mean; `rescale` puts both into the model's last layer."""
 
-    problem_type = "regression"
+    has_labels = False
+    config = MappingProxyType({"problem_type": "regression"})
 
     def __init__(self, task: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(task, ("value",))
@@ -208,44 +177,18 @@ class Regression(SequenceAdapter):
         return (target - self.mean) / self.deviation
 
     @torch.no_grad()
-    def begin(self, model: ConvBertForSequenceClassification) -> None:
+    def rescale(self, model: ConvBertForSequenceClassification, *, to_data: bool) -> None:
+        """Exact, as the model's last layer is linear."""
         last = model.classifier.out_proj
-        last.bias.sub_(self.mean).div_(self.deviation)
-        last.weight.div_(self.deviation)
+        if to_data:
+            last.weight.mul_(self.deviation)
+            last.bias.mul_(self.deviation).add_(self.mean)
+        else:
+            last.bias.sub_(self.mean).div_(self.deviation)
+            last.weight.div_(self.deviation)
 
-    @torch.no_grad()
-    def finish(self, model: ConvBertForSequenceClassification) -> None:
-        """Make the model answer in the unit of the data; exact, as its last layer is linear."""
-        last = model.classifier.out_proj
-        last.weight.mul_(self.deviation)
-        last.bias.mul_(self.deviation).add_(self.mean)
-
-    def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
-        return {"labels": torch.tensor([feature.target for feature in features], dtype=torch.float32)}
-
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        return [{"answer": float(row.flat[0]) * self.deviation + self.mean} for row in outputs]
-
-    def is_constant(self, answers: Sequence[Any]) -> bool:
-        """Whether they differ by less than a hundredth of the training data's deviation, or are no numbers."""
-        return not np.ptp(answers) > 0.01 * self.deviation
-
-    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        gold = [example.target for example in examples]
-        answers = [prediction["answer"] for prediction in predictions]
-        return {name: metrics.METRICS[name](gold, answers) for name in self.task.metrics}
-
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        return abs(prediction["answer"] - example.target)
-
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
-        return [{"answer": float(np.mean([example.target for example in train]))}] * len(examples)
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        return {"answer": float(windows[0][1].flat[0]) * self.deviation + self.mean}
 
 
 def cut_off(tokens: Any) -> list[bool]:
@@ -269,17 +212,3 @@ def read_label(adapter: TaskAdapter, row: Row, column: str) -> str:
             f"{row.place}: the label {label!r} is unknown; {adapter.task.name} has {', '.join(known)}"
         )
     return known.get(label, label)
-
-
-def learn_labels(adapter: TaskAdapter, names: set[str], place: str) -> tuple[str, ...]:
-    """The task's own labels, or those that occur, in order.
-
-    Raises:
-        InputError: fewer than two occur.
-    """
-    if len(names) < 2:
-        only = f"only the label {next(iter(names))!r} occurs" if names else "no label occurs"
-        raise InputError(
-            f"{place.rpartition(':')[0]}: {only} in the training data: there is nothing to learn"
-        )
-    return adapter.task.labels or order_labels(names)

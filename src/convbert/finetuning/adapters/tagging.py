@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,9 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
-from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.adapters.sequence import learn_labels
-from convbert.finetuning.cells import label_in, list_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, pad
+from convbert.finetuning.adapters.base import TaskAdapter, Windows
+from convbert.finetuning.cells import label_in, sequence_in
+from convbert.finetuning.data import Example, Feature, Prediction, Report, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -55,11 +53,8 @@ class Tagging(TaskAdapter):
         """Whether tags say where spans begin."""
         return "entity_f1" in self.task.metrics
 
-    def read_inputs(self, row: Row) -> dict[str, Any]:
-        return {"tokens": _strings(row, self.task.columns["tokens"])}
-
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[str, ...]:
-        tags = [label_in(tag, row.place, column) for tag in _list(row, column)]
+        tags = [label_in(tag, row.place, column) for tag in sequence_in(row, column)]
         if len(tags) != len(inputs["tokens"]):
             raise InputError(f"{row.place}: {len(inputs['tokens'])} tokens and {len(tags)} tags")
         return tuple(tags)
@@ -87,20 +82,20 @@ class Tagging(TaskAdapter):
         if self.has_entities:  # every type can begin and go on, whether or not the training data shows it
             types = {tag[2:] for tag in names - {"O"}}
             names |= {f"{prefix}-{name}" for prefix in "BI" for name in types}
-        self.labels = learn_labels(self, names, train[0].place)
+        self._name_labels(names, train[0].place)
 
     def labels_of(self, example: Example) -> Sequence[str]:
         """Tags; of entities, their types."""
         if self.has_entities:
             return [name for name, *_ in sorted(entity_spans(example.target), key=lambda span: span[1])]
-        return tuple(example.target)
+        return super().labels_of(example)
 
     @property
     def known_labels(self) -> Collection[str]:
-        return self._scheme.types if self.has_entities else self.labels
+        return self.scheme.types if self.has_entities else self.labels
 
     @property
-    def _scheme(self) -> Scheme:
+    def scheme(self) -> Scheme:
         """Of the model's labels: a model of ours has BIO, others may have another."""
         return scheme_of(frozenset(self.labels), self.has_entities)
 
@@ -149,29 +144,19 @@ class Tagging(TaskAdapter):
         logits = rows["logits"]
         return {"logits": torch.stack((logits.argmax(-1), logits.softmax(-1).amax(-1)), -1)}, lengths
 
-    def decode(
-        self,
-        examples: Sequence[Example],
-        features: Sequence[Feature],
-        outputs: Sequence[Array],
-        plan: FinetuningPlan,
-    ) -> list[Prediction]:
-        tags = [["O"] * len(example.inputs["tokens"]) for example in examples]
-        scores = [[0.0] * len(row) for row in tags]
-        for feature, output in zip(features, outputs, strict=True):
+    def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
+        tags = ["O"] * len(example.inputs["tokens"])
+        scores = [0.0] * len(tags)
+        for feature, output in windows:
             for word, position in zip(feature.detail.numbers, feature.detail.positions, strict=True):
-                tags[feature.example][word] = self.labels[int(output[position, 0])]
-                scores[feature.example][word] = float(output[position, 1])
-        return [{"answer": row, "scores": sure} for row, sure in zip(tags, scores, strict=True)]
-
-    def is_constant(self, answers: Sequence[Any]) -> bool:
-        """Whether every word of every sentence has the same tag."""
-        return len({tag for tags in answers for tag in tags}) == 1
+                tags[word] = self.labels[int(output[position, 0])]
+                scores[word] = float(output[position, 1])
+        return {"answer": tags, "scores": scores}
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """Of entities micro F1 and each type's, by exact spans; of other tags accuracy, macro F1 and each tag's."""
         gold = [example.target for example in examples]
-        answers = [self._read_answer(prediction["answer"]) for prediction in predictions]
+        answers = [self.in_bio(prediction["answer"]) for prediction in predictions]
         words = [[tag for row in rows for tag in row] for rows in (gold, answers)]
         accuracy = metrics.accuracy(*words)
         if not self.has_entities:
@@ -186,43 +171,8 @@ class Tagging(TaskAdapter):
         }
         return {"entity_f1": metrics.micro_f1(*spans), "accuracy": accuracy, **_named("entity_f1", each)}
 
-    def _read_answer(self, answer: Sequence[str]) -> Sequence[str]:
-        return as_bio(answer, self._scheme.parts) if self.has_entities else answer
-
-    def mistake(self, example: Example, prediction: Prediction) -> float:
-        wrong = sum(map(str.__ne__, self._read_answer(prediction["answer"]), example.target))
-        return wrong / len(example.target) ** 0.5
-
-    def record(self, example: Example, prediction: Prediction) -> Prediction:
-        """With the words, and with the entities where tags are those of entities."""
-        record = {**prediction, "tokens": example.inputs["tokens"]}
-        scheme = self._scheme
-        if scheme.marks_spans:
-            spans = sorted(entity_spans(prediction["answer"], scheme.parts), key=lambda span: span[1])
-            record["entities"] = [_entity(example.inputs, *span) for span in spans]
-        return record
-
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
-        """Every word gets the tag it has most often in the training data; an unknown word, the most frequent one."""
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for example in train:
-            for word, tag in zip(example.inputs["tokens"], example.target, strict=True):
-                counts[word][tag] += 1
-        overall = sum(counts.values(), Counter()).most_common(1)[0][0]
-        usual = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
-        return [
-            {"answer": [usual.get(word, overall) for word in example.inputs["tokens"]]}
-            for example in examples
-        ]
-
-
-def _entity(inputs: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
-    """An entity by its words, and by its characters where they were split from a text; see `split_text`."""
-    found = {"type": name, "text": " ".join(inputs["tokens"][first : last + 1]), "first": first, "last": last}
-    if "offsets" in inputs:
-        start, end = inputs["offsets"][first][0], inputs["offsets"][last][1]
-        found |= {"text": inputs["text"][start:end], "start": start, "end": end}
-    return found
+    def in_bio(self, answer: Sequence[str]) -> Sequence[str]:
+        return as_bio(answer, self.scheme.parts) if self.has_entities else answer
 
 
 def split_text(text: str, tokenizer: ConvBertTokenizerFast) -> dict[str, Any]:
@@ -261,20 +211,6 @@ def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> li
         shares[best].numbers.append(word)
         shares[best].positions.append(position - windows[best][0] + 1)  # after [CLS]
     return shares
-
-
-def _strings(row: Row, column: str) -> list[str]:
-    cell = _list(row, column)
-    if not all(isinstance(item, str) for item in cell):
-        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
-    return cell
-
-
-def _list(row: Row, column: str) -> list[Any]:
-    cell = list_in(row, column)
-    if not isinstance(cell, list) or not cell:
-        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
-    return cell
 
 
 def _named(metric: str, each: dict[str, float]) -> Scores:

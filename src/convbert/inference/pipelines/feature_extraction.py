@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import FeatureExtractionPipeline
 
 from convbert.inference.engine import Packed, Rows, Tokens
-from convbert.inference.outputs import lengths_of, pool
+from convbert.inference.outputs import lengths_of, text_vectors
 from convbert.inference.pipelines.base import PackedPipeline
 from convbert.util.errors import InputError
 
@@ -49,10 +48,9 @@ class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
         return [self.encode(inputs, **tokenizer_kwargs)]
 
     def _forward(self, packed: Packed, pooling: str | None = None) -> tuple[Rows, Tensor]:
-        states, lengths = self.model(**packed).last_hidden_state[0], lengths_of(packed)
-        if pooling is None:
-            return {"states": states}, lengths
-        return {"vector": pool(states, packed, pooling)}, torch.ones_like(lengths)
+        if pooling is not None:
+            return text_vectors(self.model, packed, pooling)
+        return {"states": self.model(**packed).last_hidden_state[0]}, lengths_of(packed)
 
     def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], return_tensors: bool = False) -> Any:
         """States (1, T, C) or vector (C,), as a tensor or as lists."""

@@ -1,0 +1,171 @@
+"""A model in ONNX Runtime gives transformers' answers without padding, and the same ones in a padded batch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import convbert
+import tiny
+from convbert import InputError
+from convbert.cli import main
+from convbert.export import export
+from convbert.export.graph import traceable
+from convbert.export.parity import check_parity
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+HEADS = {
+    "ConvBertModel": convbert.ConvBertModel,
+    "ConvBertForMaskedLM": convbert.ConvBertForMaskedLM,
+    "ConvBertForSequenceClassification": convbert.ConvBertForSequenceClassification,
+    "ConvBertForTokenClassification": convbert.ConvBertForTokenClassification,
+    "ConvBertForQuestionAnswering": convbert.ConvBertForQuestionAnswering,
+    "ConvBertForMultipleChoice": convbert.ConvBertForMultipleChoice,
+    "ConvBertForPreTraining": convbert.ConvBertForPreTraining,
+}
+LENGTHS = (13, 7, 1)
+
+
+def write(folder: Path, head: str, **changes: object) -> Path:
+    """A model with this head, with weights large enough for differences to show."""
+    changes = {"num_hidden_layers": 1, **changes}
+    tiny.write_model(folder, **changes)
+    more = {"num_labels": 3} if "SequenceC" in head or "TokenC" in head else {}
+    torch.manual_seed(0)
+    model = HEADS[head](tiny.config(initializer_range=0.3, summary_type="first", **{**changes, **more}))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """The masked-language model in every precision."""
+    root = tmp_path_factory.mktemp("exported")
+    write(root / "model", "ConvBertForMaskedLM")
+    export(root / "model", root / "out", precision=["fp32", "fp16", "int8", "int8-dynamic"])
+    return root
+
+
+def session(folder: Path, name: str = "model.onnx") -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(folder / "onnx" / name), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_answers_as_transformers_does(head, tmp_path):
+    folder = write(tmp_path / "model", head, num_groups=2 if head == "ConvBertModel" else 1)
+    export(folder, tmp_path / "out")
+    running = session(tmp_path / "out")
+    names = [output.name for output in running.get_outputs()]
+    model = HEADS[head].from_pretrained(folder).eval()
+    batch = traceable(model).sample(LENGTHS, seed=3)
+    padded = dict(zip(names, running.run(names, {name: x.numpy() for name, x in batch.items()}), strict=True))
+    theirs = getattr(transformers.models.convbert, head, None)
+    oracle = model if theirs is None else theirs.from_pretrained(folder).eval()
+    for row, length in enumerate(LENGTHS):
+        if head == "ConvBertForMultipleChoice":
+            alone = {name: x[row : row + 1] for name, x in batch.items()}
+            oracle = model  # theirs reads padding, and choices come padded
+        else:
+            alone = {name: x[row : row + 1, :length] for name, x in batch.items()}
+        with torch.no_grad():
+            expected = oracle(**alone)
+        for name in names:
+            wanted = expected[name][0].numpy()
+            found = padded[name][row] if wanted.ndim == 0 else padded[name][row][: len(wanted)]
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def test_precisions_come_near_to_fp32(exported):
+    batch = {name: x.numpy() for name, x in _sample(exported).items()}
+    mask = batch["attention_mask"].astype(bool)
+    answers = {
+        name: session(exported / "out", name).run(None, batch)[0][mask]
+        for name in ("model.onnx", "model_fp16.onnx", "model_quantized.onnx", "model_int8.onnx")
+    }
+    reference = answers.pop("model.onnx")
+    for name, found in answers.items():
+        distance = np.sqrt(((found - reference) ** 2).mean()) / reference.std()
+        assert 0 < distance < (0.5 if name == "model_int8.onnx" else 0.05), name
+
+
+def _sample(exported: Path) -> dict[str, torch.Tensor]:
+    model = convbert.ConvBertForMaskedLM.from_pretrained(exported / "model").eval()
+    return traceable(model).sample(LENGTHS, seed=3)
+
+
+def test_the_folder_runs_without_convbert(exported):
+    """With onnxruntime, tokenizers and numpy alone."""
+    program = (
+        "import sys\n"
+        "for name in ('convbert', 'torch', 'transformers'): sys.modules[name] = None\n"
+        "import numpy, onnxruntime, tokenizers\n"
+        "folder = sys.argv[1]\n"
+        "tokenizer = tokenizers.Tokenizer.from_file(folder + '/tokenizer.json')\n"
+        "encoded = tokenizer.encode('the cat sat on the mat .')\n"
+        "arrays = {'input_ids': encoded.ids, 'attention_mask': encoded.attention_mask,\n"
+        "          'token_type_ids': encoded.type_ids}\n"
+        "session = onnxruntime.InferenceSession(folder + '/onnx/model.onnx')\n"
+        "logits, = session.run(None, {name: numpy.array([x]) for name, x in arrays.items()})\n"
+        "print(logits.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(exported / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == f"(1, 9, {len(tiny.WORDS)})", done.stderr
+
+
+def test_the_folder_opens_in_transformers(exported):
+    config = json.loads((exported / "out/config.json").read_text())
+    assert config["architectures"] == ["ConvBertForMaskedLM"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "out")
+    assert tokenizer("the cat").input_ids == [2, 5, 7, 3]
+
+
+def test_a_graph_that_answers_otherwise_is_refused(exported):
+    model = convbert.ConvBertForMaskedLM.from_pretrained(exported / "model").eval()
+    running = session(exported / "out")
+
+    def wrong(batch):
+        logits = running.run(None, batch)[0]
+        logits[..., -1, 3] += 0.01 * np.abs(logits).max()
+        return {"logits": logits}
+
+    def leaking(batch):
+        return {"logits": running.run(None, batch)[0] + 0.001 * batch["input_ids"].shape[1]}
+
+    for run in (wrong, leaking):
+        with pytest.raises(InputError, match="fp32"):
+            check_parity(traceable(model), run, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--format", "tflite"], "tflite"),
+        (["--precision", "int4"], "int4"),
+        (["--model", "{missing}"], "missing"),
+        (["--opset", "3"], "3"),
+        (["--output", "{there}"], "there"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(words, named, exported, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    places = {"missing": tmp_path / "missing", "there": tmp_path / "there"}
+    arguments = ["--model", str(exported / "model"), "--output", str(tmp_path / "out")]
+    assert main(["export", *arguments, *(word.format(**places) for word in words)]) == 2
+    assert named in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_missing_extra_is_named(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("convbert.util.optional.find_spec", lambda name: None)
+    assert main(["export", "--model", str(exported / "model"), "--output", str(tmp_path / "out")]) == 2
+    assert "convbert[onnx]" in capsys.readouterr().err
