@@ -6,7 +6,7 @@ in the backward pass, from the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,11 +82,14 @@ def backward(
         compiled.call(
             "attention_backward", threads, *arguments, log_sums, grad.contiguous(), shares, *results
         )
-        return grad_query, *(x[0] if shares == 1 else x.sum(0) for x in (grad_key, grad_value))
+        if shares == 1:
+            return grad_query, grad_key[0], grad_value[0]
+        return grad_query, grad_key.sum(0), grad_value.sum(0)
     grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
     grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     generator = _generator(seed)
     per_token = (grad, query, key, value, out, log_sums[..., None], *grads)
+    found: Sequence[Tensor]
     for g, q, k, v, mixed, log_sum, *results in _sequences(bounds, *per_token):
         if generator is None and flash_backward is not None:
             found = flash_backward(g, q, k, v, mixed, log_sum.squeeze(-1), 0.0, False)
