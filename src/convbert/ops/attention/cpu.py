@@ -90,7 +90,7 @@ def backward(
     generator = _generator(seed)
     per_token = (grad, query, key, value, out, log_sums[..., None], *grads)
     found: Sequence[Tensor]
-    for g, q, k, v, mixed, log_sum, *results in _sequences(bounds, *per_token):
+    for g, q, k, v, mixed, log_sum, *into in _sequences(bounds, *per_token):
         if generator is None and flash_backward is not None:
             found = flash_backward(g, q, k, v, mixed, log_sum.squeeze(-1), 0.0, False)
         else:
@@ -101,7 +101,7 @@ def backward(
             grad_scores = weights * (kept * (g @ v.mT) - (g * mixed).sum(-1, keepdim=True))
             grad_scores *= q.shape[-1] ** -0.5
             found = grad_scores @ k, grad_scores.mT @ q, grad_v
-        for result, x in zip(results, found, strict=True):
+        for result, x in zip(into, found, strict=True):
             result.copy_(x)
     return grads
 
