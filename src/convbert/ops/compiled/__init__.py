@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from convbert.ops._torch_internals import is_transformed
 from convbert.ops.varlen import VarlenBounds
@@ -137,11 +138,24 @@ def without_gradient(*tensors: Tensor | None) -> bool:
 
 
 def is_direct(*tensors: Tensor) -> bool:
-    """Whether a CPU kernel may be called without PyTorch's dispatcher: nobody differentiates or traces the result.
+    """Whether a CPU kernel may be called without PyTorch's dispatcher, which costs more than it on a short text."""
+    return tensors[0].device.type == "cpu" and runs_eagerly(*tensors)
 
-    On a short text, the dispatcher costs as much as the kernel.
-    """
-    return tensors[0].device.type == "cpu" and without_gradient(*tensors) and runs_eagerly(*tensors)
+
+class DirectConvolution(torch.autograd.Function):
+    """`forward` and `backward` of a convolution's `cpu` module, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, cpu: Any, first: Tensor, second: Tensor, bounds: VarlenBounds | None) -> Tensor:
+        ctx.save_for_backward(first, second)
+        ctx.cpu, ctx.bounds = cpu, bounds
+        out: Tensor = cpu.forward(first, second, bounds)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.cpu.backward(grad, *ctx.saved_tensors, ctx.bounds), None
 
 
 def threads_for(elements: int) -> int:

@@ -56,7 +56,7 @@ def depthwise_conv(
     if not use_fast(backend, hidden.device, (hidden.dtype, weight.dtype), kernel_size):
         return reference(hidden, weight, ends)
     if compiled.is_direct(hidden, weight):
-        return cpu.forward(hidden, weight, bounds)
+        return compiled.DirectConvolution.apply(cpu, hidden, weight, bounds)
     return _forward(hidden, weight, ends)
 
 

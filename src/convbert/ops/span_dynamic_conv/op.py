@@ -54,7 +54,7 @@ def span_dynamic_conv(
     if not use_fast(backend, value.device, (value.dtype, kernel_logits.dtype), kernel_size):
         return reference(value, kernel_logits, ends)
     if compiled.is_direct(value, kernel_logits):
-        return cpu.forward(value, kernel_logits, bounds)
+        return compiled.DirectConvolution.apply(cpu, value, kernel_logits, bounds)
     return _forward(value, kernel_logits, ends)
 
 
