@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -64,6 +65,7 @@ def refused(capsys, tmp_path):
     def run(*arguments: object, output: Path | None = None) -> str:
         output = output or tmp_path / "output"
         before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()  # what the preparation said
         assert main(["convert", *map(str, arguments), "--output", str(output)]) == 2
         assert sorted(tmp_path.rglob("*")) == before
         captured = capsys.readouterr()
@@ -297,7 +299,7 @@ def test_the_summary_names_what_happened(checkpoints, vocab, tmp_path, capsys):
 
 def test_the_tokenizer_goes_with_every_model(checkpoints, vocab, convert, tmp_path):
     report = convert(checkpoints["set_b"], "--vocab", vocab, "--output", tmp_path / "ours")
-    assert report["vocabulary"] == {"tokens": 200, "crlf": 0, "restored": 0}
+    assert report["vocabulary"] == {"tokens": 200, "crlf": 0, "restored": 0, "completed": 0}
     for folder in PARTS:
         tokenizer = convbert.ConvBertTokenizerFast.from_pretrained(tmp_path / "ours" / folder)
         assert tokenizer.get_vocab() == {word: number for number, word in enumerate(WORDS)}
@@ -314,16 +316,33 @@ def test_line_ends_and_misread_characters_are_repaired_on_request(
     vocab.write_bytes("".join(f"{word}\r\n" for word in misread).encode())
     assert "--repair-vocab" in refused(checkpoints["set_b"], "--vocab", vocab)
     report = convert(checkpoints["set_b"], "--vocab", vocab, "--repair-vocab", "--output", tmp_path / "ours")
-    assert report["vocabulary"] == {"tokens": 200, "crlf": 200, "restored": 7}
+    assert report["vocabulary"] == {"tokens": 200, "crlf": 200, "restored": 7, "completed": 0}
     assert (tmp_path / "ours/model/vocab.txt").read_text(encoding="utf-8").splitlines() == words
 
 
-def test_what_is_lost_is_named_and_not_guessed(checkpoints, refused):
-    """The file of the original repository."""
-    original = Path(__file__).parents[1] / "data/tokenization/vocab.txt"
-    assert "--repair-vocab" not in refused(checkpoints["set_b"], "--vocab", original)
-    told = refused(checkpoints["set_b"], "--vocab", original, "--repair-vocab")
-    for fact in ("30,522", "554", "1,346", "1312", "google-bert/bert-base-uncased"):
+ORIGINAL = Path(__file__).parents[1] / "data/tokenization/vocab.txt"
+
+
+def test_the_file_of_the_original_repository_is_repaired(convert, tmp_path):
+    """Every line has the checksum of BERT's vocabulary, which also gives what the file has lost."""
+    convbert.ConvBertModel(tiny.config(vocab_size=30_522)).save_pretrained(tmp_path / "source")
+    report = convert(
+        tmp_path / "source", "--vocab", ORIGINAL, "--repair-vocab", "--output", tmp_path / "ours"
+    )
+    assert report["vocabulary"] == {"tokens": 30_522, "crlf": 30_522, "restored": 1_900, "completed": 1_346}
+    repaired = (tmp_path / "ours/vocab.txt").read_bytes()
+    assert hashlib.sha256(repaired).hexdigest() == (
+        "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"  # of google-bert/bert-base-uncased
+    )
+
+
+def test_what_is_lost_is_named_and_not_guessed(checkpoints, vocab, refused):
+    damaged = ORIGINAL.read_bytes().splitlines(keepends=True)
+    del damaged[2000:2002], damaged[1400]
+    vocab.write_bytes(b"".join(damaged))
+    assert "--repair-vocab" not in refused(checkpoints["set_b"], "--vocab", vocab)
+    told = refused(checkpoints["set_b"], "--vocab", vocab, "--repair-vocab")
+    for fact in ("30,519", "554", "1,345", "1312", "google-bert/bert-base-uncased"):
         assert fact in told
 
 
@@ -490,6 +509,7 @@ def test_a_bad_checkpoint(case, with_config, prefix, refused):
 
 SETTINGS = {
     "not JSON": (lambda content: "{", "JSON"),
+    "null": (lambda content: "null", "bert_config"),
     "flat": (lambda content: json.dumps(content["bert_config"]), "bert_config"),
     "no generator": (lambda content: json.dumps({**content, "generator_config": None}), "generator_config"),
     "other sizes": (
@@ -519,6 +539,18 @@ def test_a_bad_configuration(case, prefix, refused, tmp_path):
     path = tmp_path / "configure.json"
     path.write_text(change(json.loads(settings_of("set_b").read_text())))
     assert told in refused(prefix, "--config", path)
+
+
+def test_a_head_of_its_own_matrix(convert, refused, tmp_path):
+    source = tmp_path / "source"
+    convbert.ConvBertForMaskedLM(tiny.config(tie_word_embeddings=False)).save_pretrained(source)
+    assert "tie_word_embeddings" in refused("--to", "tensorflow", source)
+    convert(source, "--output", tmp_path / "ours")
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "ours"))
+    assert before.keys() == after.keys()
+    content = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(content | {"tie_word_embeddings": True}))
+    assert "generator_lm_head.weight" in refused(source)
 
 
 def test_no_such_configuration_or_vocabulary(prefix, refused, tmp_path):

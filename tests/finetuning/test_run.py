@@ -194,6 +194,8 @@ def test_every_kind_end_to_end(kind, start, tmp_path, capsys):
     result = train(kind, start, tmp_path, files, overrides=LONGER)
     scores = result.metrics["scores"]["dev"]
     assert next(iter(scores.values())) >= GOOD_SCORES[kind], scores
+    losses = [entry["dev_loss"] for entry in history(tmp_path / "run") if "dev_loss" in entry]
+    assert 0 <= losses[-1] < 0.5
     report = (tmp_path / "run/report.html").read_text()
     assert "<script" not in report
     assert "http" not in report.replace("http://www.w3.org", "")

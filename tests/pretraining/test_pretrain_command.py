@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from convbert.cli import main
-from convbert.cli.estimate import to_json
 from convbert.cli.pretrain import RECIPE_NAMES
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.data import Reading
@@ -15,6 +14,7 @@ from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import RECIPES, smoke
 from convbert.pretraining.run import pretrain
 from convbert.util.errors import InputError
+from convbert.util.schema import to_json
 
 SENTENCE = "the old farmer likes a letter and the cat watches the river in the morning"
 

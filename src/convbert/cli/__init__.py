@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -34,14 +35,17 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(rich_markup_mode=None)
 
 
-class _Finetune(TyperCommand):
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """The fields of the recipe, as its code describes them."""
-        from convbert.finetuning.recipes import FinetuningPlan
-        from convbert.util.settings import describe
+def _with_fields(module: str, plan: str) -> type[TyperCommand]:
+    """A command whose --help lists the fields of a plan, as its code describes them."""
 
-        with formatter.section("Fields for --set, with their defaults"):
-            formatter.write_dl(list(describe(FinetuningPlan)), col_max=34)
+    class Command(TyperCommand):
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:
+            from convbert.util.settings import describe
+
+            with formatter.section("Fields for --set, with their defaults"):
+                formatter.write_dl(list(describe(getattr(import_module(module), plan))), col_max=34)
+
+    return Command
 
 
 app.command("fill-mask")(fill_mask.run)
@@ -49,7 +53,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 tokenizer_app.command("train")(tokenizer.train)
 app.command("prepare")(prepare.run)
 app.command("pretrain")(pretrain.run)
-app.command("finetune", cls=_Finetune)(finetune.run)
+app.command("finetune", cls=_with_fields("convbert.finetuning.recipes", "FinetuningPlan"))(finetune.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
 app.command("convert")(convert.run)

@@ -46,7 +46,8 @@ def run(
     repair_vocab: Annotated[
         bool,
         typer.Option(
-            "--repair-vocab", help="Repair line ends and misread characters of --vocab, if nothing is lost."
+            "--repair-vocab",
+            help="Repair line ends and misread characters of --vocab, as the original's has.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object instead.")] = False,
@@ -141,9 +142,13 @@ def _facts(report: Conversion) -> list[tuple[str, str]]:
     if report.vocabulary is not None:
         repaired = [
             f"{report.vocabulary[key]:,} {what}"
-            for key, what in (("crlf", "Windows line ends"), ("restored", "misread lines"))
+            for key, what in (
+                ("crlf", "Windows line ends"),
+                ("restored", "misread lines"),
+                ("completed", "of them completed from BERT's vocabulary, whose checksum they have"),
+            )
             if report.vocabulary.get(key)
         ]
         told = f"{report.vocabulary['tokens']:,} tokens"
-        facts.append(("vocabulary", f"{told}; repaired: {' and '.join(repaired)}" if repaired else told))
+        facts.append(("vocabulary", f"{told}; repaired: {', '.join(repaired)}" if repaired else told))
     return facts + [("note", note) for note in report.notes]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convbert.cli.failures import say
+from convbert.util.schema import to_json
 
 if TYPE_CHECKING:
     from convbert.pretraining.data import Reading
@@ -44,19 +43,8 @@ def show_estimate(
     Console().print(table)
 
 
-def to_json(content: Any) -> str:
-    """JSON, with null where a figure is not a finite number, such as the AUC of a text without replaced tokens."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: finite(each) for name, each in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite(content), allow_nan=False)
-
-
 def rows_of(estimate: Estimate, plan: PretrainingPlan) -> Iterator[tuple[str, str, str]]:
-    """What it is, the figure, and how it was found."""
+    """What it is, the value, and how it was found."""
     for name, count in estimate.parameters.items():
         if name != "shared" or count:
             yield f"parameters, {name}", f"{count:,}", "counted once" if name == "together" else ""

@@ -159,11 +159,7 @@ def task_of(name: str, **columns: str | None) -> Task:
 
 
 def files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None) -> Files:
-    """The files to train and score on.
-
-    Raises:
-        InputError: neither a folder nor a training file, or one that is not there.
-    """
+    """The files to train and score on."""
     from convbert.finetuning.folder import Files
 
     if data is not None:
@@ -172,47 +168,32 @@ def files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None
         return Files(task.find_files(data, "train")[0], tuple(task.find_files(data, "dev")))
     if train is None:
         raise InputError("give --data, a folder, or --train, a file (and --dev, another)")
-    for path in (train, *([] if dev is None else [dev])):
+    found = Files(train, () if dev is None else (dev,))
+    for path in (found.train, *found.dev):
         check_file(path)
-    return Files(train, () if dev is None else (dev,))
+    return found
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse what is no file."""
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
 
 
 def check_model_path(model: str | None) -> None:
-    """Refuse what can only be a folder and is not there; the rest is for `find_model`, which imports torch.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse what can only be a folder and is not there; the rest is for `find_model`, which imports torch."""
     if model is not None and model.startswith((".", "/", "~")) and not Path(model).exists():
         raise InputError(f"{model}: there is no such folder")
 
 
 def check_on_bad_row(given: str) -> None:
-    """Refuse what is neither of the two.
-
-    Raises:
-        InputError: naming them.
-    """
+    """Refuse what is neither of the two."""
     if given not in ("skip", "fail"):
         raise InputError(f'--on-bad-row must be "skip" or "fail", got {given!r}')
 
 
 def plan_changes(words: Iterable[str], *, lora: bool) -> dict[str, Any]:
-    """Fields of the plan that the command changes, checked.
-
-    Raises:
-        InputError: an unknown field, or a value out of range; `lora` without what it needs.
-    """
+    """Fields of the plan that the command changes, checked."""
     from convbert.finetuning.recipes import FinetuningPlan
     from convbert.util.settings import parse_settings
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convbert.cli.estimate import show_estimate, to_json
+from convbert.cli.estimate import show_estimate
 from convbert.cli.failures import INTERRUPTED, is_first_process, say
 from convbert.cli.finetune import check_model_path
 from convbert.cli.prepare import (
@@ -25,6 +25,7 @@ from convbert.cli.prepare import (
 )
 from convbert.util.errors import InputError
 from convbert.util.optional import require
+from convbert.util.schema import to_json
 from convbert.util.settings import parse_settings
 from convbert.util.signals import handling
 

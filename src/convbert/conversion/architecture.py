@@ -35,7 +35,8 @@ _HEADS = {
     "generator_predictions.dense.weight": "ConvBertForMaskedLM",
 }
 _LAYER = re.compile(r"convbert\.encoder\.layer\.(\d{1,6})\.")
-_TIED = "generator_lm_head.weight"
+TIED = "generator_lm_head.weight"
+"""The head's matrix, which is the word embedding; files leave it out, and loading ties it."""
 _WORDS = "convbert.embeddings.word_embeddings.weight"
 
 
@@ -137,7 +138,7 @@ def check_fits(
         model = model_class(config)
     prefix = "convbert." if model_class is ConvBertModel else ""
     wanted = {f"{prefix}{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if missing := wanted.keys() - state.keys() - {_TIED}:
+    if missing := wanted.keys() - state.keys() - ({TIED} if config.tie_word_embeddings else set()):
         raise InputError(f"{where} lacks what a {model_class.__name__} needs: {list_names(missing)}")
     wrong = [
         f"{name} is {tuple(state[name].shape)}, and the configuration says {shape}"
@@ -149,9 +150,10 @@ def check_fits(
         raise InputError(
             f"{where}: the configuration and the weights do not belong together: {wrong[0]}{more}"
         )
-    if _TIED in wanted and _TIED in state and not torch.equal(state[_TIED], state[_WORDS]):
+    is_tied = config.tie_word_embeddings and TIED in wanted and TIED in state
+    if is_tied and not torch.equal(state[TIED], state[_WORDS]):
         raise InputError(
-            f"{where}: {_TIED} is another matrix than the word embedding; in a ConvBERT the two are one"
+            f"{where}: {TIED} is another matrix than the word embedding, and tie_word_embeddings is true"
         )
     return wanted.keys() & state.keys()
 
@@ -188,6 +190,8 @@ def check_values(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         InputError: one holds something else than numbers, or NaN or infinity.
     """
     for name, tensor in state.items():
+        if tensor.layout != torch.strided:
+            raise InputError(f"{where}: {name} is sparse: weights must be dense")
         if not tensor.is_floating_point():
             raise InputError(
                 f"{where}: {name} is {str(tensor.dtype).removeprefix('torch.')}: weights must be floats"

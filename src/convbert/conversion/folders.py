@@ -15,6 +15,7 @@ from torch import Tensor
 from convbert.configuration import ConvBertConfig
 from convbert.conversion.architecture import (
     ASSUMED,
+    TIED,
     ModelClass,
     check_fits,
     check_values,
@@ -151,7 +152,8 @@ def read_model(source: Path, config_path: Path | None, report: Conversion) -> tu
     if stored:
         types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
         report.notes.append(f"{weights.file.name}: stored in {types}, written in float32")
-    state.pop("generator_lm_head.weight", None)  # tied
+    if config.tie_word_embeddings:
+        state.pop(TIED, None)
     return Model(model_class, config, state, inferred), folder if config_path is not None else None
 
 
@@ -169,18 +171,20 @@ def build_tokenizer(
     repair: Repair, path: Path | None, models: Mapping[str, Model], lower: bool | None, report: Conversion
 ) -> ConvBertTokenizerFast:
     vocabulary = repair.vocabulary
-    tokenizer = (
-        ConvBertTokenizerFast(vocab=vocabulary)
-        if lower is None
-        else ConvBertTokenizerFast(vocab=vocabulary, do_lower_case=lower)
-    )
     for model in models.values():
-        _check_vocabulary(len(repair.vocabulary), model, path, report)
+        _check_vocabulary(len(vocabulary), model, path, report)
     if lower is None:
-        report.notes.append(
-            f"{path}: taken for {'un' * bool(tokenizer.do_lower_case)}cased; nothing says which"
-        )
-    report.vocabulary = {"tokens": len(repair.vocabulary), "crlf": repair.crlf, "restored": repair.restored}
+        tokenizer = ConvBertTokenizerFast(vocab=vocabulary)
+        cased = "uncased" if tokenizer.do_lower_case else "cased"
+        report.notes.append(f"{path}: taken for {cased}; nothing tells which it is")
+    else:
+        tokenizer = ConvBertTokenizerFast(vocab=vocabulary, do_lower_case=lower)
+    report.vocabulary = {
+        "tokens": len(repair.vocabulary),
+        "crlf": repair.crlf,
+        "restored": repair.restored,
+        "completed": repair.completed,
+    }
     return tokenizer
 
 

@@ -41,6 +41,7 @@ class _Shared(Schema):
 
     embedding_size: _Size
     untied_generator_embeddings: bool = False
+    do_lower_case: bool | None = None
 
 
 _OTHER_SETTINGS = {"num_attention_heads", "linear_groups", "conv_type"}

@@ -1,10 +1,11 @@
-"""What may stand in a cell of a table: a text, a label, a list."""
+"""Rows of a table, and what may stand in a cell: a text, a label, a list."""
 
 from __future__ import annotations
 
 import re
 from ast import literal_eval
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
 from math import isfinite
@@ -12,11 +13,23 @@ from token import STRING
 from tokenize import TokenError, generate_tokens
 from typing import Any
 
-from convbert.finetuning.readers import Row
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
 
 _DECIMAL = re.compile(r"-?\d+\.0+")
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its place, for messages ("train.tsv: line 17"), and its cells by column."""
+
+    place: str
+    cells: dict[str, Any]
+
+
+Read = Row | InputError
+"""A row, or why it cannot be used; the message names it."""
 
 
 def text_of(cell: Any, place: str, role: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
+from convbert.finetuning.cells import Read, Report, Row
 from convbert.inference.tags import read_scheme
 from convbert.util.errors import InputError
 
@@ -24,8 +25,6 @@ _PHRASES = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "L
 _ENOUGH = 8
 """From so many lines on, a column is judged by what its cells have in common."""
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Line:
@@ -35,14 +34,6 @@ class Line:
     text: str
     cells: tuple[str, ...]
     begins: bool
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """The number of its first line, and its columns by name, or by number ("1", "2", ...)."""
-
-    line: int
-    cells: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Layout:
 
 def read_sentences(
     path: Path, numbered: Iterable[tuple[int, str]], wanted: Sequence[str], report: Report
-) -> tuple[tuple[str, ...], list[Sentence | InputError]]:
+) -> tuple[tuple[str, ...], list[Read]]:
     """The columns that there are, and the sentences; an error stands for a sentence that cannot be used.
 
     Args:
@@ -90,9 +81,7 @@ def read_sentences(
     return columns, [_sentence(path, block, kept, layout) for block in blocks]
 
 
-def _sentence(
-    path: Path, block: Sequence[Line], kept: dict[str, int], layout: Layout
-) -> Sentence | InputError:
+def _sentence(path: Path, block: Sequence[Line], kept: dict[str, int], layout: Layout) -> Read:
     # In CoNLL-U 1-2 stands for the two words after it, and 1.1 for a word that is not in the text.
     words = [line for line in block if not layout.is_counted or not _LEFT_OUT.fullmatch(line.cells[0])]
     width = layout.width or 1 + max(kept.values(), default=0)
@@ -113,7 +102,7 @@ def _sentence(
     tags = cells.get("tags", [])
     if any("*" in tag for tag in tags) and all(map(_BRACKETS.fullmatch, tags)):
         cells["tags"] = _from_brackets(tags)
-    return Sentence(block[0].number, cells)
+    return Row(f"{path}: line {block[0].number}", cells)
 
 
 def _blocks(numbered: Iterable[tuple[int, str]]) -> tuple[list[list[Line]], list[str]]:
@@ -168,44 +157,37 @@ def _layout(
     is_counted = width > 2 and _counts(blocks)
     if wanted and all(name.isdecimal() for name in wanted):
         return Layout({}, 0, is_counted)
-    if names := [match[1].split() for match in map(_GLOBAL_COLUMNS.match, comments) if match]:
-        return _by_name(path, names[0], width)
-    if path.suffix.lower() == ".conllu" or (width == 10 and is_counted and "\t" in lines[0].text):
-        is_said = path.suffix.lower() != ".conllu"
-        note = "read as CoNLL-U: the words from column 2, their tags (UPOS) from column 4" if is_said else ""
-        return Layout({"tokens": 1, "tags": 3, "xpos": 4}, 10, True, note)
+    if found := next(
+        filter(None, map(_GLOBAL_COLUMNS.match, comments)), None
+    ):  # CoNLL-U Plus names its columns
+        names = found[1].split()
+        if not {"FORM", "UPOS"} <= set(names):
+            raise InputError(
+                f"{path}: has the columns {', '.join(names)}; FORM and UPOS are read, or choose by number"
+            )
+        note = "the words are read from the column FORM, their tags from UPOS"
+        chosen = {"tokens": names.index("FORM"), "tags": names.index("UPOS")}
+        return Layout(chosen, width, names[0] == "ID", note)
+    is_said = path.suffix.lower() == ".conllu"
+    if is_said or (width == 10 and is_counted and "\t" in lines[0].text):
+        note = "read as CoNLL-U: the words from column 2, their tags (UPOS) from column 4"
+        return Layout({"tokens": 1, "tags": 3, "xpos": 4}, 10, True, "" if is_said else note)
     if width == 1 and wanted and "tags" not in wanted:
         return Layout({"tokens": 0}, 1)
     has_documents = width >= 11 and all(len({line.cells[0] for line in block}) == 1 for block in blocks)
     if has_documents and _counts(blocks, 2):
         note = "read as OntoNotes' columns: the words from column 4, entities from column 11"
         return Layout({"tokens": 3, "tags": 10}, 0, False, f"{note} (parts of speech are in column 5)")
-    first = int(is_counted)
-    if width > 2:
-        _check_words(path, columns[first], first)
     if width == 2 and _has_entities(columns[0]) and not _has_entities(columns[1]):
-        return Layout(
-            {"tokens": 1, "tags": 0}, 2, False, "the tags are read from column 1, the words from column 2"
-        )
-    tags = _tag_column(columns, first)
-    note = (
-        f"of {width} columns, the words are read from {first + 1}, the tags from {tags + 1}"
-        if width > 2
-        else ""
-    )
-    note += " (column 1 numbers the words)" if is_counted else ""
-    return Layout({"tokens": first, "tags": tags}, max(width, 2), is_counted, note)
-
-
-def _by_name(path: Path, names: Sequence[str], width: int) -> Layout:
-    """CoNLL-U Plus names its columns."""
-    if "FORM" not in names or "UPOS" not in names:
-        raise InputError(
-            f"{path}: has the columns {', '.join(names)}; FORM and UPOS are read, or choose by number"
-        )
-    chosen = {"tokens": names.index("FORM"), "tags": names.index("UPOS")}
-    note = "the words are read from the column FORM, their tags from UPOS"
-    return Layout(chosen, width, names[0] == "ID", note)
+        note = "the tags are read from column 1, the words from column 2"
+        return Layout({"tokens": 1, "tags": 0}, 2, False, note)
+    words, note = int(is_counted), ""
+    tags = _tag_column(columns, words)
+    if width > 2:
+        _check_words(path, columns[words], words)
+        note = f"of {width} columns, the words are read from {words + 1}, the tags from {tags + 1}"
+        note += " (column 1 numbers the words)" if is_counted else ""
+    return Layout({"tokens": words, "tags": tags}, max(width, 2), is_counted, note)
 
 
 def _counts(blocks: Sequence[Sequence[Line]], column: int = 0) -> bool:
@@ -222,17 +204,13 @@ def _counts(blocks: Sequence[Sequence[Line]], column: int = 0) -> bool:
 
 def _check_words(path: Path, cells: Sequence[str], column: int) -> None:
     """Refuse a column that holds something else than words."""
-    what = ""
-    if len(cells) >= _ENOUGH:
-        if all(cell.isdecimal() for cell in cells):
-            what = "holds nothing but numbers"
-        elif len(set(cells)) == 1:
-            what = f"holds {cells[0]!r:.40} on every line"
-    if what:
-        raise InputError(
-            f"{path}: column {column + 1} {what}: which column has the words, and which the tags? "
-            "Give their numbers (--tokens-column 2 --label-column 4)"
-        )
+    if len(cells) < _ENOUGH or not (len(set(cells)) == 1 or all(map(str.isdecimal, cells))):
+        return
+    what = "nothing but numbers" if all(map(str.isdecimal, cells)) else f"{cells[0]!r:.40} on every line"
+    raise InputError(
+        f"{path}: column {column + 1} holds {what}: which column has the words, and which the tags? "
+        "Give their numbers (--tokens-column 2 --label-column 4)"
+    )
 
 
 def _tag_column(columns: Sequence[Sequence[str]], first: int) -> int:

@@ -49,8 +49,3 @@ def add_adapters(model: ConvBertPreTrainedModel, plan: FinetuningPlan) -> nn.Mod
     if not any(parameter.requires_grad for name, parameter in adapted.named_parameters() if "lora_" in name):
         raise InputError("this model has no dense layer that an adapter could stand beside")
     return adapted
-
-
-def merge_adapters(adapted: nn.Module) -> ConvBertPreTrainedModel:
-    """The plain model again, with the adapters added to its weights."""
-    return adapted.merge_and_unload()  # type: ignore[operator]

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from convbert.finetuning.conll import Sentence, read_sentences
+from convbert.files.lines import numbered_lines, without_ends
+from convbert.finetuning.cells import Read, Report, Row
+from convbert.finetuning.conll import read_sentences
 from convbert.inference.tags import read_scheme
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 from convbert.util.schema import Schema, check, parse_json
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its place, for messages ("train.tsv: line 17"), and its cells by column."""
-
-    place: str
-    cells: dict[str, Any]
-
-
-Read = Row | InputError
-"""A row, or why it cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +111,7 @@ def _open(
         raise InputError(f"{path}: there is no such file")
     if kind == ".parquet":
         return _read_parquet(path)
-    lines = _lines(path, compression)
+    lines = numbered_lines(path, compression)
     if kind == ".tsv":
         lines, kind = _look_for_tokens(lines, wanted)
     if kind in (".tsv", ".csv"):
@@ -135,8 +120,8 @@ def _open(
         return None, _read_json(path, lines)
     if kind in (".jsonl", ".ndjson"):
         return None, _read_json_lines(path, lines)
-    columns, found = read_sentences(path, _without_ends(lines), wanted, report)
-    return columns, iter([_row_of(path, each) for each in found])
+    columns, found = read_sentences(path, without_ends(lines), wanted, report)
+    return columns, iter(found)
 
 
 def _look_for_tokens(
@@ -152,61 +137,6 @@ def _look_for_tokens(
     is_header = set(cells) & set(wanted) or read_scheme([cells[-1].strip()] if cells else []).unknown
     is_conll = "tokens" in wanted and len(cells) > 1 and not is_header
     return chain(begin, lines), ".conll" if is_conll else ".tsv"
-
-
-def _row_of(path: Path, found: Sentence | InputError) -> Read:
-    return found if isinstance(found, InputError) else Row(f"{path}: line {found.line}", dict(found.cells))
-
-
-# ------------------------------------------------------------------------------------------------- lines
-
-
-@contextmanager
-def _stream(path: Path, compression: str) -> Iterator[IO[bytes]]:
-    try:
-        if compression == ".zst":
-            require("train", f"reading {path}")
-            import pyarrow as pa
-
-            with pa.input_stream(str(path), compression="zstd") as arrow, io.BufferedReader(arrow) as stream:
-                yield stream
-        else:
-            with gzip.open(path) if compression else path.open("rb") as stream:
-                yield stream  # type: ignore[misc]  # a GzipFile reads as any file does
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: damaged gzip file ({error})") from error
-    except OSError as error:  # Arrow's have no number
-        what = "cannot be read" if error.errno else f"damaged {compression} file"
-        raise InputError(f"{path}: {what} ({error.strerror or error})") from error
-
-
-def _lines(path: Path, compression: str) -> Iterator[tuple[int, str]]:
-    """Lines with their ends and numbers.
-
-    Raises:
-        InputError: nothing but space, or not UTF-8 text; the message names the line.
-    """
-    number, is_empty = 0, True
-    with _stream(path, compression) as stream:
-        for raw in stream:
-            try:
-                text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
-            except UnicodeDecodeError as error:
-                what = f"not UTF-8 text (byte 0x{raw[error.start]:02x}): save it as UTF-8"
-                if number == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                    what = "UTF-16 text: save it as UTF-8"
-                raise InputError(f"{path}: line {number + 1}: {what}") from error
-            if "\0" in text:
-                raise InputError(f"{path}: line {number + 1}: a NUL character: this is no text file")
-            number += 1
-            is_empty = is_empty and not text.strip()
-            yield number, text
-    if is_empty:
-        raise InputError(f"{path}: is empty")
-
-
-def _without_ends(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    return ((number, line.rstrip("\r\n")) for number, line in lines)
 
 
 # -------------------------------------------------------------------------------------------- TSV and CSV
@@ -227,29 +157,22 @@ def _read_delimited(
     has_header = not headerless or bool(set(wanted) & set(first[1])) or len(first[1]) != len(headerless)
     columns = tuple(first[1] if has_header else headerless)
 
-    def rows() -> Iterator[Read]:
-        if not has_header:
-            yield Row(f"{path}: line {first[0]}", dict(zip(columns, first[1], strict=True)))
-        for each in split:
-            if isinstance(each, InputError):
-                yield each
-            elif len(each[1]) != len(columns):
-                yield InputError(
-                    f"{path}: line {each[0]}: {len(each[1])} cells for the {len(columns)} columns"
-                )
-            else:
-                yield Row(f"{path}: line {each[0]}", dict(zip(columns, each[1], strict=True)))
+    def row(found: _Cells) -> Read:
+        if isinstance(found, InputError):
+            return found
+        number, cells = found
+        if len(cells) != len(columns):
+            return InputError(f"{path}: line {number}: {len(cells)} cells for the {len(columns)} columns")
+        return Row(f"{path}: line {number}", dict(zip(columns, cells, strict=True)))
 
-    return columns, rows()
+    return columns, map(row, split if has_header else chain([first], split))
 
 
 _Cells = tuple[int, list[str]] | InputError
 
 
 def _tsv_cells(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
-    for number, line in _without_ends(lines):
-        if line.strip():
-            yield number, line.split("\t")
+    return ((number, line.split("\t")) for number, line in without_ends(lines) if line.strip())
 
 
 def _csv_cells(
@@ -261,8 +184,8 @@ def _csv_cells(
     separator = said[1] if said else _separator(header, wanted)
     if separator != ",":
         report(f"{path}: cells are separated by {separator!r}")
-    texts = (line for _, line in lines)
-    reader = csv.reader(texts if said else _before(header, texts), strict=True, delimiter=separator)
+    texts = chain([] if said else [header], (line for _, line in lines))
+    reader = csv.reader(texts, strict=True, delimiter=separator)
     skipped = number - (0 if said else 1)
     usual_limit = csv.field_size_limit(_LONGEST_CELL)
     try:
@@ -285,19 +208,12 @@ _LONGEST_CELL = 1 << 27
 _AFTER_RETURN = re.compile(r"(?<=\r)(?!\n|$)")
 
 
-def _before(first: str, others: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from others
-
-
 def _separator(header: str, wanted: Sequence[str]) -> str:
     """A comma, unless another one finds columns that are wanted, or alone finds more than one."""
-    found = {}
-    for separator in ",;\t|":
-        try:
+    found: dict[str, list[str]] = {separator: [] for separator in ",;\t|"}
+    for separator in found:
+        with suppress(csv.Error):
             found[separator] = next(csv.reader([header], delimiter=separator), [])
-        except csv.Error:
-            found[separator] = []
     by_name = max(found, key=lambda each: len(set(wanted) & set(found[each])))  # the first of equals
     if set(wanted) & set(found[by_name]):
         return by_name
@@ -347,10 +263,11 @@ def _read_json(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Read]:
             f'{path}: neither SQuAD JSON (no list "data"), nor a list of objects, nor JSON Lines'
         )
     for number, item in enumerate(content, start=1):
+        place = f"{path}: item {number}"
         if isinstance(item, dict) and item.keys() & {"paragraphs", "qas"}:
-            yield from _read_article(path, f"{path}: item {number}", item)
+            yield from _read_questions(path, place, item, "qas" if "qas" in item else "paragraphs")
         else:
-            yield _row_or_error(f"{path}: item {number}", item)
+            yield _row_or_error(place, item)
 
 
 class _Article(Schema):
@@ -365,21 +282,18 @@ class _Question(Schema):
     id: str | int | None = None
 
 
-def _read_article(path: Path, place: str, article: dict[str, Any]) -> Iterator[Read]:
+def _read_questions(path: Path, place: str, item: dict[str, Any], part: str) -> Iterator[Read]:
+    """The questions of an article ("paragraphs"), or of a paragraph ("qas")."""
     try:
-        paragraphs = [article] if "qas" in article else check(_Article, article, place).paragraphs
+        parts = getattr(check(_Paragraph if part == "qas" else _Article, item, place), part)
     except InputError as error:
         yield error
         return
-    for number, paragraph in enumerate(paragraphs, start=1):
-        place_of_it = place if "qas" in article else f"{place}: paragraph {number}"
-        try:
-            questions = check(_Paragraph, paragraph, place_of_it).qas
-        except InputError as error:
-            yield error
-            continue
-        for count, question in enumerate(questions, start=1):
-            yield _read_question(path, f"{place_of_it}: question {count}", paragraph, question)
+    for number, each in enumerate(parts, start=1):
+        if part == "qas":
+            yield _read_question(path, f"{place}: question {number}", item, each)
+        else:
+            yield from _read_questions(path, f"{place}: paragraph {number}", each, "qas")
 
 
 def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: dict[str, Any]) -> Read:
@@ -390,19 +304,15 @@ def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: 
     cells: dict[str, Any] = {key: question[key] for key in ("question", "answers") if key in question}
     if "context" in paragraph:
         cells["context"] = paragraph["context"]
-    if question.get("is_impossible") is True and not any(map(_has_text, _listed(cells.get("answers")))):
+    answers = cells.get("answers")
+    listed = answers if isinstance(answers, list) else [] if answers is None else [answers]
+    if question.get("is_impossible") is True and all(
+        isinstance(each, dict) and each.get("text") in ("", None) for each in listed
+    ):
         cells["answers"] = []
     if name is None:
         return Row(place, cells)
     return Row(f"{path}: question {str(name)!r}", {"id": str(name), **cells})
-
-
-def _listed(cell: Any) -> list[Any]:
-    return cell if isinstance(cell, list) else [] if cell is None else [cell]
-
-
-def _has_text(answer: Any) -> bool:
-    return not isinstance(answer, dict) or answer.get("text") not in ("", None)
 
 
 # ---------------------------------------------------------------------------------------------- Parquet

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from operator import itemgetter
 from os.path import isfile
 from pathlib import Path
 from time import strftime
@@ -152,45 +153,28 @@ def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Inte
     """95 % intervals of the scores: Wilson's for a share of right answers, else the bootstrap's over examples."""
     count, adapter = len(split.examples), split.adapter
     scores = adapter.score(split.examples, predictions)
-    draws = np.random.default_rng(0)
     found = {}
     if adapter.task.kind in ("classification", "multiple-choice") and "accuracy" in scores:
         found["accuracy"] = wilson(scores["accuracy"], count)
-    resamples = min(_RESAMPLES, max(50, _RESAMPLED // count))
-    if count > 1 and adapter.task.kind in ("tagging", "question-answering"):
-        chosen = draws.integers(count, size=(resamples, count))
-        for name, sums in _ratios(split, predictions).items():
-            above, below = (np.array(values)[chosen].sum(1) for values in sums)
-            found[name] = _middle(above / np.maximum(below, 1e-9))
-    elif count > 1 and scores.keys() - found.keys():
-        resampled = []
-        for chosen in draws.integers(count, size=(resamples, count)):
-            again = [split.examples[n] for n in chosen], [predictions[n] for n in chosen]
-            resampled.append(adapter.score(*again))
-        found = {name: _middle([each[name] for each in resampled]) for name in scores} | found
+    if missing := scores.keys() - found.keys():
+        resamples = min(_RESAMPLES, max(50, _RESAMPLED // count))
+        draws = np.random.default_rng(0).integers(count, size=(resamples, count))
+        if adapter.task.kind == "question-answering":  # means over questions
+            of_each = _question_metrics(split, predictions)
+            values = {
+                name: np.array([one[name] for one in of_each])[draws].mean(1) for name in ("f1", "exact")
+            }
+        else:
+            again = [
+                adapter.score([split.examples[n] for n in draw], [predictions[n] for n in draw])
+                for draw in draws
+            ]
+            values = {name: np.array([one[name] for one in again]) for name in missing}
+        for name in missing & values.keys():
+            low, high = np.percentile(values[name], (2.5, 97.5))
+            found[name] = (float(low), float(high))
     # Where all draws agree, as of a model that says one thing, they tell nothing of chance.
     return {name: found[name] for name in scores if name in found and found[name][0] < found[name][1]}
-
-
-def _ratios(split: Split, predictions: Sequence[Prediction]) -> dict[str, tuple[list[float], list[float]]]:
-    """Scores that are a sum over examples divided by another: both, example by example."""
-    if split.adapter.task.kind == "question-answering":
-        figures = _question_figures(split, predictions)
-        return {name: ([one[name] for one in figures], [1.0] * len(figures)) for name in ("f1", "exact")}
-    pairs = [(e.target, p["answer"]) for e, p in zip(split.examples, predictions, strict=True)]
-    spans = [(entity_spans(right), entity_spans(answer)) for right, answer in pairs]
-    return {
-        "accuracy": (
-            [float(sum(map(str.__eq__, *pair))) for pair in pairs],
-            [float(len(right)) for right, _ in pairs],
-        ),
-        "entity_f1": ([2.0 * len(g & a) for g, a in spans], [float(len(g) + len(a)) for g, a in spans]),
-    }
-
-
-def _middle(values: Sequence[float] | np.ndarray) -> Interval:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _training(metrics: Mapping[str, Any], histories: Mapping[str, History]) -> Iterator[str]:
@@ -201,9 +185,8 @@ def _training(metrics: Mapping[str, Any], histories: Mapping[str, History]) -> I
     for number, (run, history) in enumerate(histories.items()):
         color, label = f"C{number % 10}", f"{run}, " if len(histories) > 1 else ""
         losses.append(Line(f"{label}training", *points(history, "train_loss"), color=color))
-        dev = points(history, f"{splits[0]}_loss")
-        if len(dev[0]):
-            losses.append(Line(f"{label}{splits[0]}", *dev, measured=True, color=color))
+        of_split = points(history, f"{splits[0]}_loss")
+        losses.append(Line(f"{label}{splits[0]}", *of_split, measured=True, color=color))
     metric = metrics.get("metric", next(iter(metrics["scores"][splits[0]])))
     baseline = (metrics.get("baseline") or {}).get(metric)
     for split in splits:
@@ -309,13 +292,9 @@ def _labels(adapter: TaskAdapter, right: list[Any], answers: list[Any], train: l
     pairs = Counter(
         (g[0], a[0])
         for w, s in zip(wanted, given, strict=True)
-        for g, a in zip(sorted(w, key=_place), sorted(s, key=_place), strict=True)
+        for g, a in zip(*(sorted(each, key=itemgetter(1)) for each in (w, s)), strict=True)
     )
     return shown + confusion(names, [[pairs[g, a] for a in names] for g in names])
-
-
-def _place(item: tuple[str, int]) -> int:
-    return item[1]
 
 
 def _rates(label: str, hits: int, wanted: int, given: int, trained: int) -> tuple[Any, ...]:
@@ -352,8 +331,8 @@ def _numbers(adapter: TaskAdapter, right: list[float], answers: list[float], tra
 
 def _questions(split: Split, predictions: Sequence[Prediction]) -> str:
     groups: dict[str, list[dict[str, float]]] = {}
-    for example, figures in zip(split.examples, _question_figures(split, predictions), strict=True):
-        groups.setdefault(example.inputs["question"].split()[0].lower()[:20], []).append(figures)
+    for example, metrics in zip(split.examples, _question_metrics(split, predictions), strict=True):
+        groups.setdefault(example.inputs["question"].split()[0].lower()[:20], []).append(metrics)
     often = sorted(groups.items(), key=lambda item: -len(item[1]))[:12]
     rows = [
         (word, *(float(np.mean([one[name] for one in found])) for name in ("f1", "exact")), len(found))
@@ -362,7 +341,7 @@ def _questions(split: Split, predictions: Sequence[Prediction]) -> str:
     return table(("question begins with", "F1 (%)", "exact (%)", "questions"), rows)
 
 
-def _question_figures(split: Split, predictions: Sequence[Prediction]) -> list[dict[str, float]]:
+def _question_metrics(split: Split, predictions: Sequence[Prediction]) -> list[dict[str, float]]:
     """F1 and exact match of each question, in percent."""
     may_be_missing = split.adapter.task.answers_may_be_missing
     return [

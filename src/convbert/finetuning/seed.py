@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from transformers import set_seed
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, set_seed
 
 from convbert.configuration import ConvBertConfig
 from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
@@ -19,16 +20,9 @@ from convbert.finetuning.data import Feature, Prediction, Report
 from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
-from convbert.finetuning.lora import add_adapters, merge_adapters
+from convbert.finetuning.lora import add_adapters
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.finetuning.trainer import (
-    SCORE,
-    EvaluateAtTheEnd,
-    Features,
-    FinetuningTrainer,
-    TaskObjective,
-    early_stopping,
-)
+from convbert.finetuning.trainer import SCORE, EvaluateAtTheEnd, FinetuningTrainer, TaskObjective
 from convbert.finetuning.warm_start import build_model, read_config, write_task
 from convbert.finetuning.writing import write_predictions
 from convbert.inference.loading import ready
@@ -39,6 +33,7 @@ from convbert.training.batching import BalancedBatches
 from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
 from convbert.training.checkpointing import usable_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
+from convbert.training.processes import launched_processes
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class SeedTrainer:
         source: the checkpoint.
         keep_head: go on with the checkpoint's own head.
         features: of the training data.
-        splits: the dev data; the first chooses the best checkpoint.
+        splits: the eval data; the first chooses the best checkpoint.
         device: "cpu" leaves a GPU unused.
     """
 
@@ -86,7 +81,7 @@ class SeedTrainer:
         if stop.received is not None and clock.fraction_done(step) < 1.0:
             self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
             return None
-        trained = merge_adapters(net) if self.plan.lora_rank else model
+        trained = net.merge_and_unload() if self.plan.lora_rank else model  # type: ignore[operator]
         if isinstance(getattr(trained, "classifier", None), LinearHead):
             fold_linear_head(trained)
         predictions = [split.predict(trained, trainer.accelerator.autocast()) for split in splits]
@@ -115,7 +110,7 @@ class SeedTrainer:
         self, seed: int, net: nn.Module, config: ConvBertConfig
     ) -> tuple[FinetuningTrainer, Clock, StopOnSignal]:
         plan, root, features = self.plan, self.folder.of_seed(seed).root, self.features
-        world_size = _world_size()
+        world_size = launched_processes(self.device).num_processes
         per_process = max(1, plan.batch_size // world_size)
         steps_per_epoch = math.ceil(len(features) / (per_process * world_size))
         planned = max(1, math.ceil(plan.epochs * steps_per_epoch))
@@ -145,9 +140,8 @@ class SeedTrainer:
             layer_decay=plan.layer_decay,
             num_layers=config.num_hidden_layers,
         )
-        lengths = [feature.length for feature in features]
         sampler = BalancedBatches(
-            lengths if plan.batching == "tokens" else [1] * len(features),
+            [feature.length if plan.batching == "tokens" else 1 for feature in features],
             per_process,
             seed,
             rank=arguments.process_index,
@@ -157,8 +151,9 @@ class SeedTrainer:
             objective,
             arguments,
             clock=clock,
-            train_dataset=Features(features),
-            dev=self.splits,
+            train_dataset=cast("Dataset", features),
+            splits=self.splits,
+            labelled=lambda split: self.adapter.features(split.examples, self.tokenizer, plan, training=True),
             sampler=sampler,
             data_collator=lambda chosen: self.adapter.collate(chosen, self.tokenizer.pad_token_id),
             optimizer=optimizer,
@@ -170,7 +165,7 @@ class SeedTrainer:
                 EvaluateAtTheEnd(clock),
                 HistoryFile(root / "log.jsonl"),
                 ProgressLine(clock),
-                *early_stopping(plan.patience),
+                *([EarlyStoppingCallback(plan.patience)] if plan.patience else []),
             ],
         )
         return trainer, clock, stop
@@ -209,9 +204,3 @@ def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
     answers = [prediction["answer"] for prediction in predictions]
     targets = [example.target for example in split.examples]
     return is_constant(split.adapter, answers) and not is_constant(split.adapter, targets)
-
-
-def _world_size() -> int:
-    from accelerate import PartialState
-
-    return PartialState().num_processes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -18,12 +20,13 @@ from transformers import (
 )
 
 from convbert.finetuning.data import Feature
-from convbert.finetuning.inference import Split
+from convbert.finetuning.inference import MAX_TOKENS, Split
+from convbert.inference.engine import plan_batches
 from convbert.training.callbacks import Clock
 from convbert.training.trainer import ObjectiveTrainer
 
 SCORE = "eval_score"
-"""The figure that chooses the best checkpoint; transformers wants the prefix."""
+"""The metric that chooses the best checkpoint; transformers wants the prefix."""
 
 
 class TaskObjective(nn.Module):
@@ -41,58 +44,70 @@ class TaskObjective(nn.Module):
         self.batch_size = batch_size
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch, and the figure `train_loss`, its mean."""
+        """Loss of a batch, and the metric `train_loss`, its mean."""
         loss = self.model(**batch).loss
         count = torch.tensor(float(len(batch["input_ids"])), device=loss.device)
         weight = 1.0 if self.batch_size is None else count / self.batch_size
         return {"loss": loss * weight, "train_loss": torch.stack((loss.detach() * count, count))}
 
 
-class Features(Dataset[Feature]):
-    """A list of features, as the Trainer wants it."""
-
-    def __init__(self, features: list[Feature]) -> None:
-        self.features = features
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, index: int) -> Feature:
-        return self.features[index]
-
-
 class FinetuningTrainer(ObjectiveTrainer):
-    """Scores dev data by the task's metrics.
+    """Scores eval data by the task's metrics.
 
     Args:
-        dev: what is scored, one or several; the first metric of the first chooses the best checkpoint.
+        splits: what is scored, one or several; the first metric of the first chooses the best checkpoint.
+        labelled: the features of a split as for training, with targets.
         kwargs: see `ObjectiveTrainer`.
     """
 
     def __init__(
-        self, objective: TaskObjective, args: TrainingArguments, *, dev: list[Split], **kwargs: Any
+        self,
+        objective: TaskObjective,
+        args: TrainingArguments,
+        *,
+        splits: list[Split],
+        labelled: Callable[[Split], list[Feature]],
+        **kwargs: Any,
     ) -> None:
-        super().__init__(objective, args, eval_dataset=Features(dev[0].features), **kwargs)
-        self.dev = dev
+        # The Trainer wants to see data where it is to evaluate.
+        super().__init__(objective, args, eval_dataset=cast("Dataset", splits[0].features), **kwargs)
+        self.splits, self.labelled = splits, cache(lambda number: labelled(splits[number]))
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "dev"):
-        """Scores named `dev_<metric>`, and `SCORE`.
+        """Scores named `<split>_<metric>`, losses, and `SCORE`.
 
-        (In a distributed run every process scores all of the dev data: it is small beside what it is trained on.)
+        (In a distributed run every process scores all of the eval data: it is small beside what it is trained on.)
         """
         started = monotonic()
         metrics: dict[str, float] = {}
-        for split in self.dev:
-            predictions = split.predict(self.model.model, self.accelerator.autocast())
-            scores = split.score(predictions)
-            metrics |= {f"{split.name}_{name}": value for name, value in scores.items()}
-            if (loss := split.loss(predictions)) is not None:
-                metrics[f"{split.name}_loss"] = loss
+        for number, split in enumerate(self.splits):
+            with self.accelerator.autocast():
+                predictions = split.predict(self.model.model)
+            metrics |= {f"{split.name}_{name}": value for name, value in split.score(predictions).items()}
+            loss = split.loss(predictions)
+            loss = self._loss_of(number) if loss is None else loss
+            metrics |= {} if loss is None else {f"{split.name}_loss": loss}
         self._pace.pause(monotonic() - started)
         self.log(dict(metrics))
         metrics[SCORE] = next(iter(metrics.values()))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    @torch.no_grad()
+    def _loss_of(self, number: int) -> float | None:
+        """The model's own loss, where predictions do not give it; None where no example can be trained on."""
+        features, model = self.labelled(number), self.model.model
+        losses, counts = [], []
+        model.eval()
+        for chosen in plan_batches([feature.length for feature in features], MAX_TOKENS):
+            batch = self.data_collator([features[each] for each in chosen])
+            batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+            with self.accelerator.autocast():
+                losses.append(float(model(**batch).loss))
+            per_example = self.splits[number].adapter.loss_counts_examples
+            counts.append(len(chosen) if per_example else int((batch["labels"] >= 0).sum()))
+        model.train()
+        return float(np.average(losses, weights=counts)) if sum(counts) else None
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         """None in a run that early stopping had ended before it was interrupted."""
@@ -111,7 +126,7 @@ class FinetuningTrainer(ObjectiveTrainer):
 
 
 class EvaluateAtTheEnd(TrainerCallback):
-    """The last model is scored, too, where the steps are no multiple of the interval."""
+    """Scores the last model, too, where the steps are no multiple of the interval."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -121,8 +136,3 @@ class EvaluateAtTheEnd(TrainerCallback):
     ) -> None:
         if self.clock.fraction_done(state.global_step) >= 1.0:
             control.should_evaluate = True
-
-
-def early_stopping(patience: int | None) -> list[TrainerCallback]:
-    """transformers' callback, where it was asked for."""
-    return [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]

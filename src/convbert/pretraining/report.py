@@ -14,6 +14,7 @@ from convbert.report.page import (
     Line,
     bars,
     by_step,
+    cards,
     curves,
     facts,
     note,
@@ -25,6 +26,7 @@ from convbert.report.page import (
     table,
     tiles,
     wilson,
+    word,
 )
 
 Entry = Mapping[str, Any]
@@ -45,7 +47,7 @@ _LABELS = {
     "mfu": ("model-FLOPs utilisation", "share"),
     "input_wait": ("time spent waiting for data", "share"),
 }
-"""Figures of a log that are drawn, with their units, in this order. Others follow under their own names."""
+"""Metrics of a log that are drawn, with their units, in this order. Others follow under their own names."""
 _SHARES = ("mfu", "input_wait")
 _NOT_DRAWN = {"step", "epoch", "minutes", "minutes_left", "seconds_per_step"}
 _HELDOUT = "heldout_"
@@ -68,7 +70,7 @@ class Watched:
         facts: what is known from the start, by name: parameters, FLOPs per step, device.
         flops: of a training step, by part.
         samples: what the models make of a few sentences.
-        metrics: final figures, once there are any.
+        metrics: the final ones, once there are any.
     """
 
     name: str
@@ -83,22 +85,24 @@ class Watched:
 
 
 def report_html(run: Watched) -> str:
-    """The page, as a document that needs no other file. It takes whatever figures the log has."""
+    """The page, as a document that needs no other file. It shows whatever metrics the log has."""
     return page(
         f"Pre-training: {run.name}",
         _progress(run),
         section("Curves", _curves(run)),
-        section("Masked tokens", _fills(run.samples.filled)),
-        section("Replaced tokens", _judgements(run.samples.judged)),
-        section("Held-out figures by step", _heldout(run.history)),
-        section("Final figures", _final(run.metrics)),
+        section(
+            "Masked tokens", cards(_FILLED, (_fill(each, not n) for n, each in enumerate(run.samples.filled)))
+        ),
+        section("Replaced tokens", cards(_JUDGED, map(_judge, run.samples.judged))),
+        section("Held-out metrics by step", _heldout(run.history)),
+        section("Final metrics", _final(run.metrics)),
         section("Where the arithmetic goes", _flops(run.flops)),
         section("Model and data", facts(run.facts)),
         section("Plan", plan_fields(run.plan)),
     )
 
 
-# ------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------- metrics
 
 
 def _progress(run: Watched) -> str:
@@ -108,7 +112,7 @@ def _progress(run: Watched) -> str:
 
 
 def _latest(history: Sequence[Entry]) -> Iterator[tuple[str, str]]:
-    """The newest value of every figure, held-out ones first where there are any."""
+    """The newest value of every metric, held-out ones first where there are any."""
     newest: dict[str, Any] = {}
     for entry in history:
         newest |= {name: value for name, value in entry.items() if value == value}
@@ -121,7 +125,7 @@ def _latest(history: Sequence[Entry]) -> Iterator[tuple[str, str]]:
 
 
 def _shown(name: str, value: float) -> str:
-    """A figure for a reader."""
+    """A metric for a reader."""
     if name in _SHARES:
         return f"{value:.1%}"
     unit = _LABELS.get(name, ("", ""))[1]
@@ -135,7 +139,7 @@ def _label(name: str) -> str:
 
 
 def _drawn(history: Sequence[Entry]) -> list[str]:
-    """Names of the figures that the log has, held-out or not, each once."""
+    """Names of the metrics that the log has, held-out or not, each once."""
     found = {
         name.removeprefix(_HELDOUT)
         for entry in history
@@ -178,7 +182,7 @@ def _heldout(history: Sequence[Entry]) -> str:
 
 
 def _final(metrics: Mapping[str, Any]) -> str:
-    """Held-out figures, of shares of masked positions with an interval; then what the run took."""
+    """Held-out metrics, of shares of masked positions with an interval; then what the run took."""
     rows = []
     for name, value in metrics.items():
         if not name.startswith((_HELDOUT, "baseline_")):
@@ -194,23 +198,19 @@ def _final(metrics: Mapping[str, Any]) -> str:
         "Baselines have not read the text: the commonest token, and what counts of neighbouring tokens make likeliest. "
         "95 %: the interval for other masked positions like these."
     )
-    return table(("figure", "value", "95 % from", "to"), rows) + note(explained) + facts(others)
+    return table(("metric", "value", "95 % from", "to"), rows) + note(explained) + facts(others)
 
 
 # ------------------------------------------------------------------------------------------- samples
 
-
-def _fills(filled: Sequence[Filled]) -> str:
-    if not filled:
-        return ""
-    head = (
-        "<p class='note'>The masked places with the model's first answer: <mark class='both'>right</mark>, or "
-        "<mark class='answer'>wrong</mark> with the right token beside it. Below, its likeliest answers to each.</p>"
-    )
-    return head + "".join(
-        f"<div class='card'>{_fill(sentence, is_open=not number)}</div>"
-        for number, sentence in enumerate(filled)
-    )
+_FILLED = (
+    "<p class='note'>The masked places with the model's first answer: <mark class='both'>right</mark>, or "
+    "<mark class='answer'>wrong</mark> with the right token beside it. Below, its likeliest answers to each.</p>"
+)
+_JUDGED = (
+    "<p class='note'>The redder, the surer the discriminator is that a token was replaced. Replaced ones are "
+    "underlined, with the right token beside them; point at one for its probability.</p>"
+)
 
 
 def _fill(sentence: Filled, is_open: bool) -> str:
@@ -218,48 +218,27 @@ def _fill(sentence: Filled, is_open: bool) -> str:
     words, charts = [], []
     for place, token in enumerate(sentence.tokens):
         if (answer := answers.get(place)) is None:
-            words.append(_word(token, escape))
+            words.append(word(token))
             continue
         best, _ = answer.best[0]
-        truth = "" if best == answer.truth else f"<sub>{escape(answer.truth)}</sub>"
-        kind = "both" if best == answer.truth else "answer"
-        words.append(_word(best, lambda text, k=kind, t=truth: f"<mark class='{k}'>{escape(text)}{t}</mark>"))
-        rows = [(word, share, f"{share:.0%}") for word, share in answer.best]
+        is_right = best == answer.truth
+        truth = "" if is_right else f"<sub>{escape(answer.truth)}</sub>"
+        words.append(word(best, f"<mark class='{'both' if is_right else 'answer'}'>", f"{truth}</mark>"))
+        rows = [(text, share, f"{share:.0%}") for text, share in answer.best]
         truth_line = f"{answer.truth}: {answer.truth_probability:.1%}"
         charts.append(f"<figure>{bars(rows)}<figcaption>right: {escape(truth_line)}</figcaption></figure>")
     below = f"<details{' open' * is_open}><summary>answers</summary><div class='grid'>{''.join(charts)}</div></details>"
     return f"<p dir='auto'>{''.join(words)}</p>{below}"
 
 
-def _judgements(judged: Sequence[Judged]) -> str:
-    if not judged:
-        return ""
-    head = (
-        "<p class='note'>The redder, the surer the discriminator is that a token was replaced. Replaced ones are "
-        "underlined, with the right token beside them; point at one for its probability.</p>"
-    )
-    return head + "".join(f"<div class='card'>{_judge(sentence)}</div>" for sentence in judged)
-
-
 def _judge(sentence: Judged) -> str:
     words = []
     for token, truth, share in zip(sentence.tokens, sentence.truth, sentence.replaced, strict=True):
-        style = f"background:rgba(225,60,50,{0.8 * share:.2f})"
-        beside = ""
+        style, beside = f"background:rgba(225,60,50,{0.8 * share:.2f})", ""
         if token != truth:
-            style += ";text-decoration:underline"
-            beside = f"<sub>{escape(truth)}</sub>"
-
-        def mark(text: str, style: str = style, share: float = share, beside: str = beside) -> str:
-            return f"<mark style='{style}' title='{share:.1%}'>{escape(text)}</mark>{beside}"
-
-        words.append(_word(token, mark))
+            style, beside = f"{style};text-decoration:underline", f"<sub>{escape(truth)}</sub>"
+        words.append(word(token, f"<mark style='{style}' title='{share:.1%}'>", f"</mark>{beside}"))
     return f"<p dir='auto'>{''.join(words)}</p>"
-
-
-def _word(token: str, draw: Any) -> str:
-    """A token with the space before it; a piece of a word without."""
-    return draw(token[2:]) if token.startswith("##") else f" {draw(token)}"
 
 
 # ----------------------------------------------------------------------------------- cost and set-up

@@ -11,48 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2733; --faint: #5b6b7b; --line: #d5dde5;
---strong: #b9c4cf; --gold: #cdeccd; --answer: #ffd9b8; --both: #b5e3a0; --bar: #3478be; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14191f; --ink: #dfe6ec; --faint: #93a1ae; --line: #303a44;
---strong: #4a5763; --gold: #24502a; --answer: #6d4112; --both: #35631f; --bar: #5b9bdd; } }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
-color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
-.wide { overflow-x: auto; max-width: 100%; } select { max-width: 100%; }
-table { border-collapse: collapse; margin: .6rem 0; overflow-wrap: break-word; }
-th, td { padding: .2rem .7rem; text-align: start; vertical-align: top; }
-th { font-weight: 600; border-bottom: 1px solid var(--strong); vertical-align: bottom; } .number { text-align: right; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.facts td { overflow-wrap: anywhere; } .facts td:first-child { min-width: 7rem; color: var(--faint); }
-.confusion td { text-align: center; min-width: 3rem; } .card { border: 1px solid var(--line); border-radius: 6px;
-padding: .6rem .9rem; margin: .7rem 0; } .card p { margin: .3rem 0; }
-.note { color: var(--faint); } mark { border-radius: 3px; padding: 0 .15em;
-color: inherit; background: none; } mark.piece { padding: 0; border-radius: 0; }
-mark.gold { background: var(--gold); } mark.answer { background: var(--answer); } mark.both { background: var(--both); }
-sub { color: var(--faint); } svg { display: block; max-width: 100%; height: auto; } svg text { fill: currentColor; }
-details { margin: .6rem 0; } summary { cursor: pointer; }
-.many td { min-width: 0; } .many th, .many td { padding: .15rem .3rem; font-size: .72rem; }
-canvas { image-rendering: pixelated; outline: 1px solid var(--line); }
-.grid { display: flex; flex-wrap: wrap; } figure { margin: 0 .7rem .8rem 0; max-width: 100%; min-width: 0; }
-figcaption { font-size: .8rem; color: var(--faint); }
-.map { display: grid; justify-content: start; overflow-x: auto; padding: 1px; font-size: .7rem; }
-.map span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; unicode-bidi: plaintext; }
-.map .row { text-align: right; padding-right: .4rem; max-width: 7rem; position: sticky; left: 0;
-background: var(--paper); }
-.map .column { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 7rem; padding-top: .3rem; }
-.bars td { padding: 0 .5rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
-.bars .bar { width: 9rem; min-width: 4rem; vertical-align: middle; }
-.bar div { height: .7rem; background: var(--bar); border-radius: 2px; }
-.tile { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: 0 .6rem .6rem 0; }
-.tile b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
-@media (max-width: 30rem) { body { margin: 1rem auto; } th, td { padding: .2rem .35rem; font-size: .85rem; } }
-"""
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 _MANY = 8
 """Of more labels the matrix is set smaller."""
@@ -88,7 +52,7 @@ def folded(summary: str, content: str) -> str:
 
 
 def readable(name: str) -> str:
-    """The name of a figure, for a reader."""
+    """The name of a metric, for a reader."""
     return name.replace("_", " ")
 
 
@@ -155,18 +119,26 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     )
 
 
+def cards(head: str, contents: Iterable[str]) -> str:
+    """A frame for each of `contents`, under an explanation; nothing where there are none."""
+    shown = "".join(f"<div class='card'>{content}</div>" for content in contents)
+    return head + shown if shown else ""
+
+
+def word(token: str, before: str = "", after: str = "") -> str:
+    """A token between two tags, with a space before it unless it continues a word."""
+    return f"{'' if token.startswith('##') else ' '}{before}{escape(token.removeprefix('##'))}{after}"
+
+
 def tokens(words: Sequence[str], influence: Sequence[float]) -> str:
     """Words with what speaks for the answer in orange, against it in blue."""
-    shown = []
-    for word, value in zip(words, influence, strict=True):
-        color = "245,130,50" if value > 0 else "60,130,220"
-        joined = word.startswith("##")
-        text = escape(word.removeprefix("##"))
-        space = "" if joined else " "
-        shown.append(
-            f"{space}<mark class='piece' style='background:rgba({color},{0.8 * abs(value):.2f})'>{text}</mark>"
+    colors = ("245,130,50" if value > 0 else "60,130,220" for value in influence)
+    return "".join(
+        word(
+            token, f"<mark class='piece' style='background:rgba({color},{0.8 * abs(value):.2f})'>", "</mark>"
         )
-    return "".join(shown)
+        for token, value, color in zip(words, influence, colors, strict=True)
+    )
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
@@ -179,10 +151,10 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     return f"<table class='bars'>{shown}</table>"
 
 
-def tiles(figures: Iterable[tuple[str, str]]) -> str:
-    """A few figures, large: what it is, and its value."""
+def tiles(metrics: Iterable[tuple[str, str]]) -> str:
+    """A few metrics, large: what it is, and its value."""
     shown = "".join(
-        f"<div class='tile'>{escape(name)}<b>{escape(value)}</b></div>" for name, value in figures
+        f"<div class='tile'>{escape(name)}<b>{escape(value)}</b></div>" for name, value in metrics
     )
     return f"<div class='grid'>{shown}</div>" if shown else ""
 
@@ -192,7 +164,7 @@ def tiles(figures: Iterable[tuple[str, str]]) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of one run by step; `measured` on data that is not trained on: dashed, with its points."""
+    """One metric of one run by step; `measured` on data that is not trained on: dashed, with its points."""
 
     label: str
     steps: Sequence[float] | np.ndarray
@@ -219,7 +191,7 @@ class Chart:
 
 
 def points(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a figure where it is a number; means of neighbours beyond `_MOST_POINTS`."""
+    """Steps and values of a metric where it is a number; means of neighbours beyond `_MOST_POINTS`."""
     found = [
         (entry["step"], entry[name])
         for entry in history
@@ -235,12 +207,12 @@ def points(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
 def by_step(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], beside: str = ""
 ) -> str:
-    """Every step at which one of the figures was measured, as a table; folded where it is long.
+    """Every step at which one of the metrics was measured, as a table; folded where it is long.
 
     Args:
         histories: name of each run to its log.
-        names: figure to heading.
-        beside: a figure that makes no row: its newest value is shown.
+        names: metric to heading.
+        beside: a metric that makes no row: its newest value is shown.
     """
     rows = []
     for run, history in histories.items():
@@ -248,8 +220,8 @@ def by_step(
         for entry in history:
             newest = entry.get(beside, newest)
             if any(name in entry for name in names if name != beside):
-                figures = (newest if name == beside else entry.get(name) for name in names)
-                rows.append((run, entry.get("step"), *figures))
+                values = (newest if name == beside else entry.get(name) for name in names)
+                rows.append((run, entry.get("step"), *values))
     first = int(len(histories) < 2)  # a single run needs no column for its name
     shown = table(("run", "step", *names.values())[first:], [row[first:] for row in rows])
     return shown if 0 < len(rows) <= _LONG else folded(f"{len(rows)} evaluations", shown if rows else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -56,6 +57,17 @@ def parse_json(text: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})") from error
     return content
+
+
+def to_json(content: Any) -> str:
+    """JSON with null where a number is not finite, such as the AUC of a text without replaced tokens."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(content), allow_nan=False)
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -1,0 +1,65 @@
+"""Lines of text files, which may be compressed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from convbert.util.errors import InputError
+from convbert.util.optional import require
+
+
+@contextmanager
+def _stream(path: Path, compression: str) -> Iterator[IO[bytes]]:
+    try:
+        if compression == ".zst":
+            require("train", f"reading {path}")
+            import pyarrow as pa
+
+            with pa.input_stream(str(path), compression="zstd") as arrow, io.BufferedReader(arrow) as stream:
+                yield stream
+        else:
+            with gzip.open(path) if compression else path.open("rb") as stream:
+                yield stream  # type: ignore[misc]  # a GzipFile reads as any file does
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: damaged gzip file ({error})") from error
+    except OSError as error:  # Arrow's have no number
+        what = "cannot be read" if error.errno else f"damaged {compression} file"
+        raise InputError(f"{path}: {what} ({error.strerror or error})") from error
+
+
+def numbered_lines(path: Path, compression: str) -> Iterator[tuple[int, str]]:
+    """Lines with their ends and numbers.
+
+    Args:
+        compression: ".gz", ".zst" or "".
+
+    Raises:
+        InputError: nothing but space, or not UTF-8 text; the message names the line.
+    """
+    number, is_empty = 0, True
+    with _stream(path, compression) as stream:
+        for raw in stream:
+            try:
+                text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                what = f"not UTF-8 text (byte 0x{raw[error.start]:02x}): save it as UTF-8"
+                if number == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    what = "UTF-16 text: save it as UTF-8"
+                raise InputError(f"{path}: line {number + 1}: {what}") from error
+            if "\0" in text:
+                raise InputError(f"{path}: line {number + 1}: a NUL character: this is no text file")
+            number += 1
+            is_empty = is_empty and not text.strip()
+            yield number, text
+    if is_empty:
+        raise InputError(f"{path}: is empty")
+
+
+def without_ends(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    return ((number, line.rstrip("\r\n")) for number, line in lines)
