@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -73,15 +72,6 @@ def test_help_and_version_import_nothing_heavy():
     environment = {**os.environ, "PYTHONPATH": SOURCE}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_help_answers_at_once():
-    def seconds() -> float:
-        started = time.perf_counter()
-        assert run_process("--help").returncode == 0
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(3)) < 1.0
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
@@ -281,7 +271,7 @@ def test_a_line_without_end_does_not_fill_the_memory():
             return count
 
     (block,) = read_blocks(io.BufferedReader(Endless()), "endless")
-    assert "longer than 1 MiB" in block[0].problem
+    assert "longer than 1 MiB" in str(block[0].text)
     assert block[0].size <= LONGEST_LINE_BYTES + 1
 
 

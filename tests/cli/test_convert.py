@@ -509,6 +509,7 @@ def test_a_bad_checkpoint(case, with_config, prefix, refused):
 
 SETTINGS = {
     "not JSON": (lambda content: "{", "JSON"),
+    "null": (lambda content: "null", "bert_config"),
     "flat": (lambda content: json.dumps(content["bert_config"]), "bert_config"),
     "no generator": (lambda content: json.dumps({**content, "generator_config": None}), "generator_config"),
     "other sizes": (

@@ -7,13 +7,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.lines import Line, answer_lines, open_stdin, read_blocks
+from convbert.cli.lines import Line, open_stdin, read_blocks
 from convbert.cli.progress import Advance, progress_line
 from convbert.util.errors import InputError
 
@@ -63,42 +62,25 @@ def run(
         import convbert
 
         fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
-        answer = partial(fill.stream, on_error="return")
-        skipped = _Skipped(skip_bad)
+        skipped, answered, first = 0, 0, ""
         for lines in blocks:
-            for line, masks in answer_lines(lines, answer):
-                if isinstance(masks, InputError):
-                    skipped.add(line, masks)
-                else:
-                    write(line, _as_masks(masks))
-                    skipped.answered += 1
+            answers = fill.stream([line.text for line in lines], on_error="return")
+            for line, masks in zip(lines, answers, strict=True):
+                if not isinstance(masks, InputError):
+                    # A text with one mask comes without the list of masks around it.
+                    write(line, [masks] if isinstance(masks[0], dict) else masks)
+                    answered += 1
+                    continue
+                first = first or f"{line.place}: {masks}"
+                skipped += 1
+                if not skip_bad:
+                    sys.stdout.flush()
+                    raise InputError(first) from masks
             sys.stdout.flush()
             advance(len(lines), sum(line.size for line in lines))
-    skipped.report()
-    return WRONG_INPUT if skipped.count and not skipped.answered else 0
-
-
-def _as_masks(found: list[Any]) -> Masks:
-    """A text with one mask comes without the list of masks around it."""
-    return [found] if found and isinstance(found[0], dict) else found
-
-
-class _Skipped:
-    """Counts bad lines where they may be passed over, beside good ones, and stops at the first where not."""
-
-    def __init__(self, allowed: bool) -> None:
-        self.allowed, self.count, self.answered, self.first = allowed, 0, 0, ""
-
-    def add(self, line: Line, error: InputError) -> None:
-        if not self.allowed:
-            sys.stdout.flush()
-            raise InputError(f"{line.place}: {error}") from error
-        self.count += 1
-        self.first = self.first or f"{line.place}: {error}"
-
-    def report(self) -> None:
-        if self.count:
-            say(f"{self.count} {'line' if self.count == 1 else 'lines'} skipped; the first: {self.first}")
+    if skipped:
+        say(f"{skipped} {'line' if skipped == 1 else 'lines'} skipped; the first: {first}")
+    return WRONG_INPUT if skipped and not answered else 0
 
 
 def _source(texts: list[str], file: str | None) -> list[str] | str:
@@ -145,7 +127,7 @@ def _write_table(line: Line, masks: Masks) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(line.text), title_justify="left", title_style="bold")
+    table = Table(title=Text(str(line.text)), title_justify="left", title_style="bold")
     for number in range(1, len(masks) + 1):
         table.add_column("[MASK]" if len(masks) == 1 else f"[MASK] {number}")
         table.add_column("score", justify="right")

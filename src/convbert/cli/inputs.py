@@ -161,7 +161,7 @@ def _open(name: str) -> Iterator[tuple[Any, int | None]]:
 
 def _guess(lines: Sequence[Line], tags: Sequence[str]) -> str:
     """Of an ending that says nothing: what most lines look like."""
-    texts = [line.text.strip() for line in lines if line.text.strip()]
+    texts = [text for line in lines if isinstance(line.text, str) and (text := line.text.strip())]
     braced = sum(text.startswith("{") for text in texts)
     if braced and 10 * braced >= 9 * len(texts):  # of JSON Lines a few may be damaged
         objects = sum(isinstance(_parsed(text), dict) for text in texts)
@@ -170,9 +170,9 @@ def _guess(lines: Sequence[Line], tags: Sequence[str]) -> str:
     return "conll" if 2 * tagged > len(texts) else "text"
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str | InputError) -> Any:
     try:
-        return parse_json(text) if text.lstrip().startswith("{") else None
+        return parse_json(text) if isinstance(text, str) and text.lstrip().startswith("{") else None
     except InputError:
         return None
 
@@ -190,8 +190,8 @@ def _items(
 
 
 def _row(line: Line, format_: str) -> Row | InputError:
-    if line.problem:
-        return InputError(line.problem)
+    if isinstance(line.text, InputError):
+        return line.text
     if not line.text.strip():
         return InputError("is empty")
     if format_ == "text":

@@ -102,17 +102,18 @@ def convert_from_tensorflow(
     used: set[str] = set()
     with naming(prefix):
         parts = parts_in(tensors)
-        for folder, part in parts.items():
-            models[folder] = _model_from_tensorflow(tensors, part, content, settings)
-            used |= variables_of(tensors, part)
+    for folder, part in parts.items():
+        models[folder] = _model_from_tensorflow(tensors, part, prefix, content, settings)
+        used |= variables_of(tensors, part)
     types = {tensors[name].dtype.name for name in used} - {"float32"}
     if types:
         report.notes.append(f"stored in {', '.join(sorted(types))}, written in float32")
     for name in sorted(tensors.keys() - used):
         report.leave_out(name, unused_reason(name))
     report.used = len(used)
-    if (step := tensors.get("global_step")) is not None and step.size == 1:
-        report.global_step = int(step.reshape(()))
+    step = tensors.get("global_step")
+    if step is not None and step.size == 1 and step.dtype.kind == "i" and step.item() >= 0:
+        report.global_step = step.item()
     if "generator" not in models:
         report.notes.append("the checkpoint has no generator, so there is no generator folder")
     report.notes += [
@@ -223,18 +224,20 @@ def convert_to_tensorflow(source: Path, output: Path) -> Conversion:
 
 
 def _model_from_tensorflow(
-    tensors: Mapping[str, np.ndarray], part: Part, content: Any, settings: Path | None
+    tensors: Mapping[str, np.ndarray], part: Part, prefix: Path, content: Any, settings: Path | None
 ) -> Model:
     where = f"its {part.replace('_', ' ')}"
-    state = check_values(from_tensorflow(tensors, part), where)
     inferred: dict[str, Any] = {}
-    if content is None:
-        config, inferred = infer_config(state)
-    else:
+    with naming(prefix):
+        state = check_values(from_tensorflow(tensors, part), where)
+        if settings is None:
+            config, inferred = infer_config(state)
+    if settings is not None:
         with naming(settings):
             config = config_from_tensorflow(content, part)
-    model_class = find_class(state, None)
-    refuse_foreign(state.keys() - check_fits(model_class, config, state, where), model_class, where)
+    with naming(prefix):
+        model_class = find_class(state, None)
+        refuse_foreign(state.keys() - check_fits(model_class, config, state, where), model_class, where)
     return Model(model_class, config, state, inferred)
 
 

@@ -171,17 +171,14 @@ def build_tokenizer(
     repair: Repair, path: Path | None, models: Mapping[str, Model], lower: bool | None, report: Conversion
 ) -> ConvBertTokenizerFast:
     vocabulary = repair.vocabulary
-    tokenizer = (
-        ConvBertTokenizerFast(vocab=vocabulary)
-        if lower is None
-        else ConvBertTokenizerFast(vocab=vocabulary, do_lower_case=lower)
-    )
     for model in models.values():
-        _check_vocabulary(len(repair.vocabulary), model, path, report)
+        _check_vocabulary(len(vocabulary), model, path, report)
     if lower is None:
-        report.notes.append(
-            f"{path}: taken for {'un' * bool(tokenizer.do_lower_case)}cased; nothing says which"
-        )
+        tokenizer = ConvBertTokenizerFast(vocab=vocabulary)
+        cased = "uncased" if tokenizer.do_lower_case else "cased"
+        report.notes.append(f"{path}: taken for {cased}; nothing tells which it is")
+    else:
+        tokenizer = ConvBertTokenizerFast(vocab=vocabulary, do_lower_case=lower)
     report.vocabulary = {
         "tokens": len(repair.vocabulary),
         "crlf": repair.crlf,

@@ -163,32 +163,19 @@ def evaluate(
         "date": time.strftime("%Y-%m-%d"),
     }
     if output_dir is not None:
-        _write(finetuned, files, splits, answers, metrics, output_dir, explain)
+        with atomic_folder(output_dir) as draft:
+            for path, split, found in zip(files, splits, answers, strict=True):
+                write_predictions(draft, split, found)
+                name = split.adapter.task.submission_of(path)
+                if name is not None and split.examples[0].target is None:
+                    (draft / name).write_text(submission(split, found), encoding="utf-8")
+            write_json(draft / "metrics.json", metrics)
+            model, tokenizer = finetuned.model, finetuned.tokenizer
+            write_pages(draft, metrics, splits[0], answers[0], model, tokenizer, explain=explain)
         report(f"written to {output_dir}")
     for note in notes:
         report(note)
     return metrics
-
-
-def _write(
-    finetuned: FinetunedModel,
-    files: Sequence[Path],
-    splits: Sequence[Split],
-    answers: Sequence[list[Prediction]],
-    metrics: dict[str, Any],
-    output_dir: Path,
-    explain: bool,
-) -> None:
-    with atomic_folder(output_dir) as draft:
-        for path, split, found in zip(files, splits, answers, strict=True):
-            write_predictions(draft, split, found)
-            name = split.adapter.task.submission_of(path)
-            if name is not None and split.examples[0].target is None:
-                (draft / name).write_text(submission(split, found), encoding="utf-8")
-        write_json(draft / "metrics.json", metrics)
-        write_pages(
-            draft, metrics, splits[0], answers[0], finetuned.model, finetuned.tokenizer, explain=explain
-        )
 
 
 def write_pages(
@@ -214,20 +201,11 @@ def write_pages(
         for feature in split.features:  # of the windows of a long text the first
             firsts.setdefault(feature.example, feature)
         chosen = list(firsts.values())[:EXPLAINED]
-        captions = [_caption(split.examples[feature.example].inputs) for feature in chosen]
-        text = explain_html(
-            model,
-            tokenizer,
-            chosen,
-            captions,
-            about={"model": metrics.get("model"), "task": split.adapter.task.name, "data": split.name},
-        )
+        shown = [next(iter(split.examples[feature.example].inputs.values())) for feature in chosen]
+        captions = [" ".join(each) if isinstance(each, list) else str(each) for each in shown]
+        about = {"model": metrics.get("model"), "task": split.adapter.task.name, "data": split.name}
+        text = explain_html(model, tokenizer, chosen, captions, about)
         (folder / "explain.html").write_text(text, encoding="utf-8")
-
-
-def _caption(inputs: dict[str, Any]) -> str:
-    first = next(iter(inputs.values()))
-    return " ".join(first) if isinstance(first, list) else str(first)
 
 
 def _general_task(config: Any, source: str) -> Task:

@@ -81,9 +81,7 @@ class RecordReader(ABC):
     def encode(self, cells: dict[str, Any]) -> list[Tokens]:
         """The texts of a record, by column."""
 
-    def _encode(self, record: Record) -> list[Tokens]:
-        if isinstance(record, InputError):
-            raise record
+    def _encode(self, record: str | Row) -> list[Tokens]:
         return self.encode(self._by_column(read_cells(record) if isinstance(record, str) else record.cells))
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:

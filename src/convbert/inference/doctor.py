@@ -6,11 +6,10 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,6 +27,7 @@ from convbert.util.optional import EXTRAS, install_hint, missing_packages
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _CONVOLUTIONS = ("span_dynamic_conv", "depthwise_conv")
 _RACE = "speeds, as multiples of this one: a layer of 768 x 3072 on 256 tokens, measured now"
+_REBUILD = "slower without: with a C compiler at hand, install the package again"
 _ROUNDS = 15
 _HOW = {
     "bf16": "weights and activations in bfloat16",
@@ -35,16 +35,8 @@ _HOW = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
-
-    Args:
-        room: what it belongs to: "versions", "cpu", "gpu", "ops", "precision", "extras" or "model".
-        name: of the thing, unique in its room.
-        value: what was found.
-        reason: why it is so, or what to do about it; "" where the value says it all.
-    """
+class Finding(NamedTuple):
+    """One thing looked at; `name` is unique in its `room`, and `reason` says why it is so, or what to do about it."""
 
     room: str
     name: str
@@ -68,10 +60,8 @@ def examine() -> list[Finding]:
 def as_dict(findings: list[Finding]) -> dict[str, Any]:
     """Findings by room and name, as plain data."""
     rooms: dict[str, Any] = {}
-    for finding in findings:
-        fields = asdict(finding)
-        room, name = fields.pop("room"), fields.pop("name")
-        rooms.setdefault(room, {})[name] = fields
+    for room, name, value, reason in findings:
+        rooms.setdefault(room, {})[name] = {"value": value, "reason": reason}
     return rooms
 
 
@@ -84,6 +74,7 @@ def _versions() -> list[Finding]:
 
 
 def _cpu() -> list[Finding]:
+    missing = compiled.why_missing()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return [
         Finding("cpu", "name", _cpu_name()),
@@ -91,7 +82,9 @@ def _cpu() -> list[Finding]:
         _threads(usable, cpu_quota()),
         Finding("cpu", "instructions", torch.backends.cpu.get_cpu_capability()),
         Finding("cpu", "onednn", torch.backends.mkldnn.is_available()),
-        _compiled_kernels(),
+        Finding(
+            "cpu", "compiled kernels", compiled.build() or "none", f"{missing}; {_REBUILD}" if missing else ""
+        ),
     ]
 
 
@@ -123,13 +116,6 @@ def _threads(usable: int, quota: float | None) -> Finding:
     return Finding("cpu", "threads", threads, f"{reason}: set OMP_NUM_THREADS={max(1, int(cores))}")
 
 
-def _compiled_kernels() -> Finding:
-    hint = f"{compiled.why_missing()}; slower without: with a C compiler at hand, install the package again"
-    return Finding(
-        "cpu", "compiled kernels", compiled.build() or "none", hint if compiled.why_missing() else ""
-    )
-
-
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -140,7 +126,13 @@ def _cpu_name() -> str:
 
 def _gpu() -> list[Finding]:
     if not torch.cuda.is_available():
-        return [Finding("gpu", "available", False, _why_no_gpu())]
+        has_support = torch.version.cuda is not None or torch.version.hip is not None
+        why = (
+            "PyTorch finds no GPU or no driver for one"
+            if has_support
+            else "this build of PyTorch is for the CPU alone"
+        )
+        return [Finding("gpu", "available", False, why)]
     findings = [Finding("gpu", "available", True, f"CUDA {torch.version.cuda}")]
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
@@ -149,32 +141,26 @@ def _gpu() -> list[Finding]:
     return findings
 
 
-def _why_no_gpu() -> str:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "this build of PyTorch is for the CPU alone"
-    return "PyTorch finds no GPU or no driver for one"
-
-
 def _devices() -> list[torch.device]:
     names = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return [torch.device(name) for name in names]
 
 
 def _ops(device: torch.device) -> list[Finding]:
-    """Which form each op takes on `device` when its backend is "auto"."""
-    encoder = [_encoder()] if device.type == "cpu" else []
-    return [*(_convolution(op, device) for op in _CONVOLUTIONS), *_attention(device), *encoder]
-
-
-def _convolution(op: str, device: torch.device) -> Finding:
-    name, reason = f"{op} on {device.type}", why_not_fast(device)
-    if reason:
-        return Finding("ops", name, "reference", reason)
-    if device.type != "cpu":
-        return Finding("ops", name, "fast", "Triton kernels")
-    return Finding(
-        "ops", name, "fast", f"{'in fp32 compiled' if compiled.build() else 'PyTorch alone'}, see cpu"
+    """Which form each op takes on `device` when its backend is "auto", and the layers without gradients."""
+    reason, is_cpu, is_built = why_not_fast(device), device.type == "cpu", compiled.build() is not None
+    how = (
+        "Triton kernels" if not is_cpu else f"{'in fp32 compiled' if is_built else 'PyTorch alone'}, see cpu"
     )
+    form = ("reference", reason) if reason else ("fast", how)
+    findings = [Finding("ops", f"{op} on {device.type}", *form) for op in _CONVOLUTIONS] + _attention(device)
+    if is_cpu and is_built:
+        how = "without gradients and in fp32 or int8, all layers in one call"
+        findings.append(Finding("ops", "encoder on cpu", "compiled", how))
+    elif is_cpu:
+        why = "compiled kernels are missing, see cpu"
+        findings.append(Finding("ops", "encoder on cpu", "layer by layer", why))
+    return findings
 
 
 def _attention(device: torch.device) -> list[Finding]:
@@ -189,15 +175,6 @@ def _attention(device: torch.device) -> list[Finding]:
     if dropping != form:
         why += f"; while training with dropout, {dropping.name}: {dropping.reason}"
     return [sdpa, Finding("ops", f"packed {name}", form.name, why)]
-
-
-def _encoder() -> Finding:
-    """The layers of a model in evaluation mode, without gradients."""
-    if compiled.build() is None:
-        return Finding("ops", "encoder on cpu", "layer by layer", "compiled kernels are missing, see cpu")
-    return Finding(
-        "ops", "encoder on cpu", "compiled", "without gradients and in fp32 or int8, all layers in one call"
-    )
 
 
 def _precisions(device: torch.device) -> list[Finding]:

@@ -63,7 +63,7 @@ class Engine:
     def answer(
         self, records: Iterable[Any], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Iterator[Any]:
-        """Read ahead a bounded number of records, and give their answers one by one.
+        """Read ahead a bounded number of records, and give their answers one by one; an `InputError` is its own answer.
 
         The first portion is small, so that the first answers wait for one batch only.
 
@@ -81,10 +81,11 @@ class Engine:
 
     def _answers(self, records: Iterable[Any], stops: bool) -> Iterator[Any]:
         portion, tokens = self.max_tokens, 0
+        texts: list[Tokens] | InputError
         waiting: list[tuple[Any, list[Tokens] | InputError]] = []
         for record in records:
             try:
-                texts: list[Tokens] | InputError = self.task.encode(record)
+                texts = record if isinstance(record, InputError) else self.task.encode(record)
             except InputError as error:
                 texts = error
             waiting.append((record, texts))

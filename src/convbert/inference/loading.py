@@ -79,7 +79,13 @@ def load(
     name = find_task(task)
     place = find_device(device)
     check_precision(precision, place)
-    model = _read(_embedded_folder(name) if source is None else os.fspath(source), name)
+    if source is None and not TASKS[name].embedded_model_serves:
+        raise InputError(
+            f"{name} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
+        )
+    folder = str(embedded.folder()) if source is None else os.fspath(source)
+    check_source(folder)
+    model = load_filled(TASKS[name].model, folder, dtype="auto")
     set_precision(model, precision, place)
     return model.to(place).eval()
 
@@ -90,7 +96,7 @@ def find_model(source: str | os.PathLike[str] | None) -> str:
     Raises:
         InputError: it can only be a folder, and there is none with a model in it.
     """
-    if source is None or source == "embedded":
+    if source in (None, "embedded"):
         return str(embedded.folder())
     name = os.fspath(source)
     check_source(name)
@@ -102,34 +108,36 @@ def load_filled(
     source: str,
     config: ConvBertConfig | None = None,
     *,
+    dtype: torch.dtype | str = torch.float32,
     optional_head: bool = False,
 ) -> Any:
-    """Load a model in fp32, to train it, and refuse weights that leave a part of it random.
+    """Load a model, on the CPU, and refuse weights that leave a part of it random.
 
     Args:
         config: in place of the stored one.
         optional_head: what lies above the encoder may be missing.
     """
-    options: dict[str, Any] = {} if config is None else {"config": config}
-    model, info = _from_pretrained(model_class, source, dtype=torch.float32, **options)
-    missing = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
-    if optional_head:
-        missing = [name for name in missing if name.startswith(f"{model_class.base_model_prefix}.")]
-    if missing:
-        raise InputError(
-            f"{source}: a {model_class.__name__} needs {missing[0]}, which its weights do not have"
-        )
-    return ready(model, source)
-
-
-def _from_pretrained(model_class: type[ConvBertPreTrainedModel], source: str, **options: Any) -> Any:
-    """The model and transformers' report of what did not fit, which is the caller's to judge."""
     if os.path.isdir(source):
         check_sizes(Path(source), ConvBertConfig.from_pretrained(source))
+    options: dict[str, Any] = {} if config is None else {"config": config}
     with quiet_loading():
-        return model_class.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        model, report = model_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=dtype, **options
         )
+    needed = f"{model_class.base_model_prefix}." if optional_head else ""
+    for key, stored, wanted in sorted(report["mismatched_keys"]):
+        if key.startswith(needed):
+            raise InputError(
+                f"{source}: config.json and the weights do not belong together: {key} is {tuple(stored)}, "
+                f"and the configuration says {tuple(wanted)}"
+            )
+    if missing := sorted(key for key in report["missing_keys"] if key.startswith(needed)):
+        task = next((name for name, task in TASKS.items() if task.model is model_class), "this")
+        raise InputError(
+            f"{source}: was not trained for {task}: a {model_class.__name__} needs {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}, which are not among its weights"
+        )
+    return ready(model, source)
 
 
 def ready(model: ConvBertPreTrainedModel, source: object) -> ConvBertPreTrainedModel:
@@ -198,22 +206,6 @@ def find_device(device: Device) -> torch.device:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def _embedded_folder(task: str) -> str:
-    if not TASKS[task].embedded_model_serves:
-        raise InputError(
-            f"{task} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
-        )
-    return str(embedded.folder())
-
-
-def _read(source: str, task: str) -> ConvBertPreTrainedModel:
-    """The model as it is stored, on the CPU."""
-    check_source(source)
-    model, report = _from_pretrained(TASKS[task].model, source, dtype="auto")
-    _check_report(source, task, report)
-    return ready(model, source)
-
-
 def check_source(source: str) -> None:
     """Refuse what can only be a folder and is none; a name on the Hub is an owner's, with one slash, and not in front.
 
@@ -232,31 +224,11 @@ def check_source(source: str) -> None:
             f"{source}: there is no such folder; a name on the Hub has an owner, as in owner/{source}"
         )
     if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
-        inside = [
-            name
-            for name in ("model", "generator")
-            if os.path.isfile(os.path.join(source, name, "config.json"))
-        ]
-        hint = (
-            f"; {' and '.join(os.path.join(source, name) for name in inside)} can be meant" if inside else ""
-        )
+        places = (os.path.join(source, name) for name in ("model", "generator"))
+        inside = [place for place in places if os.path.isfile(os.path.join(place, "config.json"))]
+        hint = f"; {' and '.join(inside)} can be meant" if inside else ""
         raise InputError(f"{source}: holds no model: there is no config.json{hint}")
     check_hub(source)
-
-
-def _check_report(source: str, task: str, report: dict[str, Any]) -> None:
-    """Refuse weights that do not fill the model: what is missing would be random."""
-    for key, stored, wanted in sorted(report["mismatched_keys"]):
-        raise InputError(
-            f"{source}: config.json and the weights do not belong together: {key} is {tuple(stored)}, "
-            f"and the configuration says {tuple(wanted)}"
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(
-            f"{source}: was not trained for {task}: a {TASKS[task].model.__name__} needs {', '.join(missing[:3])}"
-            f"{' and others' if len(missing) > 3 else ''}, which are not among its weights"
-        )
 
 
 @contextmanager

@@ -217,6 +217,7 @@ def log_scale(windows: Sequence[Window]) -> float:
         seen = slice(window.first, window.last)
         starts[seen] = np.maximum(starts[seen], window.start)
         ends[seen] = np.maximum(ends[seen], window.end)
-        starts[length] = max(starts[length], window.no_start)
-        ends[length] = max(ends[length], window.no_end)
+    starts[length], ends[length] = (
+        max(column) for column in zip(*[(w.no_start, w.no_end) for w in windows], strict=True)
+    )
     return float(np.logaddexp.reduce(starts) + np.logaddexp.reduce(ends))

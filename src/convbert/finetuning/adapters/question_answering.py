@@ -22,7 +22,7 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
 from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import span_logits
-from convbert.inference.spans import Passage, Place, find_answers, read_windows
+from convbert.inference.spans import Passage, find_answers, read_windows
 from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -257,26 +257,19 @@ def _windows(
 def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed: bool) -> list[Feature]:
     """Start and end of the first answer. A window without it says "no answer" ([CLS], position 0) where that is a
     possible answer, and is left out where it is not, as in the original."""
+    inside: list[int] = []
+    if example.target:
+        text, start = example.target[0]
+        begin, end = start or 0, (start or 0) + len(text)
+        offsets = windows[0].detail.passage.offsets
+        inside = [n for n, (first, last) in enumerate(offsets) if first < end and last > begin]
     found = []
-    tokens = _tokens_of(windows[0].detail.passage.offsets, *example.target[0]) if example.target else None
     for window in windows:
-        span = _locate(window.detail, tokens)
-        if span is not None or missing_allowed:
-            found.append(replace(window, target=span or (0, 0)))
+        place, span = window.detail, (0, 0)
+        if inside and place.first <= inside[0] and inside[-1] < place.last:
+            shift = place.before - place.first
+            span = inside[0] + shift, inside[-1] + shift
+        elif not missing_allowed:
+            continue
+        found.append(replace(window, target=span))
     return found
-
-
-def _tokens_of(offsets: Sequence[tuple[int, int]], text: str, start: int | None) -> tuple[int, int] | None:
-    """The answer's first and last token in the context; None where it has none."""
-    begin = start or 0
-    end = begin + len(text)
-    inside = [n for n, (first, last) in enumerate(offsets) if first < end and last > begin]
-    return (inside[0], inside[-1]) if inside else None
-
-
-def _locate(place: Place, tokens: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Positions of the answer's first and last token in the window; None where not all of it is there."""
-    if tokens is None or tokens[0] < place.first or tokens[1] >= place.last:
-        return None
-    shift = place.before - place.first
-    return tokens[0] + shift, tokens[1] + shift

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,6 @@ _SHOWN = 20
 """Labels with a score of their own."""
 _OVERLAP = 4
 """Neighbouring windows on a long sentence share one `_OVERLAP`th of their pieces."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """Which words a window answers for, and at which of its positions: that of a word's first piece."""
-
-    numbers: list[int]
-    positions: list[int]
 
 
 class Tagging(TaskAdapter):
@@ -112,27 +104,14 @@ class Tagging(TaskAdapter):
             pieces, firsts = split_words(example.inputs["tokens"], tokenizer)
             room = plan.max_length - 2
             windows = plan_windows(len(pieces), room, room // _OVERLAP)
-            for window, words in zip(windows, share_words(firsts, windows), strict=True):
-                found.append(self._feature(number, example, pieces, window, words, tokenizer, training))
+            for (first, last), words in zip(windows, share_words(firsts, windows), strict=True):
+                ids = tokenizer.build_inputs_with_special_tokens(pieces[first:last])
+                target = [_IGNORED] * len(ids) if training else None
+                if target is not None:
+                    for word, position in words:
+                        target[position] = self.labels.index(example.target[word])
+                found.append(Feature(number, ids, [0] * len(ids), target, words))
         return found
-
-    def _feature(
-        self,
-        number: int,
-        example: Example,
-        pieces: list[int],
-        window: tuple[int, int],
-        words: Words,
-        tokenizer: ConvBertTokenizerFast,
-        training: bool,
-    ) -> Feature:
-        ids = tokenizer.build_inputs_with_special_tokens(pieces[slice(*window)])
-        target = None
-        if training:
-            target = [_IGNORED] * len(ids)
-            for word, position in zip(words.numbers, words.positions, strict=True):
-                target[position] = self.labels.index(example.target[word])
-        return Feature(number, ids, [0] * len(ids), target, words)
 
     def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         return {"labels": pad([feature.target for feature in features], _IGNORED)}
@@ -148,7 +127,7 @@ class Tagging(TaskAdapter):
         tags = ["O"] * len(example.inputs["tokens"])
         scores = [0.0] * len(tags)
         for feature, output in windows:
-            for word, position in zip(feature.detail.numbers, feature.detail.positions, strict=True):
+            for word, position in feature.detail:
                 tags[word] = self.labels[int(output[position, 0])]
                 scores[word] = float(output[position, 1])
         return {"answer": tags, "scores": scores}
@@ -202,14 +181,14 @@ def split_words(words: Sequence[str], tokenizer: ConvBertTokenizerFast) -> tuple
     return pieces, firsts
 
 
-def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[Words]:
-    """Give every word to the window that sees its first piece with most context around it."""
-    shares = [Words([], []) for _ in windows]
+def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Per window the words it answers for, each with the position of its first piece: those that it sees with most
+    context around them."""
+    shares: list[list[tuple[int, int]]] = [[] for _ in windows]
     seen_by = most_context(windows)
     for word, position in enumerate(firsts):
         best = int(seen_by[position])
-        shares[best].numbers.append(word)
-        shares[best].positions.append(position - windows[best][0] + 1)  # after [CLS]
+        shares[best].append((word, position - windows[best][0] + 1))  # after [CLS]
     return shares
 
 

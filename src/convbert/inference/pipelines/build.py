@@ -64,7 +64,13 @@ def pipeline(
     if name not in PIPELINES:
         raise InputError(f"there is no pipeline for {name}; there are {', '.join(PIPELINES)}")
     if isinstance(model, torch.nn.Module):
-        built = _check_given(model, name, precision)
+        wanted, built = TASKS[name].model, unwrap(model)
+        if not isinstance(built, wanted):
+            raise InputError(f"{name} runs a {wanted.__name__}, got a {type(built).__name__}")
+        if precision != "auto":
+            raise InputError(
+                "precision is for loading: give a folder, or load the model with convbert.load(...)"
+            )
         place = built.device if device is None else find_device(device)
         tokenizer = built.name_or_path if tokenizer is None else tokenizer
     else:
@@ -72,19 +78,14 @@ def pipeline(
         built = load(model, name, precision=precision, device=place)
         tokenizer = (model or embedded.folder()) if tokenizer is None else tokenizer
     words = _load_tokenizer(tokenizer)
-    _check_sizes(words, built)
+    if len(words) > built.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(words)} tokens and the model's vocab_size is "
+            f"{built.config.vocab_size}: they do not belong together"
+        )
     return PIPELINES[name](
         model=built, tokenizer=words, task=name, device=place, max_tokens=max_tokens, **kwargs
     )
-
-
-def _check_given(model: torch.nn.Module, name: str, precision: Precision) -> ConvBertPreTrainedModel:
-    wanted, model = TASKS[name].model, unwrap(model)
-    if not isinstance(model, wanted):
-        raise InputError(f"{name} runs a {wanted.__name__}, got a {type(model).__name__}")
-    if precision != "auto":
-        raise InputError("precision is for loading: give a folder, or load the model with convbert.load(...)")
-    return model
 
 
 def _load_tokenizer(tokenizer: Any) -> ConvBertTokenizerFast | ConvBertTokenizer:
@@ -97,13 +98,3 @@ def _load_tokenizer(tokenizer: Any) -> ConvBertTokenizerFast | ConvBertTokenizer
         return ConvBertTokenizerFast.from_pretrained(source)
     except OSError as error:
         raise InputError(f"{source}: {error}") from error
-
-
-def _check_sizes(
-    tokenizer: ConvBertTokenizerFast | ConvBertTokenizer, model: ConvBertPreTrainedModel
-) -> None:
-    if len(tokenizer) > model.config.vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model's vocab_size is "
-            f"{model.config.vocab_size}: they do not belong together"
-        )
