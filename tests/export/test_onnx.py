@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,8 @@ def test_every_head_answers_as_transformers_does(head, tmp_path):
     padded = dict(zip(names, running.run(names, {name: x.numpy() for name, x in batch.items()}), strict=True))
     theirs = getattr(transformers.models.convbert, head, None)
     oracle = model if theirs is None else theirs.from_pretrained(folder).eval()
+    if head in PIPELINES:
+        assert_pipelines_agree(PIPELINES[head], folder, tmp_path / "out")
     for row, length in enumerate(LENGTHS):
         if head == "ConvBertForMultipleChoice":
             alone = {name: x[row : row + 1] for name, x in batch.items()}
@@ -81,6 +84,36 @@ def test_every_head_answers_as_transformers_does(head, tmp_path):
             wanted = expected[name][0].numpy()
             found = padded[name][row] if wanted.ndim == 0 else padded[name][row][: len(wanted)]
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def flat(answer: object) -> list[object]:
+    """The leaves of an answer, in order."""
+    if isinstance(answer, dict):
+        answer = list(answer.values())
+    if isinstance(answer, list):
+        return [leaf for part in answer for leaf in flat(part)]
+    return [answer]
+
+
+PIPELINES = {
+    "ConvBertModel": "feature-extraction",
+    "ConvBertForMaskedLM": "fill-mask",
+    "ConvBertForSequenceClassification": "text-classification",
+    "ConvBertForTokenClassification": "token-classification",
+    "ConvBertForQuestionAnswering": "question-answering",
+}
+
+
+def assert_pipelines_agree(task: str, model: Path, exported: Path) -> None:
+    """The pipeline of the exported model and that of the original, over texts of several lengths."""
+    texts = ["the cat sat .", "a dog ran on the mat and the cat sat .", "a cat ."]
+    inputs: list[object] = [f"{text} [MASK]" if task == "fill-mask" else text for text in texts]
+    if task == "question-answering":
+        inputs = [{"question": "a cat", "context": text} for text in texts]
+    ours = convbert.pipeline(task, model=model, precision="fp32")(inputs)
+    theirs = convbert.pipeline(task, model=exported, runtime="onnx")(inputs)
+    for left, right in zip(flat(ours), flat(theirs), strict=True):
+        assert left == (pytest.approx(right, abs=1e-5) if isinstance(left, float | np.floating) else right)
 
 
 def test_precisions_come_near_to_fp32(exported):
@@ -144,6 +177,30 @@ def test_a_graph_that_answers_otherwise_is_refused(exported):
     for run in (wrong, leaking):
         with pytest.raises(InputError, match="fp32"):
             check_parity(traceable(model), run, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"task": "text-classification"}, "ConvBertForMaskedLM"),
+        ({"runtime": "tensorrt"}, "tensorrt"),
+        ({"runtime": "openvino"}, "openvino_model.xml"),
+        ({"precision": "int4"}, "int4"),
+        ({"device": "meta"}, "device"),
+        ({"model": None}, "model="),
+    ],
+)
+def test_what_a_runtime_cannot_do_is_named(arguments, named, exported):
+    with pytest.raises(InputError, match=named):
+        convbert.pipeline(**{"task": "fill-mask", "model": exported / "out", "runtime": "onnx", **arguments})
+
+
+def test_a_damaged_graph_is_named(exported, tmp_path):
+    shutil.copytree(exported / "out", tmp_path / "out")
+    damaged = tmp_path / "out/onnx/model.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.onnx"):
+        convbert.pipeline("fill-mask", model=tmp_path / "out", runtime="onnx", precision="fp32")
 
 
 @pytest.mark.parametrize(

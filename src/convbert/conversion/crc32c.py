@@ -1,8 +1,8 @@
 """CRC-32C (Castagnoli), the checksum inside TensorFlow checkpoints, vectorised with numpy.
 
 A CRC is linear over GF(2): that of the whole is the exclusive or of those of its pieces, each moved on by as
-many zero bytes as follow the piece. So rows of the data run side by side, one column of bytes at a time, and
-are folded together at the end.
+many zero bytes as follow the piece. So rows of the data run side by side, two bytes at a time, and are folded
+together at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import cache
 import numpy as np
 
 _POLYNOMIAL = np.uint32(0x82F63B78)  # bit-reversed
-_ROW_BYTES = 256  # short enough for a bias, long enough that folding the rows costs little
+_ROW_BYTES = 512  # short enough for a bias, long enough that folding the rows costs little
+_ROWS_AT_ONCE = 4096  # so that a step stays in the cache
 _MASK_DELTA = 0xA282EAD8
 
 
@@ -45,8 +46,10 @@ def _rows(data: np.ndarray) -> np.ndarray:
 def _crc_of_rows(rows: np.ndarray) -> np.ndarray:
     """One CRC per row, each starting from zero."""
     crcs = np.zeros(len(rows), np.uint32)
-    for column in np.ascontiguousarray(rows.T):
-        crcs = _TABLE[(crcs ^ column) & 0xFF] ^ (crcs >> 8)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = crcs[start : start + _ROWS_AT_ONCE]
+        for column in np.ascontiguousarray(rows[start : start + _ROWS_AT_ONCE].view("<u2").T):
+            some[:] = _TABLE_OF_PAIRS[(some ^ column) & 0xFFFF] ^ (some >> 16)
     return crcs
 
 
@@ -70,14 +73,14 @@ def _apply(step: np.ndarray, crcs: np.ndarray) -> np.ndarray:
     return np.bitwise_xor.reduce(bits * step, axis=1)
 
 
-def _table() -> np.ndarray:
-    """The CRC of every single byte."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
+def _table(bits: int) -> np.ndarray:
+    """The CRC of every number of so many bits."""
+    table = np.arange(1 << bits, dtype=np.uint32)
+    for _ in range(bits):
         table = (table >> np.uint32(1)) ^ (table & np.uint32(1)) * _POLYNOMIAL
     return table
 
 
-_TABLE = _table()
+_TABLE, _TABLE_OF_PAIRS = _table(8), _table(16)
 _BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
 _ONE_BYTE = _TABLE[_BITS & 0xFF] ^ (_BITS >> 8)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""Names and order of the inputs: (B, T), or (B, choices, T) for multiple choice."""
+from convbert.inference.runtimes import INPUTS
 
 _OUTPUTS = {
     "ConvBertModel": ("last_hidden_state",),

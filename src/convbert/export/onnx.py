@@ -5,18 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from convbert.export.graph import INPUTS, Positional, Traceable, quiet
-from convbert.export.parity import Run
-
-FILES = {
-    "fp32": "model.onnx",
-    "fp16": "model_fp16.onnx",
-    "int8": "model_quantized.onnx",
-    "int8-dynamic": "model_int8.onnx",
-}
-"""Precision to file name; transformers.js calls them by `dtype` "fp32", "fp16", "q8" and "int8"."""
+from convbert.export.graph import Positional, Traceable, quiet
+from convbert.inference.runtimes import INPUTS, ONNX_FILES
+from convbert.util.errors import InputError
 
 LARGEST_FILE = 2**31 - 2**20
 """A file of ONNX is one protocol buffer, of less than 2 GiB; weights beyond that go to a file beside it."""
@@ -30,17 +21,28 @@ def write_onnx(source: Traceable, folder: Path, precisions: list[str], opset: in
 
     Args:
         folder: where they go; it exists.
-        precisions: keys of `FILES`.
+        precisions: keys of `ONNX_FILES`.
         opset: the version of the operators; None leaves it to the exporter.
 
     Returns:
         Precision to file.
+
+    Raises:
+        InputError: the exporter cannot write this opset.
     """
     import onnx_ir
 
-    program = _program(source, opset)
+    try:
+        program = _program(source, opset)
+    except Exception as error:
+        if opset is None:
+            raise
+        raise InputError(f"opset {opset} cannot be written: {str(error).strip().splitlines()[0]}") from error
+    written = program.opset_imports[""]
+    if opset is not None and opset != written:
+        raise InputError(f"opset {opset} cannot be written: the exporter makes {written} of it")
     _name_axes(program, source)
-    paths = {precision: folder / FILES[precision] for precision in precisions}
+    paths = {precision: folder / ONNX_FILES[precision] for precision in precisions}
     original = paths.get("fp32", folder / "unquantised.onnx")
     size = sum(value.const_value.nbytes for value in program.graph.initializers.values() if value.const_value)
     external = f"{original.name}_data" if size > LARGEST_FILE else None
@@ -61,19 +63,6 @@ def opset_of(path: Path) -> int:
 
     imports = onnx.load(str(path), load_external_data=False).opset_import
     return next(entry.version for entry in imports if entry.domain == "")
-
-
-def runtime(path: Path) -> Run:
-    """The file in ONNX Runtime, on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, batch), strict=True))
-
-    return run
 
 
 def _program(source: Traceable, opset: int | None) -> Any:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from convbert.export.graph import INPUTS, Traceable, quiet, trace
-from convbert.export.parity import Run
-
-FILE = "openvino_model.xml"
+from convbert.export.graph import Traceable, quiet, trace
+from convbert.inference.runtimes import INPUTS, OPENVINO_FILE
 
 
 def write_openvino(source: Traceable, folder: Path, precision: str) -> Path:
@@ -27,19 +23,6 @@ def write_openvino(source: Traceable, folder: Path, precision: str) -> Path:
         port.get_tensor().set_names({name})
     for port, name in zip(model.outputs, source.outputs, strict=True):
         port.get_tensor().set_names({name})
-    path = folder / FILE
+    path = folder / OPENVINO_FILE
     openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
     return path
-
-
-def runtime(path: Path) -> Run:
-    """The file in OpenVINO, on the CPU, in fp32: by itself it may take half precision where the processor has it."""
-    import openvino
-
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = compiled(batch)
-        return {port.get_any_name(): found[port] for port in compiled.outputs}
-
-    return run

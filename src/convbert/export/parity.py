@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +9,8 @@ import torch
 from torch import Tensor
 
 from convbert.export.graph import Traceable
+from convbert.inference.runtimes import Run
 from convbert.util.errors import InputError
-
-Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-"""A runtime: inputs by name to outputs by name."""
 
 LENGTHS = ((1, 2, 3), (7, 1, 5), (33, 17), (128, 101, 64), (9,))
 """Lengths of the texts of each batch; the longest text a model takes is added."""

@@ -146,14 +146,21 @@ def _export_onnx(
     report: Report,
     result: Exported,
 ) -> None:
-    from convbert.export.onnx import opset_of, runtime, write_onnx
+    from convbert.export.onnx import opset_of, write_onnx
+    from convbert.inference.runtimes import run_onnx
 
     (folder / "onnx").mkdir()
     report("tracing")
     for precision, path in write_onnx(target, folder / "onnx", precisions, opset).items():
         report(f"checking {path.name} in ONNX Runtime")
-        result.parity[precision] = check_parity(target, runtime(path), precision)
         result.opset = opset_of(path)
+        try:
+            run = run_onnx(path)
+        except Exception as error:  # its classes are not public
+            raise InputError(
+                f"ONNX Runtime cannot read opset {result.opset}: {str(error).splitlines()[0]}"
+            ) from error
+        result.parity[precision] = check_parity(target, run, precision)
 
 
 def _export_openvino(
@@ -164,12 +171,13 @@ def _export_openvino(
     report: Report,
     result: Exported,
 ) -> None:
-    from convbert.export.openvino import runtime, write_openvino
+    from convbert.export.openvino import write_openvino
+    from convbert.inference.runtimes import run_openvino
 
     report("tracing")
     path = write_openvino(target, folder, precisions[0])
     report("checking in OpenVINO")
-    result.parity[precisions[0]] = check_parity(target, runtime(path), precisions[0])
+    result.parity[precisions[0]] = check_parity(target, run_openvino(path), precisions[0])
 
 
 def _export_torch(

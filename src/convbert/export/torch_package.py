@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convbert.export.graph import INPUTS, Traceable, quiet, trace
-from convbert.export.parity import Run
+from convbert.export.graph import Traceable, quiet, trace
+from convbert.inference.runtimes import INPUTS, Run
 from convbert.ops._torch_internals import compile_package, load_package
 from convbert.util.errors import InputError
 

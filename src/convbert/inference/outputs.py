@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from convbert.inference.engine import Packed, Rows
+from convbert.inference.runtimes import ExportedModel
 
 
 def lengths_of(packed: Packed) -> Tensor:
@@ -18,6 +19,8 @@ def lengths_of(packed: Packed) -> Tensor:
 def text_logits(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
     """`logits` (B, num_labels) of a sequence classifier."""
     firsts = packed["cu_seq_lens_q"][:-1].long()
+    if isinstance(model, ExportedModel):
+        return {"logits": model(**packed).logits}, torch.ones_like(firsts)
     logits = model.classifier(model.convbert(**packed, positions_to_keep=firsts).last_hidden_state)
     return {"logits": logits.float()}, torch.ones_like(firsts)
 

@@ -17,6 +17,7 @@ from convbert.inference.pipelines.question_answering import QuestionAnswering
 from convbert.inference.pipelines.text_classification import TextClassification
 from convbert.inference.pipelines.token_classification import TokenClassification
 from convbert.inference.precision import Precision
+from convbert.inference.runtimes import load_exported
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizer, ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -37,6 +38,7 @@ def pipeline(
     *,
     device: Device = None,
     precision: Precision = "auto",
+    runtime: str | None = None,
     max_tokens: int = MAX_TOKENS,
     **kwargs: Any,
 ) -> PackedPipeline:
@@ -50,6 +52,8 @@ def pipeline(
         tokenizer: a folder, a name on the Hub, or a tokenizer. None: the one in the model's folder.
         device: None takes the GPU where there is one, or leaves a given model where it is.
         precision: "auto", "fp32", "bf16" or "int8", see `convbert.load`. A given model stays as it is.
+        runtime: "onnx" or "openvino" runs a folder that `convbert export` has written, on a CPU; `precision` then says
+            which of its files.
         max_tokens: tokens in one batch.
         kwargs: defaults for the arguments of the pipeline's calls; see its class. transformers' `batch_size` is best
             left out: texts of similar length make a batch, by their tokens, and it only bounds their number.
@@ -64,6 +68,8 @@ def pipeline(
     if name not in PIPELINES:
         raise InputError(f"there is no pipeline for {name}; there are {', '.join(PIPELINES)}")
     if isinstance(model, torch.nn.Module):
+        if runtime is not None:
+            raise InputError(f"runtime={runtime!r} runs an exported folder; got a model")
         wanted, built = TASKS[name].model, unwrap(model)
         if not isinstance(built, wanted):
             raise InputError(f"{name} runs a {wanted.__name__}, got a {type(built).__name__}")
@@ -73,6 +79,14 @@ def pipeline(
             )
         place = built.device if device is None else find_device(device)
         tokenizer = built.name_or_path if tokenizer is None else tokenizer
+    elif runtime is not None:
+        place = find_device("cpu" if device is None else device)
+        if model is None or place.type != "cpu":
+            raise InputError(
+                f"runtime={runtime!r} runs an exported folder on a CPU: give model=, and no other device"
+            )
+        built = load_exported(os.fspath(model), name, runtime, precision)
+        tokenizer = model if tokenizer is None else tokenizer
     else:
         place = find_device(device)
         built = load(model, name, precision=precision, device=place)

@@ -1,0 +1,168 @@
+"""Exported models: the runtimes that run them, and a model that answers through one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import ModelOutput
+
+from convbert.configuration import ConvBertConfig
+from convbert.inference.loading import TASKS
+from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.util.errors import InputError
+from convbert.util.optional import require
+
+Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""An exported model in its runtime: inputs by name to outputs by name, for a padded batch."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""Names and order of the inputs: (B, T), or (B, choices, T) for multiple choice."""
+
+ONNX_FILES = {
+    "fp32": "model.onnx",
+    "fp16": "model_fp16.onnx",
+    "int8": "model_quantized.onnx",
+    "int8-dynamic": "model_int8.onnx",
+}
+"""Precision to file in the folder `onnx`; transformers.js calls them by `dtype` "fp32", "fp16", "q8" and "int8"."""
+
+OPENVINO_FILE = "openvino_model.xml"
+
+RUNTIMES = ("onnx", "openvino")
+
+_LARGEST_OUTPUT = 2**26
+"""Numbers in an output; a batch with more, of a large vocabulary, is run in parts."""
+
+
+def run_onnx(path: Path) -> Run:
+    """The file in ONNX Runtime, on the CPU, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda batch: dict(zip(names, session.run(names, batch), strict=True))
+
+
+def run_openvino(path: Path) -> Run:
+    """The file in OpenVINO, on the CPU, in fp32: by itself it may take half precision where the processor has it."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+
+    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = compiled(batch)
+        return {port.get_any_name(): found[port] for port in compiled.outputs}
+
+    return run
+
+
+class ExportedModel(ConvBertPreTrainedModel):
+    """An exported model behind the interface of the class it came from, for pipelines: packed batches in, outputs out.
+
+    Inside, a packed batch is padded: texts come sorted by length, so that little is.
+    """
+
+    run: Run
+    outputs_by_token: bool
+
+    def __init__(self, config: ConvBertConfig, run: Run, by_token: bool) -> None:
+        super().__init__(config)
+        self.run, self.outputs_by_token = run, by_token
+        self.anchor = nn.Parameter(torch.empty(0), requires_grad=False)  # says the device
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        cu_seq_lens_q: Tensor,
+        max_length_q: int,
+        logits_to_keep: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """A packed batch, (1, N) with bounds, to outputs (1, N, ...), or (B, ...) of texts.
+
+        Args:
+            logits_to_keep: (1, N) bool; the outputs are then (n, ...), at these tokens alone.
+        """
+        lengths = cu_seq_lens_q.diff()
+        mask = torch.arange(max_length_q) < lengths[:, None]
+        padded = {name: torch.zeros(mask.shape, dtype=torch.long) for name in INPUTS}
+        padded["input_ids"] += self.config.pad_token_id or 0
+        for name, values in (("input_ids", input_ids), ("token_type_ids", token_type_ids)):
+            padded[name][mask] = values[0]
+        padded["attention_mask"] = mask.long()
+        size = max_length_q * max(self.config.vocab_size, self.config.hidden_size)
+        kept = mask
+        if logits_to_keep is not None:
+            kept = torch.zeros_like(mask)
+            kept[mask] = logits_to_keep[0]
+        found: dict[str, list[Tensor]] = {}
+        for rows in torch.arange(len(lengths)).split(max(1, _LARGEST_OUTPUT // size)):
+            parts = self.run({name: x[rows].numpy() for name, x in padded.items()})
+            for name, part in parts.items():
+                output = torch.from_numpy(np.asarray(part)).float()
+                found.setdefault(name, []).append(output[kept[rows]] if self.outputs_by_token else output)
+        outputs = {name: torch.cat(parts) for name, parts in found.items()}
+        if self.outputs_by_token and logits_to_keep is None:
+            outputs = {name: x[None] for name, x in outputs.items()}
+        return ModelOutput(**outputs)
+
+
+def load_exported(folder: str | Path, task: str, runtime: str, precision: str = "auto") -> ExportedModel:
+    """The exported model in a folder, for a pipeline.
+
+    Args:
+        task: a key of `TASKS`.
+        runtime: "onnx" or "openvino".
+        precision: for ONNX, a key of `ONNX_FILES`; "auto" takes the first that is there.
+
+    Raises:
+        InputError: another runtime; an extra that is missing; a folder without such a file, or of another task.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    require(runtime, f"runtime={runtime!r}")
+    path = _file(Path(folder), runtime, precision)
+    config = ConvBertConfig.from_pretrained(folder)
+    wanted, held = TASKS[task].model, config.architectures or ["model of no known class"]
+    if wanted.__name__ not in held:
+        raise InputError(f"{folder}: holds a {held[0]}, and {task} needs a {wanted.__name__}")
+    try:
+        run = {"onnx": run_onnx, "openvino": run_openvino}[runtime](path)
+    except Exception as error:  # each runtime has classes of its own for a damaged file
+        raise InputError(f"{path}: {runtime} cannot read it: {str(error).splitlines()[0]}") from error
+    by_token = task not in ("text-classification", "multiple-choice")
+    # Pipelines know a model by the name of its class.
+    named = type(wanted.__name__, (ExportedModel,), {})
+    model: ExportedModel = named(config, run, by_token)
+    model.name_or_path = str(folder)
+    return model.eval()
+
+
+def _file(folder: Path, runtime: str, precision: str) -> Path:
+    if runtime == "openvino":
+        files = {"auto": folder / OPENVINO_FILE}
+    else:
+        files = {name: folder / "onnx" / file for name, file in ONNX_FILES.items()}
+        files["auto"] = next(
+            (path for path in files.values() if path.is_file()), folder / "onnx" / "model.onnx"
+        )
+    if precision not in files:
+        raise InputError(
+            f"precision must be one of {', '.join(files)} with runtime={runtime!r}, got {precision!r}"
+        )
+    if not files[precision].is_file():
+        there = sorted(path.name for path in folder.rglob("*.onnx")) if folder.is_dir() else []
+        more = f" (there are {', '.join(there)})" if there else ""
+        raise InputError(
+            f"{files[precision]}: is not there{more}; export the model with convbert export --format {runtime}"
+        )
+    return files[precision]
