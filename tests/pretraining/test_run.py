@@ -243,11 +243,16 @@ def test_a_run_keeps_what_others_put_into_its_folder_and_removes_its_own_drafts(
     folder = RunFolder(tmp_path)
     (tmp_path / "plan.json.partial").touch()  # of a start that was killed
     assert folder.claim(plan())
-    for name in (".git", ".model-123", ".generator-123", "tokenizer/.vocabulary-x1"):
+    for name in (".git", "model/.saving-x1", "generator/.saving-x2", "tokenizer/.saving-x3"):
         (tmp_path / name).mkdir(parents=True)
     assert not folder.claim(plan())
-    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "tokenizer", ".git"}
-    assert not list((tmp_path / "tokenizer").iterdir())
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "plan.json",
+        ".git",
+        "model",
+        "generator",
+        "tokenizer",
+    }
     with pytest.raises(InputError, match="best_figure was None, now masked_loss"):
         folder.claim(plan(best_figure="masked_loss"))
 

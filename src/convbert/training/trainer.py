@@ -192,6 +192,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         if norm is None:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded weights
         loss = torch.stack(self._losses_of_step).sum()
         bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
         if self.args.world_size > 1:

@@ -13,16 +13,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.sources import Corpus
-from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import read_json
+
+if TYPE_CHECKING:
+    from convbert.tokenization.unknown import UnknownTokens
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -232,6 +234,10 @@ class Manifest:
 
     def unknown(self) -> UnknownTokens:
         """The [UNK] among the tokens of the text; of none where they were not counted."""
+        from convbert.tokenization.unknown import (
+            UnknownTokens,  # imports transformers, which workers need not
+        )
+
         found = UnknownTokens()
         found.merge(self.count("text_tokens"), self.count("unknown"), str(self.totals()["unknown_example"]))
         return found
