@@ -78,7 +78,7 @@ def test_text_without_empty_lines_is_cut_and_nothing_is_lost(text, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(text, encoding="utf-8")
     blocks = list(CorpusReader(find_sources(path)).chunks(100))
-    assert max(len(piece.content) for block in blocks for piece in block.pieces) <= 200
+    assert max(len(piece.content) for block in blocks for piece in block.excerpts) <= 200
     documents = [document for block in blocks for document in block.documents(PLAIN)]
     assert len(documents) > 5
     joined = "".join(paragraph for document in documents for paragraph in document)
