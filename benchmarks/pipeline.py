@@ -29,7 +29,8 @@ from benchmarks.timing import Call, spread
 from convbert import ConvBertForMaskedLM, ConvBertTokenizerFast
 from convbert.files import embedded
 from convbert.ops.backends import supports_bfloat16
-from convbert.pretraining.data import Packing, prepare_sequences
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 
 ROUNDS = 7

@@ -2,7 +2,7 @@
 corpus through the run's own trainer, a step at a time. *rtd* is replaced token detection, where discriminator and
 generator both work; *mlm* masked language modelling. On a CPU a step has fewer sequences than the recipe's, which
 changes what a step takes and hardly what a token does. Utilisation: operations that the model needs
-(`convbert.pretraining.flops`) against the peak of the device, see docs/pretraining.md. Input wait: the share of the
+(`convbert.pretraining.cost`) against the peak of the device, see docs/pretraining.md. Input wait: the share of the
 time in which the model had no batch to work on. One process, and nothing to compare with: neither transformers nor the
 original pre-trains here."""
 

@@ -7,7 +7,7 @@
 Four contenders: `convbert`, replaced token detection; `electra`, the same objective with our encoder's attention
 alone, which is ELECTRA's encoder, head for head (a test compares the two); `bert`, that encoder and masked language
 modelling; `convbert-mlm`, ConvBERT and masked language modelling. Each is trained twice: on as many tokens as
-ConvBERT, and with as many floating-point operations (`convbert.pretraining.flops`). How many is found once, by timing
+ConvBERT, and with as many floating-point operations (`convbert.pretraining.cost`). How many is found once, by timing
 ConvBERT, and kept in `settings.json`.
 
 A cell is one contender, budget and seed, in a folder of its own. A comparison that was stopped goes on where it was.
@@ -37,10 +37,10 @@ from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS
 from convbert.layers import ForwardContext, MixedAttention
 from convbert.layers.mixed_attention import MixedOutput
-from convbert.pretraining import flops
+from convbert.pretraining import cost
 from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.dry_run import dry_run
-from convbert.pretraining.objective import build_objective
+from convbert.pretraining.objectives import build_objective
 from convbert.pretraining.recipes import PretrainingPlan, recipe
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
@@ -88,7 +88,7 @@ class AttentionOnly(MixedAttention):
         return MixedOutput(mixed.flatten(-2), weights, none)
 
 
-def attention_only_flops(config: ConvBertConfig, length: float, kept: float | None = None) -> flops.Flops:
+def attention_only_flops(config: ConvBertConfig, length: float, kept: float | None = None) -> cost.Flops:
     """`encoder_flops` of the encoder that `attention_only` builds."""
     parts = _encoder_flops(config, length, kept)
     for name in ("query, key, value", "attention"):
@@ -96,7 +96,7 @@ def attention_only_flops(config: ConvBertConfig, length: float, kept: float | No
     return parts | {"span convolution": 0.0}
 
 
-_encoder_flops = flops.encoder_flops
+_encoder_flops = cost.encoder_flops
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def attention_only() -> Iterator[None]:
     """Encoders that are built inside have attention alone."""
     with (
         patch("convbert.layers.encoder_layer.MixedAttention", AttentionOnly),
-        patch.object(flops, "encoder_flops", attention_only_flops),
+        patch.object(cost, "encoder_flops", attention_only_flops),
     ):
         yield
 
@@ -145,8 +145,10 @@ def flops_per_step(contender: str, plan: PretrainingPlan, length: float) -> floa
     """Of a training step of this contender."""
     with encoder_of(contender), torch.device("meta"):
         objective = build_objective(plan, plan.model_config(plan.vocab_size))
-        cost = flops.step_cost(objective, sequences=plan.batch_size, length=length, mask_prob=plan.mask_prob)
-    return cost.flops
+        per_step = cost.step_cost(
+            objective, sequences=plan.batch_size, length=length, mask_prob=plan.mask_prob
+        )
+    return per_step.flops
 
 
 def plan_of_cell(cell: Cell, settings: Settings, tokenizer: Any, length: float) -> PretrainingPlan:

@@ -20,11 +20,11 @@ import numpy as np
 import typer
 
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.shards import SHARDS, Layout, Manifest, Shard
+from convbert.pretraining.corpus.shards import SHARDS, Manifest, Shard, ShardLayout
 from convbert.pretraining.data import EpochSampler, SequenceDataset
 
 LENGTH, BATCH, PER_SHARD = 128, 128, 65_536
-LAYOUT = Layout("uint16", False)
+LAYOUT = ShardLayout("uint16", False)
 BYTES_OF_TEXT = 4.4  # a token of English, in the embedded vocabulary
 
 
@@ -39,8 +39,12 @@ def write_plain(folder: Path, shards: int) -> None:
     for number in range(shards):
         data = LAYOUT.to_bytes(list(rows(PER_SHARD, number)), [])
         (folder / SHARDS / f"{number}.bin").write_bytes(data)
-        counts = (PER_SHARD, PER_SHARD, PER_SHARD * LENGTH)
-        manifest.shards.append(Shard(f"{number}.bin", len(data), "", *counts, ""))
+        counts: dict[str, Any] = {
+            "documents": PER_SHARD,
+            "sequences": PER_SHARD,
+            "tokens": PER_SHARD * LENGTH,
+        }
+        manifest.shards.append(Shard(file=f"{number}.bin", size=len(data), sha256="", key="", **counts))
     (folder / "manifest.json").write_text(manifest.to_json())
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 import convbert
 from convbert import ConvBertTokenizerFast
 from convbert.files import embedded
-from convbert.pretraining.data import Packing, prepare_sequences
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 
 BATCH = 32  # sequences of up to 128 tokens

@@ -18,9 +18,8 @@ from transformers import TrainerCallback
 
 from convbert.training import checkpoints
 from convbert.training.arguments import training_arguments
-from convbert.training.callbacks import Clock, HistoryFile, StopOnSignal
-from convbert.training.checkpointing import usable_checkpoint
-from convbert.training.checkpoints import last_checkpoint
+from convbert.training.callbacks import HistoryFile, StopOnSignal, TrainingBudget
+from convbert.training.checkpoints import last_checkpoint, usable_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import ObjectiveTrainer
 from convbert.util.errors import InputError
@@ -115,6 +114,7 @@ def build(
     poisoned: tuple[int, ...] = (),
     steps: int = 24,
     max_skipped_steps: int = 3,
+    bias_correction: bool = True,
     dataset: torch.utils.data.Dataset | None = None,
     on_step=lambda step: None,
     **options: Any,
@@ -122,19 +122,19 @@ def build(
     """A trainer, ready to go on with whatever lies in `folder`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    clock, objective, stop = Clock(max_steps=steps), TwoTerms(dropout, poisoned), StopOnSignal()
-    optimizer = build_optimizer(objective, learning_rate=0.05)
+    budget, objective, stop = TrainingBudget(max_steps=steps), TwoTerms(dropout, poisoned), StopOnSignal()
+    optimizer = build_optimizer(objective, learning_rate=0.05, bias_correction=bias_correction)
     settings = {"batch_size": 4, "log_every": 3, "save_every": 2, "evaluate_every": 5, "device": "cpu"}
     trainer = ObjectiveTrainer(
         objective,
-        training_arguments(folder, clock, **settings | options),
-        clock=clock,
+        training_arguments(folder, budget, **settings | options),
+        budget=budget,
         train_dataset=dataset or Texts(37),
         eval_dataset=Texts(11),
         sampler=Shuffled(37),
         data_collator=pad,
         optimizer=optimizer,
-        scheduler=warmup_then_decay(optimizer, 3, clock.fraction_done),
+        scheduler=warmup_then_decay(optimizer, 3, budget.fraction_done),
         callbacks=[stop, HistoryFile(folder / "log.jsonl"), Hook(on_step)],
         max_skipped_steps=max_skipped_steps,
     )
@@ -208,7 +208,7 @@ def finish(folder: Path, processes: int = 1, **options: Any) -> list[int]:
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """All log entries, without what a clock measured."""
+    """All log entries, without what a budget measured."""
     entries = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
     return [{name: value for name, value in entry.items() if name not in TIMINGS} for entry in entries]
 

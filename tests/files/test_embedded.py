@@ -8,7 +8,8 @@ import torch
 
 import convbert
 from convbert.files import embedded
-from convbert.pretraining.data import Packing, prepare_sequences
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 
 HELDOUT = Path(__file__).parents[1] / "data/heldout.txt"

@@ -8,9 +8,9 @@ from torch import nn
 
 from convbert.conversion.rename import from_tensorflow, rules
 from convbert.pretraining.masking import IGNORED
-from convbert.pretraining.replaced_token import ReplacedTokenDetection
+from convbert.pretraining.objectives import ReplacedTokenDetection
+from convbert.training.metrics import MetricMeter
 from convbert.training.optimizer import build_optimizer, parameter_groups, warmup_then_decay
-from convbert.training.trainer import FigureMeter
 from golden import CLASSES, WIDE_TOLERANCE, assert_near, load, stored
 
 each_set = pytest.mark.parametrize("folder", ["set_a", "set_b"])
@@ -51,7 +51,7 @@ def test_losses(folder, conv_reads_padding):
     with torch.no_grad():
         outputs = build(folder, conv_reads_padding=conv_reads_padding)(**fixed_batch(golden))
     loss = outputs.pop("loss")
-    meter = FigureMeter()
+    meter = MetricMeter()
     meter.add(outputs)
     means = meter.means()
     assert means["masked_loss"] == pytest.approx(golden[f"{prefix}mlm_loss"].item(), abs=1e-5)

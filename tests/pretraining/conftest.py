@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from convbert.pretraining.data import Packing, prepare_sequences
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.vocabulary import train_wordpiece
 
 SUBJECTS = ["the cat", "the dog", "a small bird", "the old farmer", "my neighbour", "a young girl"]

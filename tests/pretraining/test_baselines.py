@@ -7,7 +7,8 @@ import pytest
 from convbert.pretraining import baselines
 from convbert.pretraining.baselines import BigramModel, masked_positions, measure
 from convbert.pretraining.corpus import prepare as preparing
-from convbert.pretraining.data import Packing, prepare_sequences
+from convbert.pretraining.corpus.packing import Packing
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.masking import IGNORED, Masking, MaskingCollator
 
 SPECIAL = np.array([True] * 5 + [False] * 4)  # ordinary ids are 5 to 8

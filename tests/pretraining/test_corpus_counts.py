@@ -113,7 +113,7 @@ def test_what_is_lost_is_said_by_a_first_run_a_repeated_one_and_by_training(text
     (tmp_path / "empty.txt").touch()
     words = saved(tokenizer, tmp_path)
     preparation = Preparation(
-        [text, rows, tmp_path / "empty.txt"], tmp_path / "made", Packing(32, 16), skip_bad=True
+        [text, rows, tmp_path / "empty.txt"], tmp_path / "made", Packing(32, 16), Reading(skip_bad=True)
     )
 
     def said_by(call: Callable) -> str:

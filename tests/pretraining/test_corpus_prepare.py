@@ -19,7 +19,7 @@ from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus import prepare as preparing
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
-from convbert.pretraining.corpus.reading import Sources
+from convbert.pretraining.corpus.reading import CorpusReader
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import (
@@ -39,10 +39,10 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 3000)
 
 
-def run(source, tokenizer, folder, **options) -> Manifest:
+def run(source, tokenizer, folder, watch=lambda progress: None, **options) -> Manifest:
     """Prepare without a tokenizer folder, and the files whose shards were made anew."""
     with folder_lock(folder, "preparing"):
-        return Preparation(source, folder, PACKING, **options).run(vocabulary_of(tokenizer))
+        return Preparation(source, folder, PACKING, **options).run(vocabulary_of(tokenizer), watch)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -81,22 +81,16 @@ def test_the_manifest_tells_what_there_is(prepared, corpus):
     assert not (prepared / "journal.jsonl").exists()
 
 
-def test_an_interrupted_run_goes_on_and_keeps_what_is_finished(
-    prepared, corpus, tokenizer, tmp_path, monkeypatch
-):
+def test_an_interrupted_run_goes_on_and_keeps_what_is_finished(prepared, corpus, tokenizer, tmp_path):
     folder, written = tmp_path / "broken", []
-    write = Preparation._write_shard
 
-    def interrupt(self, block, *arguments):
+    def interrupt(progress):
+        written.append(progress)
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(block.index)
-        return write(self, block, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Preparation, "_write_shard", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(corpus, tokenizer, folder)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tokenizer, folder, interrupt)
     with pytest.raises(InputError, match="was interrupted; repeat it"):
         open_corpus(folder)
     with open(folder / "journal.jsonl", "a") as journal:
@@ -329,20 +323,16 @@ def test_what_a_kill_may_leave_does_not_stop_the_same_command(corpus, own_tokeni
     )
 
 
-def test_a_file_that_grows_while_it_is_read_is_not_taken_for_done(corpus, tokenizer, tmp_path, monkeypatch):
+def test_a_file_that_grows_while_it_is_read_is_not_taken_for_done(corpus, tokenizer, tmp_path):
     growing = tmp_path / "growing.txt"
     growing.write_text(corpus.read_text())
-    write = Preparation._write_shard
 
-    def write_meanwhile(self, *args):
+    def write_meanwhile(progress):
         with growing.open("a") as file:
             file.write("one line more\n")
-        return write(self, *args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Preparation, "_write_shard", write_meanwhile)
-        with pytest.raises(InputError, match=r"growing.txt: changed while it was read"):
-            run(growing, tokenizer, tmp_path / "out")
+    with pytest.raises(InputError, match=r"growing.txt: changed while it was read"):
+        run(growing, tokenizer, tmp_path / "out", write_meanwhile)
     run(growing, tokenizer, tmp_path / "out")
     assert open_corpus(tmp_path / "out").manifest.sources[0]["size"] == growing.stat().st_size
 
@@ -444,7 +434,7 @@ def test_memory_does_not_grow_with_a_corpus_that_has_no_empty_lines(tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("a line of some words\n" * 300_000)  # 6 MB, one document by its form
     tracemalloc.start()
-    for block in Sources(find_sources(path)).blocks(1 << 18):
+    for block in CorpusReader(find_sources(path)).chunks(1 << 18):
         for document in block.documents(Preparation.reading):
             assert document
     _, peak = tracemalloc.get_traced_memory()
@@ -469,7 +459,8 @@ ends = np.arange(128, 128 * sequences + 1, 128, dtype="<u4").tobytes()
 for number in range(4):
     data = np.full(128 * sequences, number, dtype="<u2").tobytes() + ends
     (folder / "shards" / f"{number}.bin").write_bytes(data)
-    manifest.shards.append(Shard(f"{number}.bin", len(data), "", 1, sequences, 128 * sequences, ""))
+    counts = {"documents": 1, "sequences": sequences, "tokens": 128 * sequences}
+    manifest.shards.append(Shard(file=f"{number}.bin", size=len(data), sha256="", key="", **counts))
 del data, ends
 
 def resident():

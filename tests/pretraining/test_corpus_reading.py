@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
+from convbert.pretraining.corpus.reading import PLAIN, CorpusReader, Reading
 from convbert.pretraining.corpus.sources import HubDataset, find_sources, overview
 from convbert.util.errors import InputError
 
@@ -16,8 +16,8 @@ DOCUMENTS = [["one", "two words"], ["drei äöü"], ["四"], ["five", "six", "se
 
 
 def read(source, size=1 << 20, reading=PLAIN, **options):
-    sources = Sources(find_sources(source), reading, **options)
-    return [document for block in sources.blocks(size) for document in block.documents(reading)]
+    sources = CorpusReader(find_sources(source), reading, **options)
+    return [document for block in sources.chunks(size) for document in block.documents(reading)]
 
 
 def texts():
@@ -77,8 +77,8 @@ def test_each_line_may_be_a_document(tmp_path):
 def test_text_without_empty_lines_is_cut_and_nothing_is_lost(text, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(text, encoding="utf-8")
-    blocks = list(Sources(find_sources(path)).blocks(100))
-    assert max(len(piece.content) for block in blocks for piece in block.pieces) <= 200
+    blocks = list(CorpusReader(find_sources(path)).chunks(100))
+    assert max(len(piece.content) for block in blocks for piece in block.excerpts) <= 200
     documents = [document for block in blocks for document in block.documents(PLAIN)]
     assert len(documents) > 5
     joined = "".join(paragraph for document in documents for paragraph in document)
@@ -96,7 +96,7 @@ def test_a_paragraph_too_long_for_a_tokenizer_is_cut_between_words(tmp_path):
 def test_blocks_do_not_depend_on_the_number_of_files_read_before(tmp_path):
     for number in range(20):
         (tmp_path / f"{number:02}.txt").write_text(f"document {number}\n" * 5)
-    blocks = list(Sources(find_sources(tmp_path)).blocks(200))
+    blocks = list(CorpusReader(find_sources(tmp_path)).chunks(200))
     assert [block.index for block in blocks] == list(range(len(blocks)))
     assert 1 < len(blocks) < 20  # small files share a block
     assert sum(block.source_bytes for block in blocks) == sum(p.stat().st_size for p in tmp_path.iterdir())
@@ -188,8 +188,8 @@ def test_a_bad_file_is_named_or_skipped_and_counted(name, size, tmp_path):
     good.write_text("sound\n")
     with pytest.raises(InputError, match=message):
         read([tmp_path / name, good], size)
-    sources = Sources(find_sources([tmp_path / name, good]), skip_bad=True)
-    assert [list(block.documents(PLAIN)) for block in sources.blocks(size)] == [[["sound"]]]
+    sources = CorpusReader(find_sources([tmp_path / name, good]), Reading(skip_bad=True))
+    assert [list(block.documents(PLAIN)) for block in sources.chunks(size)] == [[["sound"]]]
     (skipped,) = sources.skipped
     assert name in skipped
 

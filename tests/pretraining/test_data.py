@@ -7,14 +7,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from convbert.pretraining import data
+from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation, Vocabulary
-from convbert.pretraining.data import (
-    EpochSampler,
-    Packing,
-    open_corpus,
-    prepare_sequences,
-    shuffled,
-)
+from convbert.pretraining.data import EpochSampler, open_corpus, prepare_sequences, shuffled
 from convbert.pretraining.vocabulary import train_wordpiece
 from convbert.util.errors import InputError
 

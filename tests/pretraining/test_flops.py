@@ -12,7 +12,7 @@ from transformers.models.convbert.configuration_convbert import ConvBertConfig a
 
 import tiny
 from convbert import ConvBertConfig, ConvBertForMaskedLM, ConvBertForPreTraining
-from convbert.pretraining.flops import (
+from convbert.pretraining.cost import (
     TRAINING,
     discriminator_flops,
     encoder_flops,

@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 
 from convbert import ConvBertForMaskedLM
 from convbert.files.atomic import folder_lock
+from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.shards import Manifest
-from convbert.pretraining.data import Packing, open_corpus
+from convbert.pretraining.data import open_corpus
+from convbert.pretraining.export import write_models
 from convbert.pretraining.folder import RunFolder
-from convbert.pretraining.outcome import write_models
 from convbert.pretraining.prepare import prepare
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.run import pretrain
-from convbert.training.checkpointing import usable_checkpoint
+from convbert.training.checkpoints import usable_checkpoint
 from convbert.util.errors import InputError
 
 PLAN = smoke(max_steps=4, save_every=2, log_every=2, vocab_size=200, limit_alphabet=60)

@@ -16,14 +16,15 @@ import pytest
 import torch
 from tests.fuzzing import damaged_bytes, damaged_json, outcome
 
+from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
-from convbert.pretraining.corpus.reading import Reading, Sources
+from convbert.pretraining.corpus.reading import CorpusReader, Reading
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import find_sources
-from convbert.pretraining.data import Packing, open_corpus, prepare_sequences
+from convbert.pretraining.data import open_corpus, prepare_sequences
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.recipes import smoke
-from convbert.training.checkpointing import usable_checkpoint
+from convbert.training.checkpoints import usable_checkpoint
 from training_runs import build
 
 SEEDS = range(*map(int, os.environ.get("CONVBERT_FUZZ_SEEDS", "0:60").split(":")))
@@ -92,7 +93,7 @@ def test_records_of_a_checkpoint(name, trained, tmp_path):
 
     def read() -> None:
         found = usable_checkpoint(run, lambda message: None)
-        trainer.take_up(found)
+        trainer.resume_from(found)
 
     seen = fuzz_json(run / "checkpoint-4" / name, read)
     assert set(seen) == {"answered", "refused"}
@@ -169,7 +170,7 @@ def write_corpora(folder: Path) -> dict[str, Path]:
 
 
 def read_corpus(path: Path, skip_bad: bool) -> None:
-    for _ in Sources(find_sources(path), Reading(), skip_bad).paragraphs():
+    for _ in CorpusReader(find_sources(path), Reading(skip_bad=skip_bad)).paragraphs():
         pass
 
 

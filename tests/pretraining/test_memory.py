@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 
 from convbert.cli import main
-from convbert.pretraining import memory
-from convbert.pretraining.flops import parameter_counts
-from convbert.pretraining.memory import check_memory, plan_parameters
-from convbert.pretraining.objective import build_objective
+from convbert.pretraining import cost
+from convbert.pretraining.cost import check_memory, parameter_counts, plan_parameters
+from convbert.pretraining.objectives import build_objective
 from convbert.pretraining.recipes import base, smoke, tiny
 from convbert.util.errors import InputError
 
 PLANS = {
     "shared embeddings": smoke(),
-    "own embeddings": smoke(untied_generator_embeddings=True),
-    "no generator": smoke(uniform_generator=True),
     "masked language model": smoke(objective="mlm"),
     "projected": smoke(objective="mlm", embedding_size=24),
     "grouped": smoke(num_groups=2, generator_hidden_size=0.5),
@@ -34,9 +31,9 @@ def test_parameters_are_those_of_the_models(plan):
 def test_a_plan_that_fits_is_taken_and_one_that_does_not_is_refused_with_both_numbers(monkeypatch):
     plan = base()
     needed = 16 * plan_parameters(plan, plan.model_config(30522))
-    monkeypatch.setattr(memory, "machine_memory", lambda: 2 * needed)
+    monkeypatch.setattr(cost, "machine_memory", lambda: 2 * needed)
     check_memory(plan, 30522)
-    monkeypatch.setattr(memory, "machine_memory", lambda: needed // 2)
+    monkeypatch.setattr(cost, "machine_memory", lambda: needed // 2)
     with pytest.raises(InputError, match=r"hidden_size=768.* 2 GiB .* 1 GiB"):
         check_memory(plan, 30522)
 
@@ -44,11 +41,11 @@ def test_a_plan_that_fits_is_taken_and_one_that_does_not_is_refused_with_both_nu
 def test_the_container_s_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "limit").write_text("123456\n")
     (tmp_path / "none").write_text("max\n")
-    monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(memory, "_CGROUPS", (tmp_path / "none", tmp_path / "missing"))
-    assert memory.machine_memory() > 1e8
-    monkeypatch.setattr(memory, "_CGROUPS", (tmp_path / "none", tmp_path / "limit"))
-    assert memory.machine_memory() == 123456
+    monkeypatch.setattr(cost.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(cost, "_CGROUPS", (tmp_path / "none", tmp_path / "missing"))
+    assert cost.machine_memory() > 1e8
+    monkeypatch.setattr(cost, "_CGROUPS", (tmp_path / "none", tmp_path / "limit"))
+    assert cost.machine_memory() == 123456
 
 
 ABSURD = [

@@ -9,7 +9,7 @@ import pytest
 from convbert.cli import main
 from convbert.cli.pretrain import RECIPE_NAMES
 from convbert.pretraining.corpus.prepare import Preparation
-from convbert.pretraining.data import Reading
+from convbert.pretraining.corpus.reading import Reading
 from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import RECIPES, smoke
 from convbert.pretraining.run import pretrain

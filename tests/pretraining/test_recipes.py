@@ -5,7 +5,7 @@ import pytest
 from convbert.configuration import ConvBertConfig
 from convbert.model.heads.masked_lm import ConvBertForMaskedLM
 from convbert.pretraining.masking import Masking
-from convbert.pretraining.objective import build_objective
+from convbert.pretraining.objectives import build_objective
 from convbert.pretraining.recipes import RECIPES, base, embedded, medium_small, recipe, small, smoke
 from convbert.util.errors import InputError
 
@@ -39,10 +39,8 @@ def test_published_sizes_and_numbers(plan, config, learning_rate, batch_size, ge
     assert (plan.adam_beta1, plan.adam_beta2, plan.bias_correction) == (0.9, 0.999, False)
     assert plan.objective == "rtd"
     assert (plan.generator_hidden_size, plan.generator_layers) == (generator_size, 1.0)
-    assert (plan.generator_weight, plan.discriminator_weight, plan.temperature) == (1.0, 50.0, 1.0)
+    assert (plan.generator_weight, plan.discriminator_weight) == (1.0, 50.0)
     assert plan.masking == Masking(0.15, 0.85, 0.0, whole_words=False)
-    options = (plan.untied_generator_embeddings, plan.uniform_generator, plan.disallow_correct)
-    assert options == (False, False, False)
 
 
 def test_the_objective_decides_what_masked_positions_show_unless_the_caller_does():
@@ -61,9 +59,8 @@ def recomputes(model) -> bool:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"generator_hidden_size": 0.5}, {"generator_layers": 0.5}, {"untied_generator_embeddings": True}),
-        *({"temperature": 2.0}, {"disallow_correct": True}, {"generator_weight": 3.0}),
-        *({"discriminator_weight": 9.0}, {"uniform_generator": True}, {"gradient_checkpointing": True}),
+        *({"generator_hidden_size": 0.5}, {"generator_layers": 0.5}, {"generator_weight": 3.0}),
+        *({"discriminator_weight": 9.0}, {"gradient_checkpointing": True}),
     ],
     ids=str,
 )
@@ -72,11 +69,8 @@ def test_every_option_reaches_the_objective(changes):
         objective = build_objective(plan, plan.model_config(100))
         generator = objective.generator
         return (
-            None if generator is None else generator.config.to_dict(),
-            generator is not None and recomputes(generator),
-            generator is not None
-            and generator.convbert.embeddings is objective.discriminator.convbert.embeddings,
-            *(objective.temperature, objective.disallow_correct),
+            generator.config.to_dict(),
+            recomputes(generator),
             *(objective.generator_weight, objective.discriminator_weight),
         )
 
@@ -135,7 +129,6 @@ def test_steps_and_minutes_take_each_others_place():
         ({"bf16": "sometimes"}, "bf16"),
         ({"objective": "clm"}, "objective"),
         ({"size": "huge"}, "size"),
-        ({"temperature": 0.0}, "temperature"),
         ({"generator_hidden_size": 0.0}, "generator_hidden_size"),
         ({"generator_hidden_size": 0.3}, "generator_hidden_size"),
         ({"discriminator_weight": -1.0}, "discriminator_weight"),

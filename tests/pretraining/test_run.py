@@ -15,8 +15,8 @@ from convbert.model.heads.sequence_classification import ConvBertForSequenceClas
 from convbert.pretraining.data import open_corpus
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
+from convbert.pretraining.objectives import ReplacedTokenDetection
 from convbert.pretraining.recipes import smoke
-from convbert.pretraining.replaced_token import ReplacedTokenDetection
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
 from convbert.training import callbacks
@@ -78,7 +78,6 @@ def test_reported_figures_are_those_of_the_saved_models(finished):
     objective = ReplacedTokenDetection(
         ConvBertForPreTraining.from_pretrained(folder / "model"),
         ConvBertForMaskedLM.from_pretrained(folder / "generator"),
-        tie_embeddings=False,
     ).eval()
     with torch.no_grad():
         outputs = objective(**collator(heldout.__getitems__(list(range(len(heldout))))))
@@ -145,7 +144,7 @@ def test_models_that_cannot_be_written_leave_neither_folder(finished, corpus, tm
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ConvBertForMaskedLM, "save_pretrained", fail)
-    with pytest.raises(InputError, match=r"models cannot be written.*No space left"):
+    with pytest.raises(InputError, match=r"generator.*No space left"):
         pretrain(
             plan(max_steps=1),
             corpus,
@@ -244,11 +243,16 @@ def test_a_run_keeps_what_others_put_into_its_folder_and_removes_its_own_drafts(
     folder = RunFolder(tmp_path)
     (tmp_path / "plan.json.partial").touch()  # of a start that was killed
     assert folder.claim(plan())
-    for name in (".git", ".model-123", ".generator-123", "tokenizer/.vocabulary-x1"):
+    for name in (".git", "model/.saving-x1", "generator/.saving-x2", "tokenizer/.saving-x3"):
         (tmp_path / name).mkdir(parents=True)
     assert not folder.claim(plan())
-    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "tokenizer", ".git"}
-    assert not list((tmp_path / "tokenizer").iterdir())
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "plan.json",
+        ".git",
+        "model",
+        "generator",
+        "tokenizer",
+    }
     with pytest.raises(InputError, match="best_figure was None, now masked_loss"):
         folder.claim(plan(best_figure="masked_loss"))
 
@@ -346,7 +350,7 @@ def test_a_run_by_minutes_ends_by_the_clock(finished, corpus, tmp_path, monkeypa
     assert not (tmp_path / "tokenizer").exists()
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     for entry in (entry for entry in entries if "loss" in entry):
-        # The logged rate is that of the step before, a few looks at the clock earlier.
+        # The logged rate is that of the step before, a few looks at the budget earlier.
         elapsed = entry["minutes"] / 0.8
         assert entry["learning_rate"] / 1e-3 == pytest.approx(1 - elapsed, abs=0.3)
     assert entries[-1]["minutes"] >= 0.8 - 2 / 60

@@ -5,24 +5,28 @@ import torch
 
 from convbert.training import arguments
 from convbert.training.arguments import training_arguments
-from convbert.training.callbacks import Clock
+from convbert.training.callbacks import TrainingBudget
 from convbert.util.errors import InputError
 from training_runs import build, log_of
 
 
 def test_fsdp_is_refused_where_it_cannot_run(tmp_path):
     with pytest.raises(InputError, match="fsdp needs GPUs"):
-        training_arguments(tmp_path, Clock(max_steps=1), batch_size=1, device="cpu", fsdp=True)
+        training_arguments(tmp_path, TrainingBudget(max_steps=1), batch_size=1, device="cpu", fsdp=True)
 
 
 def test_missing_tensorboard_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(arguments, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install tensorboard"):
-        training_arguments(tmp_path, Clock(max_steps=1), batch_size=1, device="cpu", report_to="tensorboard")
+        training_arguments(
+            tmp_path, TrainingBudget(max_steps=1), batch_size=1, device="cpu", report_to="tensorboard"
+        )
 
 
 def test_nothing_is_reported_unless_asked(tmp_path):
-    assert training_arguments(tmp_path, Clock(max_steps=1), batch_size=1, device="cpu").report_to == []
+    assert (
+        training_arguments(tmp_path, TrainingBudget(max_steps=1), batch_size=1, device="cpu").report_to == []
+    )
 
 
 def test_a_compiled_objective_gives_the_same_losses(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from convbert.training import callbacks
-from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal, progress_text
+from convbert.training.callbacks import HistoryFile, ProgressLine, StopOnSignal, TrainingBudget, progress_text
 from convbert.util.errors import InputError
 
 ALONE = SimpleNamespace(world_size=1)
@@ -17,27 +17,27 @@ ALONE = SimpleNamespace(world_size=1)
 
 @pytest.fixture
 def now(monkeypatch):
-    """A clock on the wall that the test moves: a list of one number, in seconds."""
+    """A budget on the wall that the test moves: a list of one number, in seconds."""
     seconds = [1000.0]
     monkeypatch.setattr(callbacks, "monotonic", lambda: seconds[0])
     return seconds
 
 
 def test_a_run_by_steps_counts_steps():
-    clock = Clock(max_steps=20)
-    assert [clock.fraction_done(step) for step in (0, 5, 20, 25)] == [0, 0.25, 1, 1]
-    assert clock.seconds_left(15, seconds_per_step=2.0) == 10
+    budget = TrainingBudget(max_steps=20)
+    assert [budget.fraction_done(step) for step in (0, 5, 20, 25)] == [0, 0.25, 1, 1]
+    assert budget.seconds_left(15, seconds_per_step=2.0) == 10
 
 
 def test_a_run_by_minutes_counts_time_and_survives_a_restart(now):
-    clock = Clock(max_minutes=2)
-    clock.on_train_begin()
+    budget = TrainingBudget(max_minutes=2)
+    budget.on_train_begin()
     now[0] += 30
-    assert clock.fraction_done(step=12345) == 0.25
-    kept = json.loads(json.dumps(clock.state()))["attributes"]
+    assert budget.fraction_done(step=12345) == 0.25
+    kept = json.loads(json.dumps(budget.state()))["attributes"]
 
     now[0] += 1e6  # between the runs
-    again = Clock(max_minutes=2)
+    again = TrainingBudget(max_minutes=2)
     vars(again).update(kept)
     again.on_train_begin()
     now[0] += 60
@@ -49,12 +49,12 @@ def test_a_run_by_minutes_counts_time_and_survives_a_restart(now):
 
 
 def test_the_clock_ends_the_run_with_a_checkpoint(now):
-    clock, control = Clock(max_minutes=1), TrainerControl()
-    clock.on_train_begin()
-    clock.on_step_end(None, TrainerState(global_step=1), control)
+    budget, control = TrainingBudget(max_minutes=1), TrainerControl()
+    budget.on_train_begin()
+    budget.on_step_end(None, TrainerState(global_step=1), control)
     assert not control.should_training_stop
     now[0] += 60
-    clock.on_step_end(None, TrainerState(global_step=2), control)
+    budget.on_step_end(None, TrainerState(global_step=2), control)
     assert control.should_training_stop
     assert control.should_save
 
@@ -64,7 +64,7 @@ def test_the_clock_ends_the_run_with_a_checkpoint(now):
 )
 def test_a_clock_needs_one_length(lengths):
     with pytest.raises(InputError, match="max_minutes"):
-        Clock(**lengths)
+        TrainingBudget(**lengths)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -126,7 +126,7 @@ LOGS = {
 
 
 def test_progress_says_what_a_reader_asks():
-    text = progress_text(5, Clock(max_steps=20), LOGS)
+    text = progress_text(5, TrainingBudget(max_steps=20), LOGS)
     for part in (
         "step 5/20",
         "25.0%",
@@ -144,7 +144,7 @@ def test_progress_says_what_a_reader_asks():
 
 @pytest.mark.parametrize(("stream", "lines"), [(io.StringIO(), 3), (Terminal(), 2)])
 def test_progress_lines_pile_up_only_where_they_cannot_be_rewritten(stream, lines):
-    progress = ProgressLine(Clock(max_steps=20), stream)
+    progress = ProgressLine(TrainingBudget(max_steps=20), stream)
     state = TrainerState(global_step=5, is_world_process_zero=True)
     for logs in (LOGS, LOGS, {"heldout_masked_loss": 2.0}, {"train_runtime": 3.0}):
         progress.on_log(None, state, TrainerControl(), logs=logs)
@@ -154,10 +154,12 @@ def test_progress_lines_pile_up_only_where_they_cannot_be_rewritten(stream, line
 
 def test_a_step_line_shows_one_loss():
     """Of fine-tuning that of the examples; the optimizer's is weighed by the size of the batch."""
-    line = progress_text(1, Clock(max_steps=2), {"loss": 0.25, "learning_rate": 1e-3, "train_loss": 0.5})
+    line = progress_text(
+        1, TrainingBudget(max_steps=2), {"loss": 0.25, "learning_rate": 1e-3, "train_loss": 0.5}
+    )
     assert line.count("loss") == 1
     assert "train loss 0.5" in line
-    assert "loss 0.25" in progress_text(1, Clock(max_steps=2), {"loss": 0.25, "learning_rate": 1e-3})
+    assert "loss 0.25" in progress_text(1, TrainingBudget(max_steps=2), {"loss": 0.25, "learning_rate": 1e-3})
 
 
 def test_a_log_holds_no_number_that_json_has_not(tmp_path):

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convbert.training.checkpointing import load_weights, usable_checkpoint
-from convbert.training.checkpoints import checkpoints_in
+from convbert.training.checkpoints import checkpoints_in, load_weights, usable_checkpoint
 from convbert.util.errors import DataWarning, InputError
 from fuzzing import damaged_bytes, damaged_json, outcome
 from training_runs import build, log_of, weights_of

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from convbert.training.arguments import training_arguments
-from convbert.training.callbacks import Clock
-from convbert.training.figures import FigureMeter, area_under_curve
+from convbert.training.callbacks import TrainingBudget
+from convbert.training.metrics import MetricMeter, area_under_curve
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.trainer import ObjectiveTrainer
 
@@ -54,7 +54,7 @@ class Forwards(torch.utils.data.Sampler):
 
 def build(folder, steps: int = 6, **arguments) -> ObjectiveTrainer:
     torch.manual_seed(0)
-    clock, objective = Clock(max_steps=steps), Regression()
+    budget, objective = TrainingBudget(max_steps=steps), Regression()
     optimizer = build_optimizer(objective, learning_rate=0.01)
     options = {
         "batch_size": 4,
@@ -65,14 +65,14 @@ def build(folder, steps: int = 6, **arguments) -> ObjectiveTrainer:
     } | arguments
     return ObjectiveTrainer(
         objective,
-        training_arguments(folder, clock, **options),
-        clock=clock,
+        training_arguments(folder, budget, **options),
+        budget=budget,
         train_dataset=Points(20),
         eval_dataset=Points(11),
         sampler=Forwards(20),
         data_collator=torch.utils.data.default_collate,
         optimizer=optimizer,
-        scheduler=warmup_then_decay(optimizer, 0, clock.fraction_done),
+        scheduler=warmup_then_decay(optimizer, 0, budget.fraction_done),
     )
 
 
@@ -145,7 +145,7 @@ def test_checkpoints_are_kept_to_the_limit_and_hold_no_pickled_weights(tmp_path)
 
 
 def test_figures_are_means_over_things_and_not_over_batches():
-    meter = FigureMeter()
+    meter = MetricMeter()
     meter.add({"a": torch.tensor([1.0, 1.0])})
     meter.add({"a": torch.tensor([2.0, 9.0]), "b": torch.tensor([0.0, 0.0])})
     assert meter.means() == pytest.approx({"a": 0.3})  # of b, nothing was counted
@@ -155,7 +155,7 @@ def test_histograms_become_the_area_under_the_curve_of_all_batches():
     """By its definition: how often a positive scores above a negative; equal scores count half."""
     negatives = torch.randint(0, 8, (2, 30))
     positives = torch.randint(2, 10, (2, 20))
-    meter = FigureMeter()
+    meter = MetricMeter()
     for batch in zip(negatives, positives, strict=True):
         histograms = torch.stack([scores.bincount(minlength=10) for scores in batch])
         meter.add({"auc": histograms, "mean": torch.tensor([1.0, 4.0])})

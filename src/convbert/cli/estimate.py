@@ -10,7 +10,7 @@ from convbert.cli.failures import say
 from convbert.util.schema import to_json
 
 if TYPE_CHECKING:
-    from convbert.pretraining.data import Reading
+    from convbert.pretraining.corpus.reading import Reading
     from convbert.pretraining.dry_run import Estimate
     from convbert.pretraining.recipes import PretrainingPlan
 

@@ -26,6 +26,10 @@ DocumentPerLine = Annotated[
         "--document-per-line", help="Text files: every line is a document. Else empty lines part them."
     ),
 ]
+SkipBadFiles = Annotated[
+    bool,
+    typer.Option("--skip-bad-files", help="Leave out what is empty, damaged or not UTF-8, and count it."),
+]
 Lowercase = Annotated[
     bool | None,
     typer.Option("--lowercase/--cased", help="A vocabulary that is learned folds case. As fits the text."),
@@ -54,7 +58,9 @@ def run(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary that is learned.")] = 30_522,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens in the vocabulary that is learned.", show_default="30522")
+    ] = None,
     lowercase: Lowercase = None,
     keep_accents: KeepAccents = None,
     sequence_length: Annotated[int, typer.Option(help="Tokens in a full sequence.")] = 128,
@@ -65,10 +71,7 @@ def run(
     cross_documents: Annotated[
         bool, typer.Option("--cross-documents", help="Sequences go on into the next document.")
     ] = False,
-    skip_bad_files: Annotated[
-        bool,
-        typer.Option("--skip-bad-files", help="Leave out what is empty, damaged or not UTF-8, and count it."),
-    ] = False,
+    skip_bad_files: SkipBadFiles = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
     engine: Annotated[
         str, typer.Option(help='"local", or "ray": the Ray cluster that is running (RAY_ADDRESS).')
@@ -96,7 +99,7 @@ def run(
         if not sources:
             raise InputError("nothing to prepare: give --corpus or --dataset")
         check_sources(sources)
-        check_tokenizer_options(tokenizer, None, lowercase, keep_accents)
+        check_tokenizer_options(tokenizer, None, vocab_size, lowercase, keep_accents)
     from convbert.pretraining.corpus.packing import Packing
     from convbert.pretraining.corpus.prepare import Preparation
     from convbert.pretraining.corpus.reading import Reading
@@ -114,12 +117,11 @@ def run(
             sources,
             output,
             Packing(sequence_length, min_sequence_length, segments, cross_documents),
-            Reading(text_column, document_per_line),
-            skip_bad_files,
+            Reading(text_column, document_per_line, skip_bad_files),
             workers or _cores(),
             engine,
         )
-        vocabulary = tokenizer or NewVocabulary(vocab_size, lowercase, keep_accents)
+        vocabulary = tokenizer or NewVocabulary(vocab_size or 30_522, lowercase, keep_accents)
         with prepare_line(say) as watch:
             manifest = prepare(preparation, vocabulary, report=say, watch=watch)
     print(json.dumps(_counts(manifest, output), allow_nan=False) if as_json else output)
@@ -139,9 +141,13 @@ def check_sources(sources: Sequence[str]) -> None:
 
 
 def check_tokenizer_options(
-    tokenizer: Path | None, start_from: str | None, lowercase: bool | None, keep_accents: bool | None
+    tokenizer: Path | None,
+    start_from: str | None,
+    vocab_size: int | None,
+    lowercase: bool | None,
+    keep_accents: bool | None,
 ) -> None:
-    """Refuse a tokenizer that is not there, and options that it would have decided.
+    """Refuse a tokenizer that is not there, and options that it would have decided; say that its size is its own.
 
     Raises:
         InputError: naming them.
@@ -149,6 +155,8 @@ def check_tokenizer_options(
     if tokenizer is not None and not tokenizer.is_dir():
         raise InputError(f"{tokenizer}: no tokenizer here: there is no such folder")
     for given, source in (("--tokenizer", tokenizer), ("--start-from", start_from)):
+        if source is not None and vocab_size is not None:
+            say(f"warning: --vocab-size {vocab_size} is not used: {given} brings a vocabulary")
         for option, value in (
             ("--lowercase or --cased", lowercase),
             ("--keep-accents or --strip-accents", keep_accents),

@@ -19,6 +19,7 @@ from convbert.cli.prepare import (
     DocumentPerLine,
     KeepAccents,
     Lowercase,
+    SkipBadFiles,
     TextColumn,
     check_sources,
     check_tokenizer_options,
@@ -58,6 +59,7 @@ def run(
     ] = None,
     text_column: TextColumn = "text",
     document_per_line: DocumentPerLine = False,
+    skip_bad_files: SkipBadFiles = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of a tokenizer; without it one is learned from the corpus.")
     ] = None,
@@ -123,13 +125,13 @@ def run(
     for sources in () if is_over else (corpus, heldout):
         if sources:
             check_sources(sources)
-    check_tokenizer_options(tokenizer, start_from, lowercase, keep_accents)
+    check_tokenizer_options(tokenizer, start_from, vocab_size, lowercase, keep_accents)
     check_model_path(start_from)
-    from convbert.pretraining.data import Reading
+    from convbert.pretraining.corpus.reading import Reading
     from convbert.pretraining.recipes import recipe as find_recipe
     from convbert.pretraining.run import pretrain as train
 
-    reading = Reading(text_column, document_per_line)
+    reading = Reading(text_column, document_per_line, skip_bad_files)
     plan = find_recipe(recipe)
     changes = {
         "objective": objective,

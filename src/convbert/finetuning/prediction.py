@@ -21,7 +21,7 @@ from convbert.finetuning.readers import Row
 from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
 from convbert.inference.outputs import text_vectors
 from convbert.inference.pipelines import FeatureExtraction
-from convbert.inference.tags import entity_spans
+from convbert.inference.tags import group_tags
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -190,8 +190,8 @@ def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) ->
         return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
     record = {**prediction, "tokens": example.inputs["tokens"]}
     if adapter.scheme.marks_spans:
-        spans = sorted(entity_spans(prediction["answer"], adapter.scheme.parts), key=lambda span: span[1])
-        record["entities"] = [_entity(example.inputs, *span) for span in spans]
+        groups = group_tags(prediction["answer"], adapter.scheme.parts)
+        record["entities"] = [_entity(example.inputs, *group) for group in groups if group[0]]
     return record
 
 

@@ -30,8 +30,8 @@ from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.batching import BalancedBatches
-from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
-from convbert.training.checkpointing import usable_checkpoint
+from convbert.training.callbacks import HistoryFile, ProgressLine, StopOnSignal, TrainingBudget
+from convbert.training.checkpoints import usable_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.processes import launched_processes
 
@@ -70,7 +70,7 @@ class SeedTrainer:
         config = read_config(self.source)
         model = ready(build_model(self.source, config, self.adapter, self.plan, self.keep_head), self.source)
         net = add_adapters(model, self.plan) if self.plan.lora_rank else model
-        trainer, clock, stop = self._build_trainer(seed, net, model.config)
+        trainer, budget, stop = self._build_trainer(seed, net, model.config)
         checkpoint = usable_checkpoint(root, self.report)
         if checkpoint is not None:
             self.report(f"resuming from {checkpoint}")
@@ -78,7 +78,7 @@ class SeedTrainer:
         with stop.listening():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         step = trainer.state.global_step
-        if stop.received is not None and clock.fraction_done(step) < 1.0:
+        if stop.received is not None and budget.fraction_done(step) < 1.0:
             self.report(f"stopped by {stop.received.name} at step {step}; resume to go on")
             return None
         trained = net.merge_and_unload() if self.plan.lora_rank else model  # type: ignore[operator]
@@ -96,7 +96,7 @@ class SeedTrainer:
             "steps": step,
             "skipped_steps": trainer.skipped_steps,
             "best_step": trainer.state.best_global_step or step,
-            "minutes": round(clock.seconds / 60, 2),
+            "minutes": round(budget.seconds / 60, 2),
             "device": str(trainer.args.device),
             "bf16": trainer.args.bf16,
         }
@@ -108,17 +108,17 @@ class SeedTrainer:
 
     def _build_trainer(
         self, seed: int, net: nn.Module, config: ConvBertConfig
-    ) -> tuple[FinetuningTrainer, Clock, StopOnSignal]:
+    ) -> tuple[FinetuningTrainer, TrainingBudget, StopOnSignal]:
         plan, root, features = self.plan, self.folder.of_seed(seed).root, self.features
         world_size = launched_processes(self.device).num_processes
         per_process = max(1, plan.batch_size // world_size)
         steps_per_epoch = math.ceil(len(features) / (per_process * world_size))
         planned = max(1, math.ceil(plan.epochs * steps_per_epoch))
-        clock, stop = Clock(min(planned, plan.max_steps or planned)), StopOnSignal()
+        budget, stop = TrainingBudget(min(planned, plan.max_steps or planned)), StopOnSignal()
         interval = max(1, steps_per_epoch // plan.evaluations_per_epoch)
         arguments = training_arguments(
             root,
-            clock,
+            budget,
             batch_size=per_process,
             max_grad_norm=plan.max_grad_norm,
             bf16=uses_bfloat16(self.plan.bf16, self.device),
@@ -150,7 +150,7 @@ class SeedTrainer:
         trainer = FinetuningTrainer(
             objective,
             arguments,
-            clock=clock,
+            budget=budget,
             train_dataset=cast("Dataset", features),
             splits=self.splits,
             labelled=lambda split: self.adapter.features(split.examples, self.tokenizer, plan, training=True),
@@ -162,13 +162,13 @@ class SeedTrainer:
             ),
             callbacks=[
                 stop,
-                EvaluateAtTheEnd(clock),
+                EvaluateAtTheEnd(budget),
                 HistoryFile(root / "log.jsonl"),
-                ProgressLine(clock),
+                ProgressLine(budget),
                 *([EarlyStoppingCallback(plan.patience)] if plan.patience else []),
             ],
         )
-        return trainer, clock, stop
+        return trainer, budget, stop
 
     def _summary(self, seed: int, net: nn.Module, trainer: FinetuningTrainer) -> str:
         trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
@@ -176,7 +176,7 @@ class SeedTrainer:
         precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
         return (
             f"seed {seed}: {trained / 1e6:.1f} M trained parameters; {len(self.features):,} examples or windows of "
-            f"{mean:.0f} tokens on average; {trainer.clock.max_steps} steps, {precision}, {trainer.args.device}"
+            f"{mean:.0f} tokens on average; {trainer.budget.max_steps} steps, {precision}, {trainer.args.device}"
         )
 
     def _write(

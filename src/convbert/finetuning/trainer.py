@@ -22,7 +22,7 @@ from transformers import (
 from convbert.finetuning.data import Feature
 from convbert.finetuning.inference import MAX_TOKENS, Split
 from convbert.inference.engine import plan_batches
-from convbert.training.callbacks import Clock
+from convbert.training.callbacks import TrainingBudget
 from convbert.training.trainer import ObjectiveTrainer
 
 SCORE = "eval_score"
@@ -87,7 +87,7 @@ class FinetuningTrainer(ObjectiveTrainer):
             loss = split.loss(predictions)
             loss = self._loss_of(number) if loss is None else loss
             metrics |= {} if loss is None else {f"{split.name}_loss": loss}
-        self._pace.pause(monotonic() - started)
+        self.throughput.pause(monotonic() - started)
         self.log(dict(metrics))
         metrics[SCORE] = next(iter(metrics.values()))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -119,20 +119,15 @@ class FinetuningTrainer(ObjectiveTrainer):
                 return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def _get_learning_rate(self) -> float:
-        """The head's: the Trainer would log that of the first group, the slowest."""
-        assert self.lr_scheduler is not None
-        return float(max(self.lr_scheduler.get_last_lr()))
-
 
 class EvaluateAtTheEnd(TrainerCallback):
     """Scores the last model, too, where the steps are no multiple of the interval."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, budget: TrainingBudget) -> None:
+        self.budget = budget
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.clock.fraction_done(state.global_step) >= 1.0:
+        if self.budget.fraction_done(state.global_step) >= 1.0:
             control.should_evaluate = True

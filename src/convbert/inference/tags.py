@@ -135,14 +135,18 @@ def as_bio(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> tupl
     return tuple(found)
 
 
+def group_tags(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> list[tuple[str, int, int]]:
+    """(type, first token, last token) of every entity, and of every gap, whose type is ""; see `as_bio`."""
+    groups: list[tuple[str, int, int]] = []
+    before = ""
+    for index, tag in enumerate(as_bio(tags, parts)):
+        if tag.startswith("B-") or (tag == "O") != (before == "O"):
+            groups.append((tag[2:], index, index))
+        groups[-1] = (*groups[-1][:2], index)
+        before = tag
+    return groups
+
+
 def entity_spans(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> set[tuple[str, int, int]]:
-    """(type, first token, last token) of every entity in a row of tags; see `as_bio`."""
-    spans = set()
-    start, kind = 0, ""
-    for index, tag in enumerate([*as_bio(tags, parts), "O"]):
-        if kind and not tag.startswith("I-"):
-            spans.add((kind, start, index - 1))
-            kind = ""
-        if tag.startswith("B-"):
-            start, kind = index, tag[2:]
-    return spans
+    """Those of `group_tags` that are entities."""
+    return {group for group in group_tags(tags, parts) if group[0]}

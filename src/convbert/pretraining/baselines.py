@@ -34,19 +34,22 @@ class BigramModel:
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], is_special: np.ndarray, strength: float = 10.0) -> None:
+        from scipy.sparse import coo_array, csr_array
+
         self.is_special, self.strength = is_special, strength
         self.vocab_size = len(is_special)
         tokens = np.zeros(self.vocab_size, dtype=np.int64)
-        pairs = _PairCounter(self.vocab_size)
+        table = (self.vocab_size, self.vocab_size)
+        pairs = csr_array(table, dtype=np.int64)
         for block in _split(blocks, _BLOCK):
             tokens += np.bincount(block, minlength=self.vocab_size)
             keep = ~(is_special[block[:-1]] | is_special[block[1:]])
-            pairs.add(block[:-1][keep], block[1:][keep])
+            ends = block[:-1][keep], block[1:][keep]
+            pairs += coo_array((np.ones(len(ends[0]), dtype=np.int64), ends), shape=table).tocsr()
         self.counts = np.where(is_special, 0, tokens)
         self.frequency = (self.counts / max(1, self.counts.sum())).astype(np.float32)
-        lefts, rights, counts = pairs.finish()
-        self._after = _SparseRows(lefts, rights, counts, self.vocab_size)
-        self._before = _SparseRows(rights, lefts, counts, self.vocab_size)
+        self._after = pairs.astype(np.float32)
+        self._before = self._after.T.tocsr()
 
     def most_frequent(self) -> int:
         """The id that is guessed when nothing is known."""
@@ -62,10 +65,10 @@ class BigramModel:
 
     def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """(n, V) float32, proportional to each token's probability there; 0 for special tokens."""
-        following = self._after.dense(left) + self.strength * self.frequency
+        following = self._after[left].toarray() + self.strength * self.frequency
         following /= (self.counts[left] + self.strength)[:, None].astype(np.float32)
         following[self.is_special[left]] = self.frequency
-        preceding = self._before.dense(right) + self.strength * self.frequency[right][:, None]
+        preceding = self._before[right].toarray() + self.strength * self.frequency[right][:, None]
         preceding /= (self.counts + self.strength).astype(np.float32)
         preceding[self.is_special[right]] = 1.0
         scores = following * preceding
@@ -104,43 +107,6 @@ def masked_positions(
         parts.append((labels[rows, columns], shown[rows, columns - 1], shown[rows, columns + 1]))
     targets, left, right = (np.concatenate(column) for column in zip(*parts, strict=True))
     return targets, left, right
-
-
-class _PairCounter:
-    """Counts pairs of ids in sorted runs, so that memory grows with distinct pairs and not with the text."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
-        self._codes = np.empty(0, dtype=np.int64)
-        self._counts = np.empty(0, dtype=np.int64)
-
-    def add(self, lefts: np.ndarray, rights: np.ndarray) -> None:
-        codes, counts = np.unique(lefts * self.vocab_size + rights, return_counts=True)
-        merged, places = np.unique(np.concatenate((self._codes, codes)), return_inverse=True)
-        totals = np.bincount(places, weights=np.concatenate((self._counts, counts)), minlength=len(merged))
-        self._codes, self._counts = merged, totals.astype(np.int64)
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Left ids, right ids and counts of the distinct pairs."""
-        return self._codes // self.vocab_size, self._codes % self.vocab_size, self._counts
-
-
-class _SparseRows:
-    """A (V, V) table of counts of which only the entries above zero are kept."""
-
-    def __init__(self, rows: np.ndarray, columns: np.ndarray, counts: np.ndarray, vocab_size: int) -> None:
-        order = np.argsort(rows, kind="stable")
-        self._columns, self._counts = columns[order], counts[order].astype(np.float32)
-        self._starts = np.searchsorted(rows[order], np.arange(vocab_size + 1))
-        self._vocab_size = vocab_size
-
-    def dense(self, rows: np.ndarray) -> np.ndarray:
-        """The rows asked for, (n, V) float32."""
-        table = np.zeros((len(rows), self._vocab_size), dtype=np.float32)
-        for place, row in enumerate(rows):
-            entries = slice(self._starts[row], self._starts[row + 1])
-            table[place, self._columns[entries]] = self._counts[entries]
-        return table
 
 
 def _split(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from convbert.files.atomic import folder_lock
+from convbert.pretraining.corpus.encoding import Vocabulary
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, tell_now_and_then
+from convbert.pretraining.corpus.prepare import Preparation, tell_now_and_then
 from convbert.pretraining.corpus.reading import PLAIN, Reading
 from convbert.pretraining.corpus.shards import (
     MANIFEST,
@@ -29,25 +30,10 @@ from convbert.pretraining.corpus.shards import (
     losses_told,
     prepared_folder,
 )
-from convbert.pretraining.corpus.sources import PathLike, Source, size_told
+from convbert.pretraining.corpus.sources import Corpus, PathLike, size_told
 from convbert.pretraining.masking import uniform
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
-
-__all__ = [
-    "PLAIN",
-    "EpochSampler",
-    "Packing",
-    "PathLike",
-    "Reading",
-    "SequenceDataset",
-    "Source",
-    "open_corpus",
-    "prepare_sequences",
-    "prepared_folder",
-    "tokenizer_fingerprint",
-    "vocabulary_of",
-]
 
 _OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
 _COUNTED_AT_ONCE = 10_000_000  # tokens, of which [UNK] is counted in a moment
@@ -227,7 +213,7 @@ def _below(limit: int, seed: int, number: int, epoch: int, values: np.ndarray) -
 
 
 def prepare_sequences(
-    source: Source,
+    source: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     cache_dir: PathLike,
     packing: Packing,
@@ -249,35 +235,25 @@ def prepare_sequences(
         InputError: the corpus cannot be read, gives no sequence, is damaged, is nothing but `[UNK]`, or was prepared
             with another vocabulary, packing or reading.
     """
-    dataset = _sequences(source, tokenizer, Path(cache_dir, name), packing, name, reading, report)
-    for note in dataset.notes(tokenizer.unk_token_id):
-        report(f"{name}: {note}")
-    return dataset
-
-
-def _sequences(
-    source: Source,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    packing: Packing,
-    name: str,
-    reading: Reading,
-    report: Callable[[str], None],
-) -> SequenceDataset:
     if (prepared := prepared_folder(source)) is not None:
         dataset = open_corpus(prepared, tokenizer, packing)
         was = Reading(dataset.manifest.text_column, dataset.manifest.document_per_line)
-        if reading not in (PLAIN, was):
-            raise InputError(f"{prepared}: was prepared with {was}, not {reading}")
-        return dataset
-    preparation = Preparation(source, folder, packing, reading)
-    vocabulary = vocabulary_of(tokenizer)
-    with folder_lock(folder, "preparing a corpus", wait=True):
-        if preparation.finished(vocabulary) is None:
-            preparation.check_same(vocabulary)  # another run may be reading what is there
-            report(f"tokenising {name}")
-            preparation.run(vocabulary, tell_now_and_then(report))
-    return open_corpus(folder, tokenizer, packing, verify=False)  # it has just been verified, or written
+        asked = dataclasses.replace(reading, skip_bad=False)
+        if asked not in (PLAIN, was):
+            raise InputError(f"{prepared}: was prepared with {was}, not {asked}")
+    else:
+        folder = Path(cache_dir, name)
+        preparation = Preparation(source, folder, packing, reading)
+        vocabulary = vocabulary_of(tokenizer)
+        with folder_lock(folder, "preparing a corpus", wait=True):
+            if preparation.finished(vocabulary) is None:
+                preparation.check_same(vocabulary)  # another run may be reading what is there
+                report(f"tokenising {name}")
+                preparation.run(vocabulary, tell_now_and_then(report))
+        dataset = open_corpus(folder, tokenizer, packing, verify=False)  # just verified, or written
+    for note in dataset.notes(tokenizer.unk_token_id):
+        report(f"{name}: {note}")
+    return dataset
 
 
 def open_corpus(

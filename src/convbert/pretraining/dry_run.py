@@ -16,24 +16,25 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
-from convbert.pretraining.beginning import check_beginning, resolve_tokenizer
-from convbert.pretraining.corpus.reading import PLAIN, Reading, read_pieces
-from convbert.pretraining.corpus.sources import Input, find_sources
-from convbert.pretraining.data import PathLike, Source, prepare_sequences, prepared_folder
-from convbert.pretraining.flops import parameter_counts, step_cost
+from convbert.pretraining.corpus.reading import PLAIN, Reading, read_excerpts
+from convbert.pretraining.corpus.shards import prepared_folder
+from convbert.pretraining.corpus.sources import Corpus, PathLike, TextSource, find_sources
+from convbert.pretraining.cost import parameter_counts, step_cost
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.folder import RunFolder
-from convbert.pretraining.objective import Objective, build_objective
+from convbert.pretraining.objectives import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.run import Run, check_enough
+from convbert.pretraining.warm_start import check_warm_start, resolve_tokenizer
 from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import uses_bfloat16, uses_cpu
-from convbert.training.callbacks import Clock, ProgressLine, StopOnSignal
+from convbert.training.callbacks import ProgressLine, StopOnSignal, TrainingBudget
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 _SAMPLE_BYTES = 2_000_000
 _SAMPLE_FILES = 16
-_PIECE_BYTES = 1 << 18
+_EXCERPT_BYTES = 1 << 18
 _SECONDS = 12.0
 _PILOT_ROWS = 2
 _FOR_EVER = 10**8
@@ -83,7 +84,7 @@ class Estimate:
 
 def dry_run(
     plan: PretrainingPlan,
-    corpus: Source,
+    corpus: Corpus,
     *,
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
     device: str | None = None,
@@ -102,15 +103,17 @@ def dry_run(
     with tempfile.TemporaryDirectory(prefix="convbert-dry-run-") as scratch:
         folder, share = RunFolder(Path(scratch)), 1.0
         if (prepared := prepared_folder(corpus)) is not None:
-            source: Source = prepared
+            source: Corpus = prepared
         else:
             source = folder.root / "sample.txt"
             share = write_sample(find_sources(corpus), source, _SAMPLE_BYTES, reading)
         resolved = resolve_tokenizer(plan, source, folder, tokenizer, lambda message: None)
-        check_beginning(plan, resolved)
+        check_warm_start(plan, resolved)
         train = prepare_sequences(source, resolved, folder.data, plan.packing)
         if share == 1.0:
             check_enough(plan, train)
+        for note in train.notes(resolved.unk_token_id):
+            report(f"{'the corpus' if share == 1.0 else 'a sample of the corpus'}: {note}")
         report(f"timing {_SECONDS:.0f} seconds of training")
         run = Run(_endless(plan), folder, resolved, train, None, device, lambda message: None)
         # A vocabulary learned from the sample may be smaller than the one that the corpus will give.
@@ -157,7 +160,7 @@ def _measure(plan: PretrainingPlan, run: Run, vocab_size: int, share: float) -> 
 # -------------------------------------------------------------------------------------------- corpus
 
 
-def write_sample(sources: Sequence[Input], path: Path, size: int, reading: Reading = PLAIN) -> float:
+def write_sample(sources: Sequence[TextSource], path: Path, size: int, reading: Reading = PLAIN) -> float:
     """Write the beginnings of up to 16 sources, spread over all of them, as one text of about `size` bytes.
 
     Returns:
@@ -173,7 +176,7 @@ def write_sample(sources: Sequence[Input], path: Path, size: int, reading: Readi
     with path.open("w", encoding="utf-8") as sample:
         for source in chosen:
             written = 0
-            for piece, on_disk in read_pieces(source, reading, min(share_of_each // 8 + 1, _PIECE_BYTES)):
+            for piece, on_disk in read_excerpts(source, reading, min(share_of_each // 8 + 1, _EXCERPT_BYTES)):
                 if written >= share_of_each:
                     whole = False
                     break
@@ -278,10 +281,10 @@ class _StopWatch(TrainerCallback):
 
 def _time_steps(objective: Objective, run: Run) -> tuple[float, Any]:
     """Seconds of an optimizer step of the trainer that the run would have, and its measure of utilisation."""
-    trainer = run.build_trainer(objective, Clock(max_steps=_FOR_EVER), StopOnSignal())
+    trainer = run.build_trainer(objective, TrainingBudget(max_steps=_FOR_EVER), StopOnSignal())
     for shown in (ProgressLine, ReportPage):
         trainer.remove_callback(shown)
     watch = _StopWatch(_SECONDS)
     trainer.add_callback(watch)
     trainer.train()
-    return watch.seconds_per_step, trainer.more_figures
+    return watch.seconds_per_step, trainer.more_metrics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,9 +30,15 @@ _MAY_CHANGE = frozenset(
     )
 )
 _LENGTH = ("max_steps", "max_minutes")
-_DRAFT = re.compile(r"\.(model|generator)-\d+|\.vocabulary-\w+")
-"""What a kill may leave half-written: see `write_models` and `train_wordpiece`."""
-
+_DRAFTS = "*/.saving-*"
+"""What a kill may leave half-written: see `atomic_folder`."""
+_FORMER_SWITCHES = {
+    "untied_generator_embeddings": False,
+    "uniform_generator": False,
+    "temperature": 1.0,
+    "disallow_correct": False,
+}
+"""Of plans of earlier versions, with the only values that there still are."""
 
 _FIELDS: Any = {name: (kind, None) for name, kind in get_type_hints(PretrainingPlan).items()}
 _Plan = create_model("_Plan", __base__=Schema, **_FIELDS)
@@ -47,7 +52,7 @@ class _Data(Schema):
     tokenizer: str
 
 
-class _Figures(Schema):
+class _Metrics(Schema):
     """Of `metrics.json`."""
 
     __pydantic_extra__: dict[str, bool | int | float | str | None]
@@ -97,17 +102,17 @@ class RunFolder(run_folder.RunFolder):
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
             stored = as_begun(stored, wanted)
-            changes = differences(stored, {n: v for n, v in wanted.items() if n not in _MAY_CHANGE})
-            if changes:
+            fixed = {name: value for name, value in wanted.items() if name not in _MAY_CHANGE}
+            former = {name: value for name, value in _FORMER_SWITCHES.items() if name in stored}
+            if changes := differences(stored, fixed | former):
                 raise InputError(f"{self.root}: this run was started with another plan: {changes}")
             if self.metrics.exists() and (changes := differences(stored, {n: wanted[n] for n in _LENGTH})):
                 raise InputError(
                     f"{self.root}: this run has finished: {changes}; train on in another folder, "
                     f"with --start-from {self.model}"
                 )
-        for path in [*self.root.glob(".*"), *self.tokenizer.glob(".*")]:
-            if _DRAFT.fullmatch(path.name):
-                shutil.rmtree(path)
+        for path in self.root.glob(_DRAFTS):
+            shutil.rmtree(path)
         write_json(self.plan, wanted)
         return is_new
 
@@ -128,7 +133,7 @@ class RunFolder(run_folder.RunFolder):
             raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
 
     def finished(self, plan: PretrainingPlan, report: Callable[[str], None]) -> dict[str, Any] | None:
-        """The figures of a run that has finished; None where there is something left to do.
+        """The metrics of a run that has finished; None where there is something left to do.
 
         Args:
             report: told where that is to write models again that are gone.
@@ -136,10 +141,10 @@ class RunFolder(run_folder.RunFolder):
         Raises:
             InputError: its models are gone, and there is no checkpoint from which they could be written again.
         """
-        figures = read_record(_Figures, self.metrics)
-        if figures is None:
+        metrics = read_record(_Metrics, self.metrics)
+        if metrics is None:
             return None
-        models = ["model"] if plan.objective == "mlm" or plan.uniform_generator else ["model", "generator"]
+        models = ["model"] if plan.objective == "mlm" else ["model", "generator"]
         lost = [name for name in models if not holds_model(self.root / name)]
         if lost and not checkpoints_in(self.root):
             raise InputError(
@@ -150,7 +155,7 @@ class RunFolder(run_folder.RunFolder):
             report(
                 f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and is written again"
             )
-        return None if lost else figures
+        return None if lost else metrics
 
     def clear(self) -> None:
         """Remove what was written since a `claim` of a new run."""

@@ -58,6 +58,10 @@ class MaskingCollator:
     `attention_mask` (1 on real tokens), `labels` (the true token where it must be predicted, else -100), and
     `token_type_ids` where an item has a second segment. With `sampling`, also `sample_uniforms` (B, T) float32 in
     [0, 1], which decide what a generator puts at each position.
+
+    So that no GPU is waited for to find them: `masked_positions` (n,), where `labels` are not -100, counted row by row;
+    `cu_seqlens` (B + 1,) int32, the bounds of the sequences among the N tokens; and in a batch with padding
+    `token_positions` (N,), where these are.
     """
 
     def __init__(
@@ -85,7 +89,12 @@ class MaskingCollator:
             "input_ids": torch.from_numpy(shown),
             "attention_mask": torch.from_numpy(attention_mask),
             "labels": torch.from_numpy(np.where(predicted, token_ids, IGNORED)),
+            "masked_positions": torch.from_numpy(np.flatnonzero(predicted)),
         }
+        bounds = np.concatenate(([0], attention_mask.sum(axis=1).cumsum()))
+        batch["cu_seqlens"] = torch.from_numpy(bounds.astype(np.int32))
+        if not attention_mask.all():
+            batch["token_positions"] = torch.from_numpy(np.flatnonzero(attention_mask))
         if any("second_segment" in item for item in items):
             starts = np.array([item.get("second_segment", len(positions)) for item in items])
             segments = (np.arange(len(positions)) >= starts[:, None]) & (attention_mask == 1)

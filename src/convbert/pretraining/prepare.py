@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from convbert.files.atomic import atomic_folder, folder_lock, save_tokenizer
-from convbert.pretraining.corpus.prepare import Preparation, Vocabulary, Watch
+from convbert.pretraining.corpus.encoding import Vocabulary
+from convbert.pretraining.corpus.prepare import Preparation, Watch
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import PathLike, overview
 from convbert.pretraining.data import SequenceDataset, tokenizer_fingerprint, vocabulary_of
@@ -93,7 +94,6 @@ def _learn(
         preparation.source,
         output_dir=folder,
         reading=preparation.reading,
-        skip_bad=preparation.skip_bad,
         report=report,
         **settings,
     )
@@ -102,7 +102,7 @@ def _learn(
 
 def _holds(folder: Path, vocabulary: Vocabulary) -> bool:
     """Whether this tokenizer is there; a kill may have left an empty folder, or the vocabulary of another try."""
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / "vocab.txt").exists():  # the last file to come
         return False
     return tokenizer_fingerprint(load_tokenizer(folder)) == vocabulary.fingerprint
 

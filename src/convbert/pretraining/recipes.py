@@ -3,148 +3,171 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from convbert.configuration import ConvBertConfig
-from convbert.pretraining.data import Packing
+from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.masking import Masking
-from convbert.pretraining.replaced_token import generator_config
+from convbert.pretraining.objectives import generator_config
 from convbert.util.errors import InputError
+from convbert.util.settings import Settings, settings
 
-_SIZES = ("small", "medium_small", "base")
 # Shares of masked positions that show [MASK] and a random token.
 _SHOWN = {"rtd": (0.85, 0.0), "mlm": (0.8, 0.1)}
 _MASKED = ("masked_loss", "masked_accuracy")
 _REPLACED = tuple(f"replaced_{what}" for what in ("loss", "accuracy", "precision", "recall", "auc"))
 # What objectives measure on held-out text.
-_FIGURES = {"rtd": (*_MASKED, "sampled_accuracy", *_REPLACED), "mlm": _MASKED}
+_METRICS = {"rtd": (*_MASKED, "sampled_accuracy", *_REPLACED), "mlm": _MASKED}
+
+_FromZero = Annotated[int, Field(ge=0)]
+_FromOne = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainingPlan:
-    """Everything that decides a pre-training run, except the corpus.
-
-    Args:
-        name: of the recipe, for the model card.
-        objective: "rtd", replaced token detection; or "mlm", masked language modelling.
-        size: published size that the model starts from: "small", "medium_small" or "base".
-        model: fields of `ConvBertConfig` that differ from it; `vocab_size` comes from the tokenizer.
-        vocab_size, min_frequency, limit_alphabet: see `train_wordpiece`; unused with a given tokenizer.
-        lowercase, keep_accents: likewise, but refused with a given tokenizer, which has decided it.
-        sequence_length, min_sequence_length, segments, cross_documents: see `Packing`.
-        mask_prob, whole_words: see `Masking`.
-        mask_token_prob, random_token_prob: likewise; None stands for the objective's own, 0.85 and 0 with "rtd", 0.8
-            and 0.1 with "mlm".
-        start_from: a model whose weights the run begins with, in place of random ones: a folder, a name on the Hub, or
-            "embedded". Its vocabulary is the run's, and its architecture must be the plan's.
-        start_generator_from: likewise, for the generator.
-        generator_hidden_size, generator_layers: of "rtd", as fractions of the discriminator's; see
-            `generator_config`.
-        untied_generator_embeddings: the generator has embeddings of its own.
-        uniform_generator: there is no generator: replacements are drawn from the vocabulary, all equally likely.
-        temperature, disallow_correct, generator_weight, discriminator_weight: see `ReplacedTokenDetection`.
-        batch_size: sequences per process and micro-batch.
-        gradient_accumulation_steps: micro-batches per optimizer step.
-        learning_rate: the peak; reached after `warmup_steps`, decayed linearly to zero over the whole run.
-        weight_decay, adam_beta1, adam_beta2, adam_epsilon: of AdamW; norms and biases are not decayed.
-        bias_correction: of AdamW's moments. The original has none.
-        max_grad_norm: gradients are clipped to this norm.
-        max_steps, max_minutes: length of the run in optimizer steps, or in minutes on the clock, evaluations
-            included; exactly one is given. A run by minutes is not reproducible to the digit.
-        bf16: autocast to bfloat16; "auto" where the hardware multiplies it.
-        compile: run the model through `torch.compile`.
-        fsdp: shard parameters, gradients and optimizer over the processes, which need GPUs.
-        dataloader_workers: processes that prepare batches; None chooses, see `training_arguments`.
-        max_skipped_steps: a step whose loss or gradient is not finite changes nothing; so many in a row end the run.
-        gradient_checkpointing: keep only each layer's input and compute the rest again when it is needed: less
-            memory, about a third more time.
-        log_every, evaluate_every, save_every: intervals in optimizer steps.
-        keep_checkpoints: so many, the newest, are kept.
-        best_figure: of the held-out text, as "masked_loss"; the checkpoint where it is best is kept, too, and becomes
-            the model when the run has finished.
-        report_to: "tensorboard", or another of transformers' integrations.
-        seed: of initial weights, data order and training masks.
-        heldout_seed: of the masks of held-out text, which are the same at every evaluation.
-    """
+@settings
+class PretrainingPlan(Settings):
+    """Everything that decides a pre-training run, except the corpus."""
 
     name: str
-    objective: str = "rtd"
-    size: str = "small"
-    model: dict[str, Any] = field(default_factory=dict)
-    vocab_size: int = 30522
-    lowercase: bool | None = None
-    keep_accents: bool | None = None
-    min_frequency: int = 2
-    limit_alphabet: int | None = None
-    sequence_length: int = 128
-    min_sequence_length: int = 16
-    segments: str = "one"
-    cross_documents: bool = False
-    mask_prob: float = 0.15
-    mask_token_prob: float | None = None
-    random_token_prob: float | None = None
-    whole_words: bool = False
+    """Of the recipe, for the model card."""
+
+    # -- model
+    objective: Literal["rtd", "mlm"] = "rtd"
+    """"rtd", replaced token detection; or "mlm", masked language modelling."""
+    size: Literal["small", "medium_small", "base"] = "small"
+    """Published size that the model is derived from."""
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `ConvBertConfig` that differ from it; `vocab_size` comes from the tokenizer."""
     start_from: str | None = None
+    """A model whose weights the run begins with, in place of random ones: a folder, a name on the Hub, or "embedded".
+    Its vocabulary is the run's, and its architecture must be the plan's."""
     start_generator_from: str | None = None
-    generator_hidden_size: float = 0.25
-    generator_layers: float = 1.0
-    untied_generator_embeddings: bool = False
-    uniform_generator: bool = False
-    temperature: float = 1.0
-    disallow_correct: bool = False
-    generator_weight: float = 1.0
-    discriminator_weight: float = 50.0
-    batch_size: int = 128
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.01
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-6
-    bias_correction: bool = False
-    max_grad_norm: float = 1.0
-    warmup_steps: int = 10_000
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    bf16: bool | str = "auto"
-    compile: bool = False
-    fsdp: bool = False
-    dataloader_workers: int | None = None
-    max_skipped_steps: int = 20
+    """Likewise, for the generator."""
     gradient_checkpointing: bool = False
-    log_every: int = 50
-    evaluate_every: int = 1000
-    save_every: int = 1000
-    keep_checkpoints: int = 2
+    """Keep only each layer's input and compute the rest again when it is needed: less memory, about a third more
+    time."""
+
+    # -- vocabulary and data
+    vocab_size: _FromOne = 30522
+    """Tokens of a vocabulary that is learned; this and the next two are unused with a given tokenizer."""
+    min_frequency: _FromOne = 2
+    """A pair of pieces seen less often is not joined."""
+    limit_alphabet: _FromOne | None = None
+    """Distinct characters kept, at most."""
+    lowercase: bool | None = None
+    """Fold case in a vocabulary that is learned; null lets the text decide. Refused with a given tokenizer."""
+    keep_accents: bool | None = None
+    """Likewise, keep accents and vowel signs."""
+    sequence_length: int = 128
+    """Tokens in a full sequence, special tokens included."""
+    min_sequence_length: int = 16
+    """Shorter rests of documents are dropped."""
+    segments: str = "one"
+    """"one" or "two", the original's sentence pairs; see `Packing`."""
+    cross_documents: bool = False
+    """Sequences go on into the next document."""
+
+    # -- masking
+    mask_prob: float = 0.15
+    """Share of the tokens that are predicted; see `Masking`."""
+    mask_token_prob: float | None = None
+    """Of those, the share that shows [MASK]; null stands for the objective's own, 0.85 with "rtd", 0.8 with "mlm"."""
+    random_token_prob: float | None = None
+    """Of those, the share that shows a random token; null stands for 0 with "rtd", 0.1 with "mlm"."""
+    whole_words: bool = False
+    """Predict all pieces of a word or none."""
+
+    # -- generator, of "rtd"
+    generator_hidden_size: _Positive = 0.25
+    """Width and heads of the generator, as a fraction of the discriminator's."""
+    generator_layers: _Positive = 1.0
+    """Layers of the generator, likewise."""
+    generator_weight: _NotNegative = 1.0
+    """Of the generator's loss."""
+    discriminator_weight: _NotNegative = 50.0
+    """Of the discriminator's loss."""
+
+    # -- optimizer
+    batch_size: _FromOne = 128
+    """Sequences per process and micro-batch."""
+    gradient_accumulation_steps: _FromOne = 1
+    """Micro-batches per optimizer step."""
+    learning_rate: _Positive = 3e-4
+    """The peak; reached after `warmup_steps`, decayed linearly to zero over the whole run."""
+    warmup_steps: _FromZero = 10_000
+    """Optimizer steps in which the learning rate rises."""
+    weight_decay: _NotNegative = 0.01
+    """Of AdamW; norms and biases are not decayed."""
+    adam_beta1: _Share = 0.9
+    """Of AdamW."""
+    adam_beta2: _Share = 0.999
+    """Of AdamW."""
+    adam_epsilon: _NotNegative = 1e-6
+    """Of AdamW."""
+    bias_correction: bool = False
+    """Of AdamW's moments. The original has none."""
+    max_grad_norm: _Positive = 1.0
+    """Gradients are clipped to this norm."""
+
+    # -- run
+    max_steps: _FromOne | None = None
+    """Length of the run in optimizer steps; either this or `max_minutes` is given."""
+    max_minutes: _Positive | None = None
+    """Length of the run in minutes, evaluations included. Such a run is not reproducible to the digit."""
+    bf16: bool | Literal["auto"] = "auto"
+    """Autocast to bfloat16; "auto" where the hardware multiplies it."""
+    compile: bool = False
+    """Run the model through `torch.compile`."""
+    fsdp: bool = False
+    """Shard parameters, gradients and optimizer over the processes, which need GPUs."""
+    dataloader_workers: _FromZero | None = None
+    """Processes that prepare batches; null chooses, see `training_arguments`."""
+    max_skipped_steps: _FromOne = 20
+    """A step whose loss or gradient is not finite changes nothing; so many in a row end the run."""
+    log_every: _FromOne = 50
+    """Optimizer steps between entries of the log."""
+    evaluate_every: _FromOne = 1000
+    """Optimizer steps between evaluations on held-out text."""
+    save_every: _FromOne = 1000
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: _FromOne = 2
+    """So many, the newest, are kept."""
     best_figure: str | None = None
+    """A metric of the held-out text, as "masked_loss"; the checkpoint where it is best is kept, too, and becomes the
+    model when the run has finished."""
     report_to: str | None = None
-    seed: int = 0
-    heldout_seed: int = 1
+    """"tensorboard", or another of transformers' integrations."""
+    seed: _FromZero = 0
+    """Of initial weights, data order and training masks."""
+    heldout_seed: _FromZero = 1
+    """Of the masks of held-out text, which are the same at every evaluation."""
 
     def __post_init__(self) -> None:
-        if self.objective not in _SHOWN:
-            raise InputError(f"objective must be 'rtd' or 'mlm', got {self.objective!r}")
-        if self.size not in _SIZES:
-            raise InputError(f"size must be one of {', '.join(_SIZES)}; got {self.size!r}")
         if (self.max_steps is None) == (self.max_minutes is None):
             raise InputError(
                 "give either max_steps or max_minutes, "
                 f"got max_steps={self.max_steps} and max_minutes={self.max_minutes}"
             )
-        if self.bf16 not in (True, False, "auto"):
-            raise InputError(f"bf16 must be True, False or 'auto', got {self.bf16!r}")
-        for name in ("lowercase", "keep_accents"):
-            if getattr(self, name) not in (True, False, None):
-                raise InputError(f"{name} must be True, False or None, got {getattr(self, name)!r}")
-        if self.start_generator_from is not None and (self.objective != "rtd" or self.uniform_generator):
+        if self.start_generator_from is not None and self.objective != "rtd":
             raise InputError("start_generator_from is given, and this plan has no generator")
-        if self.best_figure not in (None, *_FIGURES[self.objective]):
-            told = ", ".join(_FIGURES[self.objective])
-            raise InputError(f"best_figure must be one of {told}; got {self.best_figure!r}")
-        self._check_ranges()
-        self._check_model()
+        if self.best_figure not in (None, *_METRICS[self.objective]):
+            names = ", ".join(_METRICS[self.objective])
+            raise InputError(f"best_figure must be one of {names}; got {self.best_figure!r}")
+        # Build what the fields describe, so that a contradiction shows before any work is done.
+        _ = self.masking, self.packing
+        config = self.model_config(self.vocab_size)
+        config.check_sizes()
+        if self.objective == "rtd":
+            self.generator_config(config)
+        if self.sequence_length > config.max_position_embeddings:
+            raise InputError(
+                f"sequence_length ({self.sequence_length}) exceeds the model's max_position_embeddings "
+                f"({config.max_position_embeddings})"
+            )
 
     @property
     def masking(self) -> Masking:
@@ -167,12 +190,7 @@ class PretrainingPlan:
 
     def generator_config(self, config: ConvBertConfig) -> ConvBertConfig:
         """The configuration of the generator beside a discriminator of configuration `config`."""
-        return generator_config(
-            config,
-            self.generator_hidden_size,
-            self.generator_layers,
-            own_embeddings=self.untied_generator_embeddings,
-        )
+        return generator_config(config, self.generator_hidden_size, self.generator_layers)
 
     def override(self, **changes: Any) -> PretrainingPlan:
         """A copy with some fields changed; fields of `ConvBertConfig` are recognised by their names, too.
@@ -193,7 +211,7 @@ class PretrainingPlan:
             own["max_steps"] = None
         elif "max_steps" in own and "max_minutes" not in own:
             own["max_minutes"] = None
-        return dataclasses.replace(self, **own)
+        return super().override(**own)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, with everything that was left to the objective filled in."""
@@ -202,52 +220,7 @@ class PretrainingPlan:
             "mask_token_prob": masking.mask_token_prob,
             "random_token_prob": masking.random_token_prob,
         }
-        return dataclasses.asdict(self) | shown
-
-    def _check_ranges(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"{name} must be a finite number, got {value!r}")
-        for name in (
-            *("vocab_size", "batch_size", "gradient_accumulation_steps"),
-            *("log_every", "evaluate_every", "save_every", "keep_checkpoints", "max_skipped_steps"),
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in (
-            *("max_steps", "max_minutes", "learning_rate", "max_grad_norm"),
-            *("temperature", "generator_hidden_size", "generator_layers"),
-        ):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
-                raise InputError(f"{name} must be a number above 0, got {value!r}")
-        workers = self.dataloader_workers
-        if workers is not None and not (isinstance(workers, int) and workers >= 0):
-            raise InputError(f"dataloader_workers must be a number of processes, got {workers!r}")
-        if self.max_steps is not None and not isinstance(self.max_steps, int):
-            raise InputError(f"max_steps must be a whole number, got {self.max_steps!r}")
-        for name in (
-            *("warmup_steps", "weight_decay", "adam_epsilon", "seed", "heldout_seed"),
-            *("generator_weight", "discriminator_weight"),
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a number and not negative, got {getattr(self, name)}")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-
-    def _check_model(self) -> None:
-        """Build what the fields describe, so that a contradiction shows before any work is done."""
-        _ = self.masking, self.packing
-        config = self.model_config(self.vocab_size)
-        config.check_sizes()
-        if self.objective == "rtd":
-            self.generator_config(config)
-        if self.sequence_length > config.max_position_embeddings:
-            raise InputError(
-                f"sequence_length ({self.sequence_length}) exceeds the model's max_position_embeddings "
-                f"({config.max_position_embeddings})"
-            )
+        return super().to_dict() | shown
 
 
 _UNDECIDED = {"lowercase": (True,), "keep_accents": (None,), "limit_alphabet": (100, 300, 1000)}
@@ -268,8 +241,8 @@ def as_begun(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return {**stored, **kept}
 
 
-_PLAN_FIELDS = {plan_field.name for plan_field in dataclasses.fields(PretrainingPlan)}
-_MODEL_FIELDS = {plan_field.name for plan_field in dataclasses.fields(ConvBertConfig)} - {"vocab_size"}
+_PLAN_FIELDS = {field.name for field in dataclasses.fields(PretrainingPlan)}
+_MODEL_FIELDS = {field.name for field in dataclasses.fields(ConvBertConfig)} - {"vocab_size"}
 
 
 def smoke(**overrides: Any) -> PretrainingPlan:

@@ -17,30 +17,26 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from convbert.files.atomic import folder_lock
 from convbert.pretraining import baselines
-from convbert.pretraining.beginning import begin, check_beginning, resolve_tokenizer
-from convbert.pretraining.corpus.sources import Input, find_sources, overview
+from convbert.pretraining.corpus.reading import PLAIN, Reading
+from convbert.pretraining.corpus.shards import prepared_folder
+from convbert.pretraining.corpus.sources import Corpus, PathLike, TextSource, find_sources, overview
 from convbert.pretraining.data import (
-    PLAIN,
     EpochSampler,
-    PathLike,
-    Reading,
     SequenceDataset,
-    Source,
     open_corpus,
     prepare_sequences,
-    prepared_folder,
     tokenizer_fingerprint,
 )
+from convbert.pretraining.export import write_models
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.masking import MaskingCollator
-from convbert.pretraining.objective import Objective, build_objective
-from convbert.pretraining.outcome import write_models
+from convbert.pretraining.objectives import Objective, build_objective
 from convbert.pretraining.recipes import PretrainingPlan
-from convbert.pretraining.watching import ReportPage, watch
+from convbert.pretraining.warm_start import check_warm_start, resolve_tokenizer, warm_start
+from convbert.pretraining.watching import ReportPage
 from convbert.training.arguments import training_arguments, uses_bfloat16
-from convbert.training.callbacks import Clock, HistoryFile, ProgressLine, StopOnSignal
-from convbert.training.checkpointing import load_weights, usable_checkpoint
-from convbert.training.checkpoints import checkpoint_folder
+from convbert.training.callbacks import HistoryFile, ProgressLine, StopOnSignal, TrainingBudget
+from convbert.training.checkpoints import checkpoint_folder, load_weights, usable_checkpoint
 from convbert.training.optimizer import build_optimizer, warmup_then_decay
 from convbert.training.processes import launched_processes, main_first, report_of
 from convbert.training.trainer import ObjectiveTrainer
@@ -73,11 +69,11 @@ class PretrainingResult:
 
 def pretrain(
     plan: PretrainingPlan,
-    corpus: Source,
+    corpus: Corpus,
     output_dir: PathLike,
     *,
     tokenizer: PathLike | PreTrainedTokenizerBase | None = None,
-    heldout: Source | None = None,
+    heldout: Corpus | None = None,
     data_dir: PathLike | None = None,
     reading: Reading = PLAIN,
     device: str | None = None,
@@ -115,8 +111,8 @@ def pretrain(
     # What can be refused before any work.
     if not folder.metrics.exists():
         _check_sources(corpus, heldout, report)
-    clock = Clock(plan.max_steps, plan.max_minutes)
-    arguments_of(plan, folder.root, clock, device, evaluates=heldout is not None)
+    budget = TrainingBudget(plan.max_steps, plan.max_minutes)
+    arguments_of(plan, folder.root, budget, device, evaluates=heldout is not None)
     with folder_lock(folder.root, "training") if is_main else nullcontext():
         is_new = main_first(processes, lambda: is_main and folder.claim(plan))
         if (metrics := folder.finished(plan, report)) is not None:
@@ -128,9 +124,9 @@ def pretrain(
 
         def begin_run() -> Run:
             resolved = resolve_tokenizer(plan, corpus, folder, tokenizer, report, reading)
-            check_beginning(plan, resolved)
+            check_warm_start(plan, resolved)
 
-            def prepare(source: Source, name: str) -> SequenceDataset:
+            def prepare(source: Corpus, name: str) -> SequenceDataset:
                 return prepare_sequences(
                     source, resolved, cache, plan.packing, name=name, reading=reading, report=report
                 )
@@ -153,9 +149,9 @@ def pretrain(
         return run.execute()
 
 
-def _check_sources(corpus: Source, heldout: Source | None, report: Report) -> None:
+def _check_sources(corpus: Corpus, heldout: Corpus | None, report: Report) -> None:
     """Refuse what is not there, tell what is, and of held-out text that is trained on."""
-    found: list[set[Input]] = []
+    found: list[set[TextSource]] = []
     for name, source in (("train", corpus), ("heldout", heldout)):
         found.append(set())
         if source is None:
@@ -171,7 +167,7 @@ def _check_sources(corpus: Source, heldout: Source | None, report: Report) -> No
 
 
 def arguments_of(
-    plan: PretrainingPlan, root: Path, clock: Clock, device: str | None, *, evaluates: bool
+    plan: PretrainingPlan, root: Path, budget: TrainingBudget, device: str | None, *, evaluates: bool
 ) -> TrainingArguments:
     """What the Trainer is told of a plan.
 
@@ -185,7 +181,7 @@ def arguments_of(
     has_best = evaluates and plan.best_figure is not None
     arguments = training_arguments(
         root,
-        clock,
+        budget,
         batch_size=plan.batch_size,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         max_grad_norm=plan.max_grad_norm,
@@ -239,13 +235,13 @@ class Run:
         set_seed(self.plan.seed)
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
         objective = build_objective(self.plan, config)
-        clock, stop = Clock(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
-        trainer = self.build_trainer(objective, clock, stop)
+        budget, stop = TrainingBudget(self.plan.max_steps, self.plan.max_minutes), StopOnSignal()
+        trainer = self.build_trainer(objective, budget, stop)
         checkpoint = usable_checkpoint(self.folder.root, self.report)
         if checkpoint is not None:
             self.report(f"going on from {checkpoint}")
         else:
-            for name, source in begin(objective, self.plan).items():
+            for name, source in warm_start(objective, self.plan).items():
                 self.report(f"{name}: begins with the weights of {source}")
         self.report(self._summary(objective, trainer))
         if (steps := self.plan.max_steps) is not None and self.plan.warmup_steps > steps / 2:
@@ -257,13 +253,13 @@ class Run:
             trainer.train(resume_from_checkpoint=checkpoint)
         step = trainer.state.global_step
         notes = self._data_notes()
-        if stop.received is not None and clock.fraction_done(step) < 1.0:
+        if stop.received is not None and budget.fraction_done(step) < 1.0:
             for note in notes:
                 self.report(note)
             self.report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
             return PretrainingResult(stop.received, model_dir=None, metrics={})
         best = trainer.state.best_global_step if self.plan.best_figure is not None else None
-        metrics = self._final_metrics(trainer, clock, best)
+        metrics = self._final_metrics(trainer, budget, best)
         if notes:
             metrics["data_notes"] = "; ".join(notes)
         if trainer.is_fsdp_enabled or best not in (None, step):
@@ -281,23 +277,15 @@ class Run:
         trainer.accelerator.wait_for_everyone()
         return PretrainingResult(None, model_dir=self.folder.model, metrics=metrics)
 
-    def build_trainer(self, objective: Objective, clock: Clock, stop: StopOnSignal) -> ObjectiveTrainer:
+    def build_trainer(
+        self, objective: Objective, budget: TrainingBudget, stop: StopOnSignal
+    ) -> ObjectiveTrainer:
         """Everything but the objective: the optimizer, the engine, and what watches it."""
         plan = self.plan
         arguments = arguments_of(
-            plan, self.folder.root, clock, self.device, evaluates=self.heldout is not None
+            plan, self.folder.root, budget, self.device, evaluates=self.heldout is not None
         )
-        page, utilisation = watch(
-            self.folder.page,
-            plan,
-            objective,
-            clock,
-            self.train,
-            self.heldout,
-            self.tokenizer,
-            arguments,
-            self.report,
-        )
+        page = ReportPage(self, objective, budget, arguments)
         optimizer = build_optimizer(
             objective.to(arguments.device),
             learning_rate=plan.learning_rate,
@@ -309,19 +297,19 @@ class Run:
         return ObjectiveTrainer(
             objective,
             arguments,
-            clock=clock,
+            budget=budget,
             train_dataset=self.train,
             eval_dataset=self.heldout,
             sampler=EpochSampler(len(self.train), plan.seed),
             data_collator=self.collator(plan.seed),
-            heldout_collator=self.collator(plan.heldout_seed),
+            eval_collator=self.collator(plan.heldout_seed),
             optimizer=optimizer,
             # The original's rate in a step is that of its schedule after the step, warm-up and decay alike.
             scheduler=warmup_then_decay(
-                optimizer, plan.warmup_steps, lambda taken: clock.fraction_done(taken + 1)
+                optimizer, plan.warmup_steps, lambda taken: budget.fraction_done(taken + 1)
             ),
-            callbacks=[stop, HistoryFile(self.folder.log), ProgressLine(clock), page],
-            more_figures=utilisation,
+            callbacks=[stop, HistoryFile(self.folder.log), ProgressLine(budget), page],
+            more_metrics=page.utilisation,
             max_skipped_steps=plan.max_skipped_steps,
         )
 
@@ -349,7 +337,9 @@ class Run:
                 notes += [f"{name}: {note}" for note in dataset.notes(self.tokenizer.unk_token_id)]
         return notes
 
-    def _final_metrics(self, trainer: ObjectiveTrainer, clock: Clock, best: int | None) -> dict[str, Any]:
+    def _final_metrics(
+        self, trainer: ObjectiveTrainer, budget: TrainingBudget, best: int | None
+    ) -> dict[str, Any]:
         steps, arguments = trainer.state.global_step, trainer.args
         batch = self.plan.batch_size * self.plan.gradient_accumulation_steps * arguments.world_size
         epochs = steps * batch / len(self.train)
@@ -357,7 +347,7 @@ class Run:
             "steps": steps,
             "epochs": round(epochs, 3),
             "tokens_seen": round(epochs * self.train.count_tokens()),
-            "minutes": round(clock.seconds / 60, 2),
+            "minutes": round(budget.seconds / 60, 2),
             "device": str(arguments.device),
             "bf16": arguments.bf16,
             "torch": torch.__version__,
@@ -388,10 +378,10 @@ def check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
 
 
 def _evaluation_at(step: int, trainer: ObjectiveTrainer) -> dict[str, float]:
-    """The held-out figures of that step, if there was an evaluation."""
+    """The held-out metrics of that step, if there was an evaluation."""
     found = [
         {name: value for name, value in entry.items() if name.startswith("heldout_")}
         for entry in trainer.state.log_history
         if entry["step"] == step
     ]
-    return next((figures for figures in reversed(found) if figures), {})
+    return next((metrics for metrics in reversed(found) if metrics), {})

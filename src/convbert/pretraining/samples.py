@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.masking import choose_positions, number_to_predict, pad, uniform
-from convbert.pretraining.sampling import sample_tokens, uniform_tokens
+from convbert.pretraining.objectives import sample_tokens
 
 _MOST_TOKENS = 40
 """Of a sentence; longer ones are cut for a reader."""
@@ -120,16 +120,11 @@ class Probe:
 
     def _ask(self, filler: Any, judge: Any) -> Samples:
         shown = self.ids.copy()
-        filled: list[Filled] = []
-        if filler is not None:
-            masked = np.where(self.masked, self.tokenizer.mask_token_id, self.ids)
-            logits = filler(
-                **self._batch(masked, filler), logits_to_keep=torch.from_numpy(self.masked).to(filler.device)
-            ).logits
-            filled = self._filled(logits.float().softmax(-1).cpu().numpy())
-            shown[self.masked] = sample_tokens(logits.cpu(), self.draws).numpy()
-        elif judge is not None:
-            shown[self.masked] = uniform_tokens(self.draws, len(self.tokenizer)).numpy()
+        masked = np.where(self.masked, self.tokenizer.mask_token_id, self.ids)
+        positions = torch.from_numpy(self.masked).to(filler.device)
+        logits = filler(**self._batch(masked, filler), logits_to_keep=positions).logits
+        filled = self._filled(logits.float().softmax(-1).cpu().numpy())
+        shown[self.masked] = sample_tokens(logits.cpu(), self.draws).numpy()
         if judge is None:
             return Samples(tuple(filled))
         suspicion = judge(**self._batch(shown, judge)).logits.float().sigmoid().cpu().numpy()

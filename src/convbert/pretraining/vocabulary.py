@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerBase
 
-from convbert.pretraining.corpus.reading import PLAIN, Reading, Sources
-from convbert.pretraining.corpus.sources import PathLike, Source, find_sources
+from convbert.files.atomic import atomic_folder
+from convbert.pretraining.corpus.reading import PLAIN, CorpusReader, Reading
+from convbert.pretraining.corpus.sources import Corpus, PathLike, find_sources
 from convbert.tokenization import SPECIAL_TOKENS, ConvBertTokenizerFast
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
@@ -35,7 +34,7 @@ _SAMPLE = 500
 
 
 def train_wordpiece(
-    files: Source,
+    files: Corpus,
     vocab_size: int,
     output_dir: PathLike,
     *,
@@ -45,7 +44,6 @@ def train_wordpiece(
     coverage: float = 0.9995,
     limit_alphabet: int | None = None,
     reading: Reading = PLAIN,
-    skip_bad: bool = False,
     report: Report = lambda message: None,
 ) -> PreTrainedTokenizerBase:
     """Learn a WordPiece vocabulary and write `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`.
@@ -65,14 +63,14 @@ def train_wordpiece(
             characters the most frequent ones are kept until they reach it. Text with others becomes [UNK]. Each
             may take two rows, at the start of a word and inside.
         limit_alphabet: distinct characters kept at most, whatever they cover.
-        reading, skip_bad: see `Sources`.
+        reading: how text is taken from the files.
         report: is told what was chosen, what was left out, and the share of [UNK] that remains.
 
     Raises:
         InputError: the corpus is missing, empty or not UTF-8, or a size cannot be met.
     """
     _check_sizes(vocab_size, min_frequency, coverage, limit_alphabet)
-    sources = Sources(find_sources(files), reading, skip_bad)
+    sources = CorpusReader(find_sources(files), reading)
     raw, sample = _survey(sources)
     normalizer, strip_accents = _choose_normalizer(raw, lowercase, keep_accents, report)
     backend = Tokenizer(WordPiece(unk_token="[UNK]"))
@@ -142,7 +140,7 @@ def _check_sizes(vocab_size: int, min_frequency: int, coverage: float, limit_alp
         raise InputError(f"coverage must be a share above 0 and up to 1, got {coverage}")
 
 
-def _survey(sources: Sources) -> tuple[Counter[str], list[str]]:
+def _survey(sources: CorpusReader) -> tuple[Counter[str], list[str]]:
     """How often each character occurs, and paragraphs drawn from all over the corpus."""
     counts: Counter[str] = Counter()
     sample: list[str] = []
@@ -261,20 +259,10 @@ def _report_unknown(tokenizer: PreTrainedTokenizerBase, sample: list[str], repor
 
 
 def _save(pieces: list[str], output_dir: Path, lowercase: bool, strip_accents: bool | None) -> None:
-    """Write beside `output_dir` first, then move each finished file into it."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".vocabulary-", dir=output_dir))
-    try:
+    with atomic_folder(output_dir) as draft:
         vocabulary = draft / "vocab.txt"
         vocabulary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
         tokenizer = ConvBertTokenizerFast(
             vocab=os.fspath(vocabulary), do_lower_case=lowercase, strip_accents=strip_accents
         )
         tokenizer.save_pretrained(draft)
-        # The file that says that there is a tokenizer comes last, so that none is half there.
-        for file in sorted(draft.iterdir(), key=lambda file: file.name == "tokenizer.json"):
-            os.replace(file, output_dir / file.name)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from time import monotonic, strftime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from convbert.files.atomic import atomic_write
+from convbert.pretraining.cost import parameter_counts, step_cost
 from convbert.pretraining.data import SequenceDataset
-from convbert.pretraining.flops import parameter_counts, step_cost
-from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Probe, Samples
-from convbert.training.callbacks import Clock, duration
+from convbert.training.callbacks import TrainingBudget, duration
 from convbert.training.utilisation import Utilisation, peak_of
+
+if TYPE_CHECKING:
+    from convbert.pretraining.run import Run
 
 _SHARE = 0.01
 """Of a run's time that may go into the page."""
@@ -38,29 +33,46 @@ class ReportPage(TrainerCallback):
     A page that cannot be written does not end the run.
 
     Args:
-        path: of the page.
-        clock: of the run.
+        run: whose page it is.
         objective: whose models are asked; see `Probe`.
-        probe: None leaves the samples out.
-        plan, facts, flops: see `Watched`.
-        report: told when the page cannot be written.
+        arguments: of the Trainer: device, precision, processes.
     """
 
     def __init__(
-        self,
-        path: Path,
-        clock: Clock,
-        objective: nn.Module,
-        probe: Probe | None,
-        *,
-        plan: Mapping[str, Any],
-        facts: Mapping[str, Any],
-        flops: Mapping[str, float],
-        report: Callable[[str], None],
+        self, run: Run, objective: nn.Module, budget: TrainingBudget, arguments: TrainingArguments
     ) -> None:
-        self.path, self.clock, self.objective, self.probe = path, clock, objective, probe
-        self.plan, self.facts, self.flops, self.report = plan, facts, flops, report
+        plan, train = run.plan, run.train
+        self.run, self.objective, self.budget = run, objective, budget
         self._next = 0.0
+        cost = step_cost(
+            objective,
+            sequences=plan.batch_size * plan.gradient_accumulation_steps * arguments.world_size,
+            length=train.count_tokens() / len(train),
+            mask_prob=plan.mask_prob,
+        )
+        peak = peak_of(arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
+        self.flops = cost.parts
+        self.utilisation = Utilisation(cost.flops / cost.tokens, peak, arguments.world_size)
+        # Sharded models cannot be asked by one process alone.
+        self.probe = (
+            None if arguments.fsdp else Probe(run.heldout or train, run.tokenizer, mask_prob=plan.mask_prob)
+        )
+        objective_name = "replaced token detection" if plan.objective == "rtd" else "masked language model"
+        self.facts = {
+            "model": f"{plan.size}, {objective_name}",
+            "begins with the weights of": plan.start_from,
+            "training text": _text(train),
+            "held-out text": "none" if run.heldout is None else _text(run.heldout),
+            **{f"parameters, {name}": count for name, count in parameter_counts(objective).items()},
+            "tokens in a step": round(cost.tokens),
+            "FLOPs in a step": f"{cost.flops:.4g}",
+            "processes": arguments.world_size,
+            "device": str(arguments.device),
+            "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
+            "peak of the device": str(peak),
+            "torch": torch.__version__,
+            "started": strftime("%Y-%m-%d %H:%M"),
+        }
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if monotonic() >= self._next:
@@ -75,85 +87,38 @@ class ReportPage(TrainerCallback):
         """Write the page as things stand.
 
         Args:
-            metrics: final figures, which say that the run is over.
+            metrics: final metrics, which say that the run is over.
         """
         if not state.is_world_process_zero:
             return
         started = monotonic()
         html = report_html(
             Watched(
-                name=str(self.plan.get("name", "")),
+                name=self.run.plan.name,
                 status=self._status(state, finished=metrics is not None),
-                fraction_done=self.clock.fraction_done(state.global_step),
+                fraction_done=self.budget.fraction_done(state.global_step),
                 history=state.log_history,
-                plan=self.plan,
+                plan=self.run.plan.to_dict(),
                 facts=self.facts,
                 flops=self.flops,
                 samples=Samples() if self.probe is None else self.probe(self.objective),
                 metrics=metrics or {},
             )
         )
+        path = self.run.folder.page
         try:
-            atomic_write(self.path, html)
+            atomic_write(path, html)
         except OSError as error:
-            self.report(f"{self.path}: cannot be written: {error.strerror or error}")
+            self.run.report(f"{path}: cannot be written: {error.strerror or error}")
         self._next = monotonic() + (monotonic() - started) / _SHARE
 
     def _status(self, state: TrainerState, finished: bool) -> str:
-        clock, step = self.clock, state.global_step
-        of = "" if clock.max_steps is None else f" of {clock.max_steps:,}"
-        spent = f"step {step:,}{of}, {clock.fraction_done(step):.1%}, {duration(clock.seconds)} of training"
+        budget, step = self.budget, state.global_step
+        of = "" if budget.max_steps is None else f" of {budget.max_steps:,}"
+        spent = f"step {step:,}{of}, {budget.fraction_done(step):.1%}, {duration(budget.seconds)} of training"
         left = next((e["minutes_left"] for e in reversed(state.log_history) if "minutes_left" in e), 0.0)
         end = "; finished" if finished else f"; about {duration(60 * left)} left" if left else ""
         return f"{spent}{end}. Written {strftime('%Y-%m-%d %H:%M:%S')}."
-
-
-def watch(
-    path: Path,
-    plan: PretrainingPlan,
-    objective: nn.Module,
-    clock: Clock,
-    train: SequenceDataset,
-    heldout: SequenceDataset | None,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: TrainingArguments,
-    report: Callable[[str], None],
-) -> tuple[ReportPage, Utilisation]:
-    """The page of a run, and what adds its utilisation to the log.
-
-    Args:
-        path: of the page.
-        heldout: what the samples are taken from, if there is any.
-        arguments: of the Trainer: device, precision, processes.
-    """
-    cost = step_cost(
-        objective,
-        sequences=plan.batch_size * plan.gradient_accumulation_steps * arguments.world_size,
-        length=train.count_tokens() / len(train),
-        mask_prob=plan.mask_prob,
-    )
-    peak = peak_of(arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
-    facts = {
-        "model": f"{plan.size}, {'replaced token detection' if plan.objective == 'rtd' else 'masked language model'}",
-        "begins with the weights of": plan.start_from,
-        "training text": _text(train),
-        "held-out text": "none" if heldout is None else _text(heldout),
-        **{f"parameters, {name}": count for name, count in parameter_counts(objective).items()},
-        "tokens in a step": round(cost.tokens),
-        "FLOPs in a step": f"{cost.flops:.4g}",
-        "processes": arguments.world_size,
-        "device": str(arguments.device),
-        "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
-        "peak of the device": str(peak),
-        "torch": torch.__version__,
-        "started": strftime("%Y-%m-%d %H:%M"),
-    }
-    # Sharded models cannot be asked by one process alone.
-    probe = None if arguments.fsdp else Probe(heldout or train, tokenizer, mask_prob=plan.mask_prob)
-    page = ReportPage(
-        path, clock, objective, probe, plan=plan.to_dict(), facts=facts, flops=cost.parts, report=report
-    )
-    return page, Utilisation(cost.flops / cost.tokens, peak, arguments.world_size)
 
 
 def _text(data: SequenceDataset) -> str:

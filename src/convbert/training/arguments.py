@@ -12,16 +12,17 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from convbert.ops.backends import supports_bfloat16
-from convbert.training.callbacks import Clock
+from convbert.training._trainer_internals import use_one_device
+from convbert.training.callbacks import TrainingBudget
 from convbert.util.errors import InputError
 
 _NEVER = 10**8
-"""A number of steps that no run reaches, for runs that end by the clock."""
+"""A number of steps that no run reaches, for runs that end by time."""
 
 
 def training_arguments(
     output_dir: str | Path,
-    clock: Clock,
+    budget: TrainingBudget,
     *,
     batch_size: int,
     gradient_accumulation_steps: int = 1,
@@ -46,7 +47,7 @@ def training_arguments(
     Args:
         keep_checkpoints: the newest so many are kept, and the best.
         evaluate_every: None turns evaluation during training off.
-        best_metric: name of a figure of `evaluate`, as "heldout_masked_loss"; a checkpoint is written whenever it is
+        best_metric: name of a metric of `evaluate`, as "heldout_masked_loss"; a checkpoint is written whenever it is
             better than before, and the best is kept.
         load_best_at_end: go back to the best checkpoint when training ends. `save_every` must be a multiple of
             `evaluate_every`.
@@ -68,7 +69,7 @@ def training_arguments(
         _check_integration(report_to)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
-        max_steps=_NEVER if clock.max_steps is None else clock.max_steps,
+        max_steps=_NEVER if budget.max_steps is None else budget.max_steps,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
@@ -101,9 +102,7 @@ def training_arguments(
         report_to=[] if report_to is None else [report_to],
         **(_fsdp() if fsdp else {}),
     )
-    _ = arguments.device  # sets the devices up
-    # Several GPUs are used by several processes, not by threads of one.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    use_one_device(arguments)
     return arguments
 
 

@@ -1,12 +1,14 @@
-"""Batches of texts of similar length that hold about the same number of tokens."""
+"""Batches in an order that can begin anywhere, batches of about equal numbers of tokens, and a seed for each batch."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
@@ -44,9 +46,9 @@ class BalancedBatches(Sampler[list[int]]):
         return self.per_process
 
     def __iter__(self) -> Iterator[list[int]]:
-        random = np.random.default_rng((self.seed, self.epoch))
+        numbers = np.random.default_rng((self.seed, self.epoch))
         count = self.per_process * self.world_size
-        order = random.permutation(len(self.lengths))
+        order = numbers.permutation(len(self.lengths))
         if len(order) < count:  # more processes than texts: some see a text twice
             order = np.resize(order, count)
         edges = np.linspace(0, count, -(-count // _BATCHES_PER_POOL) + 1).round().astype(int)
@@ -56,7 +58,7 @@ class BalancedBatches(Sampler[list[int]]):
             texts = order[starts[pool] : starts[pool + 1]]
             texts = texts[np.argsort(self.lengths[texts], kind="stable")]
             batches += cut_evenly(texts, self.lengths[texts], edges[pool + 1] - edges[pool])
-        shuffled = random.permutation(count)[self.rank :: self.world_size]
+        shuffled = numbers.permutation(count)[self.rank :: self.world_size]
         return iter([batches[number] for number in shuffled])
 
 
@@ -133,3 +135,15 @@ class BatchStream(Sampler[list[int]]):
         while True:
             yield list(islice(items, self.batch_size))
             next(islice(items, others, others), None)  # the other processes' share
+
+
+def seed_all(*numbers: int) -> None:
+    """Seed Python, NumPy and PyTorch (on all devices) from several numbers, such as a seed and the number of a batch.
+
+    With this before every batch, dropout does not depend on what ran before: neither on a restart, nor on an
+    evaluation, nor on how a large batch is shared out over processes and accumulation steps.
+    """
+    words = np.random.SeedSequence(numbers).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[0]))
+    torch.manual_seed((int(words[0]) << 32 | int(words[1])) >> 1)

@@ -1,9 +1,7 @@
-"""What watches a run: the clock that ends it, signals that stop it, its log file and its progress line."""
+"""What watches a run: the training budget that ends it, signals that stop it, its log file and its progress line."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
 import sys
@@ -18,13 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from convbert.util.errors import InputError
+from convbert.util.schema import to_json
 from convbert.util.signals import handling
 
-STATE_FILE = "trainer_state.json"
-"""The last file of a checkpoint that the Trainer writes."""
 
-
-class Clock(TrainerCallback, ExportableState):
+class TrainingBudget(TrainerCallback, ExportableState):
     """How far a run has come, by steps or by minutes of training; survives a restart through the checkpoint.
 
     Args:
@@ -59,7 +55,7 @@ class Clock(TrainerCallback, ExportableState):
         return min(1.0, step / self.max_steps)
 
     def seconds_left(self, step: int, seconds_per_step: float) -> float:
-        """Expected time to the end, at the given pace."""
+        """Expected time to the end, at the given speed."""
         if self.max_minutes is not None:
             return max(0.0, 60 * self.max_minutes - self.seconds)
         assert self.max_steps is not None
@@ -128,26 +124,21 @@ class HistoryFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.path.write_text("".join(_json_line(entry) for entry in state.log_history), encoding="utf-8")
+            self.path.write_text(
+                "".join(to_json(entry) + "\n" for entry in state.log_history), encoding="utf-8"
+            )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as history:
-                history.write(_json_line(state.log_history[-1]))
+                history.write(to_json(state.log_history[-1]) + "\n")
 
 
 class ProgressLine(TrainerCallback):
     """One line per log entry on stderr; on a terminal, that of training entries is rewritten in place."""
 
-    def __init__(self, clock: Clock, stream: Any = None) -> None:
-        self.clock = clock
+    def __init__(self, budget: TrainingBudget, stream: Any = None) -> None:
+        self.budget = budget
         self.stream = stream or sys.stderr
         self._line_is_open = False
 
@@ -164,7 +155,7 @@ class ProgressLine(TrainerCallback):
         training = "learning_rate" in logs
         if not training and not any(name.startswith(("heldout_", "dev_")) for name in logs):
             return
-        self._write(progress_text(state.global_step, self.clock, logs), rewritable=training)
+        self._write(progress_text(state.global_step, self.budget, logs), rewritable=training)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self._close_line()
@@ -201,10 +192,10 @@ _NOT_SHOWN = {
 """The line has room for what a reader asks most."""
 
 
-def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
+def progress_text(step: int, budget: TrainingBudget, logs: dict[str, float]) -> str:
     """A log entry for a reader, in one line."""
-    of = "" if clock.max_steps is None else f"/{clock.max_steps}"
-    parts = [f"step {step}{of}", f"{clock.fraction_done(step):6.1%}"]
+    of = "" if budget.max_steps is None else f"/{budget.max_steps}"
+    parts = [f"step {step}{of}", f"{budget.fraction_done(step):6.1%}"]
     for name, value in logs.items():
         if name == "loss" and "train_loss" in logs:
             continue  # the same loss, as the optimizer sees it: weighed by the size of the batch
@@ -222,15 +213,6 @@ def progress_text(step: int, clock: Clock, logs: dict[str, float]) -> str:
             own = name.removeprefix("heldout_")
             parts.append(f"{name.removesuffix(own)}{_SHORT.get(own, own)} {value:.4g}".replace("_", " "))
     return "  ".join(parts)
-
-
-def _json_line(entry: dict[str, Any]) -> str:
-    """A figure that is NaN or infinite is null: JSON has neither."""
-    plain = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in entry.items()
-    }
-    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def duration(seconds: float) -> str:

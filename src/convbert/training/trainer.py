@@ -1,7 +1,7 @@
-"""The engine: transformers' Trainer around an objective, with exact figures, exact resumption and a clock.
+"""The engine: transformers' Trainer around an objective, with exact metrics, exact resumption and a training budget.
 
-An *objective* is a module whose forward takes a batch and returns `{"loss": scalar, figure: (2,), ...}`, each figure
-being a sum and a count (see `FigureMeter`). It may have a method `loss_counts`, which takes the same batch and returns
+An *objective* is a module whose forward takes a batch and returns `{"loss": scalar, metric: (2,), ...}`, each metric
+being a sum and a count (see `MetricMeter`). It may have a method `loss_counts`, which takes the same batch and returns
 (n,) numbers: of how many things each of the n terms of the loss is a mean. Its forward then takes `loss_counts`, too,
 and divides by those instead of its own: the engine passes those of the whole step, so that a step's loss is that of one
 large batch, on however many processes and in however many accumulation steps. Without the method, a step's loss is the
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import signal
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -23,22 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl
 
-from convbert.training.batching import BatchStream
-from convbert.training.callbacks import Clock
+from convbert.training.batching import BatchStream, seed_all
+from convbert.training.callbacks import TrainingBudget
 from convbert.training.checkpointing import CheckpointingTrainer
-from convbert.training.checkpoints import checkpoint_folder
-from convbert.training.figures import FigureMeter
-from convbert.training.pace import Pace
-from convbert.training.randomness import seed_all
-from convbert.util.errors import DataWarning, InputError
+from convbert.training.metrics import DeviceFlag, MetricMeter, Throughput
+from convbert.training.optimizer import UncorrectedAdamW
+from convbert.util.errors import InputError
 
 
 class ObjectiveTrainer(CheckpointingTrainer):
@@ -50,34 +42,34 @@ class ObjectiveTrainer(CheckpointingTrainer):
     Args:
         objective: the module to train.
         args: see `training_arguments`.
-        clock: when the run ends.
+        budget: when the run ends.
         sampler: order of the training data; see `BatchStream`.
-        heldout_collator: as `data_collator`, for `eval_dataset`.
+        eval_collator: as `data_collator`, for `eval_dataset`.
         optimizer, scheduler: as Trainer's `optimizers`.
         max_skipped_steps: a step whose loss or gradient is not finite changes nothing and is counted; so many in a row
             end the run.
-        more_figures: given a training entry of the log, figures to add to it.
+        more_metrics: given a training entry of the log, metrics to add to it.
     """
 
     control: TrainerControl
-    heldout_collator: Callable
+    eval_collator: Callable
 
     def __init__(
         self,
         objective: nn.Module,
         args: TrainingArguments,
         *,
-        clock: Clock,
+        budget: TrainingBudget,
         train_dataset: Dataset,
         sampler: Sampler,
         data_collator: Callable,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LambdaLR,
         eval_dataset: Dataset | None = None,
-        heldout_collator: Callable | None = None,
+        eval_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
         max_skipped_steps: int = 20,
-        more_figures: Callable[[dict[str, float]], dict[str, float]] | None = None,
+        more_metrics: Callable[[dict[str, float]], dict[str, float]] | None = None,
     ) -> None:
         super().__init__(
             objective,
@@ -85,24 +77,26 @@ class ObjectiveTrainer(CheckpointingTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=data_collator,
-            callbacks=[clock, _OwnIntervals(), *(callbacks or [])],
+            callbacks=[_EngineEvents(self), budget, *(callbacks or [])],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         # Not by Trainer's argument, which FSDP refuses; it swaps the parameters in the optimizer.
         self.optimizer, self.lr_scheduler = optimizer, scheduler
-        self.clock = clock
-        self.heldout_collator = heldout_collator or data_collator
+        self.budget = budget
+        self.eval_collator = eval_collator or data_collator
         self.max_skipped_steps = max_skipped_steps
-        self.more_figures = more_figures or (lambda logs: {})
+        self.more_metrics = more_metrics or (lambda logs: {})
         self._loss_counts: Callable[..., Tensor] | None = getattr(objective, "loss_counts", None)
         # The Trainer's own question: whether a loss is already that of the whole step.
         self.model_accepts_loss_kwargs = self._loss_counts is not None
         self._sampler = sampler
         self._stream = self._batches_from(0)
-        self._figures, self._of_step = FigureMeter(), FigureMeter()
+        self._metrics, self._of_step = MetricMeter(), MetricMeter()
         self._losses_of_step: list[Tensor] = []
-        self._pace = Pace()
+        self.throughput = Throughput()
+        self._bare_optimizer: Any = optimizer  # accelerate will wrap the other
+        self._pending: tuple[int, DeviceFlag] | None = None
         self._skipped_steps = self._skipped_in_a_row = 0
 
     # ------------------------------------------------------------------------------------------- batches
@@ -124,22 +118,28 @@ class ObjectiveTrainer(CheckpointingTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         """The batches of the next step, and what its loss is a mean over (None for an objective that does not say)."""
         started = monotonic()
-        self._pace.begin(self.state.global_step)
+        self.throughput.begin(self.state.global_step)
         with _naming_workers():
             batches = list(islice(epoch_iterator, num_batches))
-        self._pace.wait(monotonic() - started)
-        if not batches:  # the clock had already run out
+        self.throughput.wait(monotonic() - started)
+        if not batches:  # the time had already run out
             self.control.should_training_stop = True
             return batches, None
-        if self._loss_counts is None:
-            return batches, None
-        counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0).to(device)
-        # The gradients of the processes will be averaged, not added.
-        return batches, self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
+        counts = None
+        if self._loss_counts is not None:
+            counts = torch.stack([self._loss_counts(**batch) for batch in batches]).sum(0)
+            counts = counts.to(device, non_blocking=True)
+            # The gradients of the processes will be averaged, not added.
+            counts = self.accelerator.reduce(counts, "sum").clamp(min=1).float() / self.args.world_size
+        if self.waits_for_device:  # the Trainer's own copies would wait
+            from accelerate.utils import send_to_device
+
+            batches = [send_to_device(batch, device, non_blocking=True) for batch in batches]
+        return batches, counts
 
     def _batches_from(self, step: int) -> BatchStream:
-        args, clock = self.args, self.clock
-        end = clock.max_steps if clock.fraction_done(step) < 1.0 else step
+        args, budget = self.args, self.budget
+        end = budget.max_steps if budget.fraction_done(step) < 1.0 else step
         accumulated = args.gradient_accumulation_steps
         return BatchStream(
             self._sampler,
@@ -174,80 +174,113 @@ class ObjectiveTrainer(CheckpointingTrainer):
         outputs = dict(model(**inputs))
         loss = outputs.pop("loss")
         self._of_step.add(outputs)
-        self._pace.add(inputs["attention_mask"].sum())
+        self.throughput.add(inputs["attention_mask"].sum())
         return (loss, outputs) if return_outputs else loss
 
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """As Trainer's; a step that is not finite is left out of weights, optimizer and figures."""
-        norm = super()._clip_grad_norm(model)
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether reading a value means waiting for a device, so that it is read a step later."""
+        return self.args.device.type == "cuda"
+
+    def guard_step(self) -> None:
+        """Leave a step whose loss or gradient is not finite out of weights, optimizer and metrics.
+
+        A fused optimizer does so on the device itself; whether it did is read at the next step (see `settle`).
+        """
+        self.settle()
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded weights
         loss = torch.stack(self._losses_of_step).sum()
-        if self.everyone(bool(torch.isfinite(norm) & torch.isfinite(loss))):
-            self._figures.add(self._of_step.totals | {"loss": torch.stack((loss, torch.ones_like(loss)))})
+        bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+        if self.args.world_size > 1:
+            bad = self.accelerator.reduce(bad.float(), "sum") > 0
+        metrics = self._of_step.totals | {"loss": torch.stack((loss, torch.ones_like(loss)))}
+        self._metrics.add(
+            {name: torch.where(bad.to(metric.device), 0.0, metric) for name, metric in metrics.items()}
+        )
+        self._of_step, self._losses_of_step = MetricMeter(), []
+        if self._bare_optimizer.defaults.get("fused") and not self.is_fsdp_enabled:
+            self._bare_optimizer.found_inf = bad.float()  # as torch's GradScaler says it
+        elif bad:
+            self._bare_optimizer.zero_grad()
+        self._pending = (self.state.global_step + 1, DeviceFlag(bad))
+
+    def settle(self) -> None:
+        """Count the last step, if it was left out.
+
+        Raises:
+            InputError: too many in a row were.
+        """
+        if self._pending is None:
+            return
+        (step, was_left_out), self._pending = self._pending, None
+        if not was_left_out:
             self._skipped_in_a_row = 0
-        else:
-            # accelerate's optimizer does nothing while gradients are not complete; the Trainer clears them afterwards.
-            self.accelerator.gradient_state._set_sync_gradients(False)
-            self._skipped_steps += 1
-            self._skipped_in_a_row += 1
-        self._of_step, self._losses_of_step = FigureMeter(), []
+            return
+        self._skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if isinstance(self._bare_optimizer, UncorrectedAdamW):
+            self._bare_optimizer.forget_step()
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise InputError(
-                f"step {self.state.global_step + 1}: the loss or its gradient has not been finite for "
+                f"step {step}: the loss or its gradient has not been finite for "
                 f"{self._skipped_in_a_row} steps in a row; the steps changed nothing. Going on in full precision may "
                 "help (pretrain: --set bf16=false), or a new run with a lower learning rate or a longer warm-up"
             )
-        return norm
 
-    # ----------------------------------------------------------------------------------- figures and logs
+    # ----------------------------------------------------------------------------------- metrics and logs -
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "heldout"):
-        """Means of the objective's figures over all held-out data, each item once, named `heldout_<figure>`.
+        """Means of the objective's metrics over all held-out data, each item once, named `heldout_<metric>`.
 
         Only sums are kept, no logits.
         """
         started = monotonic()
-        meter = FigureMeter()
+        meter = MetricMeter()
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            for is_own, batch in self._heldout_batches(eval_dataset):
+            for is_own, batch in self._eval_batches(eval_dataset):
                 outputs = dict(self.model(**self._prepare_inputs(batch)))
                 outputs.pop("loss")
                 meter.add(outputs if is_own else {name: torch.zeros_like(f) for name, f in outputs.items()})
         metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in meter.means(self._add_up).items()}
-        self._pace.pause(monotonic() - started)
+        self.throughput.pause(monotonic() - started)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's, with the objective's figures, the speed and the time left on training entries."""
+        """As Trainer's, with the objective's metrics, the speed and the time left on training entries."""
         if "train_runtime" in logs:
             return  # the Trainer's summary, of the time since the last restart alone
         step = self.state.global_step
         self.state.epoch = step * self.args.gradient_accumulation_steps / self._stream.batches_per_epoch
         if "loss" in logs:
-            figures = self._figures.means(self._add_up)
-            if "loss" in figures:  # that of the Trainer is since the last restart alone
-                logs["loss"] = figures.pop("loss")
+            metrics = self._metrics.means(self._add_up)
+            if "loss" in metrics:  # that of the Trainer is since the last restart alone
+                logs["loss"] = metrics.pop("loss")
             else:
                 del logs["loss"]
-            logs |= figures
+            logs |= metrics
             if not math.isfinite(logs.get("grad_norm", 0.0)):
                 del logs["grad_norm"]
-            logs["skipped_steps"] = self._skipped_steps
-            logs |= self._pace.read(step, self._add_up)
-            logs["minutes"] = self.clock.seconds / 60
-            logs["minutes_left"] = self.clock.seconds_left(step, logs["seconds_per_step"]) / 60
-            logs |= self.more_figures(logs)
-            self._figures = FigureMeter()
+            logs["skipped_steps"] = self.skipped_steps
+            logs |= self.throughput.read(step, self._add_up)
+            logs["minutes"] = self.budget.seconds / 60
+            logs["minutes_left"] = self.budget.seconds_left(step, logs["seconds_per_step"]) / 60
+            logs |= self.more_metrics(logs)
+            self._metrics = MetricMeter()
         started = monotonic()
         super().log(logs)
-        self._pace.pause(monotonic() - started)  # of those who look at the run
+        self.throughput.pause(monotonic() - started)  # of those who look at the run
 
     def _add_up(self, numbers: Tensor) -> Tensor:
         return self.accelerator.reduce(numbers.to(self.args.device), "sum")
 
-    def _heldout_batches(self, dataset: Dataset | None) -> Iterator[tuple[bool, Any]]:
+    def _eval_batches(self, dataset: Dataset | None) -> Iterator[tuple[bool, Any]]:
         """This process's batches. All processes get equally many, and the ones that fill up are not its own."""
         dataset = self.eval_dataset if dataset is None else dataset
         items, size = len(dataset), self.args.eval_batch_size  # type: ignore[arg-type]
@@ -258,7 +291,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         loader = DataLoader(
             dataset,
             batch_sampler=[list(range(start, min(start + size, items))) for start in filled],
-            collate_fn=self.heldout_collator,
+            collate_fn=self.eval_collator,
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=_ignore_signals,
         )
@@ -271,15 +304,15 @@ class ObjectiveTrainer(CheckpointingTrainer):
     # --------------------------------------------------------------------------------------- resumption
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """Train to the end of the clock, from the start or from a checkpoint folder.
+        """Train to the end of the budget, from the start or from a checkpoint folder.
 
         Raises:
             InputError: see the class; or another process has died.
         """
-        step = 0 if resume_from_checkpoint is None else self.take_up(Path(resume_from_checkpoint))
+        step = 0 if resume_from_checkpoint is None else self.resume_from(Path(resume_from_checkpoint))
         self._stream = self._batches_from(step)
         try:
-            result = super().train(resume_from_checkpoint, **kwargs)
+            result = super().train(**kwargs)
         except RuntimeError as error:
             if self.args.world_size == 1:
                 raise
@@ -299,42 +332,38 @@ class ObjectiveTrainer(CheckpointingTrainer):
     @property
     def skipped_steps(self) -> int:
         """Steps so far that changed nothing, as their loss or gradient was not finite."""
+        self.settle()
         return self._skipped_steps
 
     def progress(self) -> dict[str, Any]:
         return {
-            "figures": self._figures.state(),
-            "skipped_steps": self._skipped_steps,
+            "figures": self._metrics.state(),
+            "skipped_steps": self.skipped_steps,
             "skipped_in_a_row": self._skipped_in_a_row,
         }
 
     def load_progress(self, progress: list[dict[str, Any]]) -> None:
         self._skipped_steps = progress[0]["skipped_steps"]
         self._skipped_in_a_row = progress[0]["skipped_in_a_row"]
-        figures, rank = [part["figures"] for part in progress], self.args.process_index
-        if len(figures) == self.args.world_size:
-            self._figures.load(figures[rank])
+        metrics, rank = [part["figures"] for part in progress], self.args.process_index
+        if len(metrics) == self.args.world_size:
+            self._metrics.load(metrics[rank])
         elif rank == 0:
-            self._figures.load(*figures)
+            self._metrics.load(*metrics)
 
 
-class _OwnIntervals(TrainerCallback):
-    """A resumed run logs, evaluates and saves at its own intervals, and in its own place, not at the checkpoint's."""
+class _EngineEvents(TrainerCallback):
+    """Public events of a step that the engine acts on."""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        state.compute_steps(args, args.max_steps)
-        if state.best_global_step is None:
-            return
-        best = checkpoint_folder(Path(args.output_dir), state.best_global_step)
-        state.best_model_checkpoint = str(best)
-        if not best.is_dir():
-            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-            if state.is_world_process_zero:
-                warnings.warn(
-                    f"{best}: the best checkpoint so far is gone; the best of the steps to come is taken",
-                    DataWarning,
-                    stacklevel=2,
-                )
+    def __init__(self, trainer: ObjectiveTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.trainer.guard_step()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        if not self.trainer.waits_for_device:
+            self.trainer.settle()
 
 
 def _ignore_signals(worker: int) -> None:

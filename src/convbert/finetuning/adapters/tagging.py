@@ -20,7 +20,7 @@ from convbert.finetuning.recipes import FinetuningPlan
 from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import token_logits
 from convbert.inference.spans import most_context, plan_windows
-from convbert.inference.tags import Scheme, as_bio, entity_spans, read_scheme, scheme_of
+from convbert.inference.tags import Scheme, as_bio, entity_spans, group_tags, read_scheme, scheme_of
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -79,7 +79,7 @@ class Tagging(TaskAdapter):
     def labels_of(self, example: Example) -> Sequence[str]:
         """Tags; of entities, their types."""
         if self.has_entities:
-            return [name for name, *_ in sorted(entity_spans(example.target), key=lambda span: span[1])]
+            return [name for name, *_ in group_tags(example.target) if name]
         return super().labels_of(example)
 
     @property

@@ -11,7 +11,7 @@ from convbert.inference.engine import Packed, Rows, Tokens
 from convbert.inference.outputs import token_logits
 from convbert.inference.pipelines.base import PackedPipeline, check_is_text
 from convbert.inference.tags import Part as TagPart
-from convbert.inference.tags import as_bio, scheme_of
+from convbert.inference.tags import group_tags, scheme_of
 from convbert.util.errors import InputError
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
@@ -128,17 +128,9 @@ class TokenClassification(PackedPipeline, TokenClassificationPipeline):
     def group_entities(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Tokens or words that belong together, also those outside of entities."""
         names = [entity["entity"] for entity in entities]
-        tags = as_bio(names, self._tag_parts)
-        groups: list[list[dict[str, Any]]] = []
-        kinds = []
-        for entity, tag, before in zip(entities, tags, ["", *tags], strict=False):
-            if tag.startswith("B-") or (tag == "O") != (before == "O"):
-                groups.append([])
-                kinds.append(tag[2:] or tag)
-            groups[-1].append(entity)
         return [
-            {**self.group_sub_entities(group), "entity_group": kind}
-            for group, kind in zip(groups, kinds, strict=True)
+            {**self.group_sub_entities(entities[first : last + 1]), "entity_group": kind or "O"}
+            for kind, first, last in group_tags(names, self._tag_parts)
         ]
 
     @property

@@ -1,4 +1,4 @@
-"""A block of documents -> the bytes of a shard: a pure function, run in whichever process has time."""
+"""A chunk of documents -> the bytes of a shard: a pure function, run in whichever process has time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,31 @@ from typing import Any
 import numpy as np
 
 from convbert.pretraining.corpus.packing import Document, Packing
-from convbert.pretraining.corpus.reading import Block, Reading
-from convbert.pretraining.corpus.shards import EXAMPLE_LENGTH, Counts, Layout
+from convbert.pretraining.corpus.reading import Chunk, Reading
+from convbert.pretraining.corpus.shards import EXAMPLE_LENGTH, Counts, ShardLayout
 
 _CHARACTERS_PER_CALL = 1 << 20
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What has to be known of a tokenizer.
+
+    Args:
+        tokenizer: of the `tokenizers` library, or one of transformers' written in Python.
+        fingerprint: see `tokenizer_fingerprint`.
+        size: number of tokens.
+        cls_id, sep_id, unk_id: special tokens.
+        learned: see `Manifest`.
+    """
+
+    tokenizer: Any
+    fingerprint: str
+    size: int
+    cls_id: int
+    sep_id: int
+    learned: dict[str, Any] | None = None
+    unk_id: int = -1
 
 
 @dataclass(frozen=True)
@@ -21,33 +42,28 @@ class Encoder:
     """All that turns text into sequences; travels to the workers.
 
     Args:
-        tokenizer: of the `tokenizers` library, or one of transformers' written in Python.
-        reading, packing, layout: see there.
-        cls_id, sep_id, unk_id: special tokens.
+        vocabulary, reading, packing, layout: see there.
     """
 
-    tokenizer: Any
+    vocabulary: Vocabulary
     reading: Reading
     packing: Packing
-    layout: Layout
-    cls_id: int
-    sep_id: int
-    unk_id: int = -1
+    layout: ShardLayout
 
-    def encode(self, block: Block) -> Encoded:
-        """Tokenise and pack.
+    def encode(self, chunk: Chunk) -> tuple[bytes, Counts]:
+        """Tokenise and pack: the bytes of a shard.
 
         Raises:
-            InputError: the block holds something that is not text.
+            InputError: the chunk holds something that is not text.
         """
         counts = Counts()
-        documents = self._tokenise(block.documents(self.reading), counts)
+        documents = self._tokenise(chunk.documents(self.reading), counts)
         is_crossed = self.packing.cross_documents
         sequences: list[np.ndarray] = []
         seconds: list[int] = []
         for together in (documents,) if is_crossed else ([document] for document in documents):
             before = len(sequences)
-            for ids, second in self.packing.pack(together, self.cls_id, self.sep_id):
+            for ids, second in self.packing.pack(together, self.vocabulary.cls_id, self.vocabulary.sep_id):
                 sequences.append(np.array(ids, dtype=self.layout.dtype))
                 seconds.append(second)
             counts.short_documents += not is_crossed and len(sequences) == before
@@ -57,7 +73,7 @@ class Encoder:
         if is_crossed and self.packing.segments == "one":
             marks -= max(0, counts.documents - 1)
         counts.dropped_tokens = counts.text_tokens - (counts.tokens - marks)
-        return Encoded(self.layout.to_bytes(sequences, seconds), counts)
+        return self.layout.to_bytes(sequences, seconds), counts
 
     def _tokenise(self, documents: Iterable[list[str]], counts: Counts) -> Iterator[Document]:
         """Documents are handed to the tokenizer by the megabyte."""
@@ -80,7 +96,7 @@ class Encoder:
         encoded = self._ids(paragraphs)
         for ids, paragraph in zip(encoded, paragraphs, strict=True):
             counts.text_tokens += len(ids)
-            if unknown := ids.count(self.unk_id):
+            if unknown := ids.count(self.vocabulary.unk_id):
                 counts.unknown += unknown
                 counts.example = counts.example or paragraph[:EXAMPLE_LENGTH]
         ids_of = iter(encoded)
@@ -90,18 +106,9 @@ class Encoder:
     def _ids(self, paragraphs: list[str]) -> list[list[int]]:
         if not paragraphs:
             return []
-        if hasattr(self.tokenizer, "encode_batch_fast"):
-            return [
-                encoding.ids
-                for encoding in self.tokenizer.encode_batch_fast(paragraphs, add_special_tokens=False)
-            ]
+        tokenizer = self.vocabulary.tokenizer
+        if hasattr(tokenizer, "encode_batch_fast"):
+            encodings = tokenizer.encode_batch_fast(paragraphs, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
         options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        return self.tokenizer(paragraphs, return_token_type_ids=False, **options)["input_ids"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A shard that is not on disk yet."""
-
-    data: bytes
-    counts: Counts
+        return tokenizer(paragraphs, return_token_type_ids=False, **options)["input_ids"]

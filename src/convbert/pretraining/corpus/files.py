@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
+from convbert.pretraining.corpus.sources import HubDataset, TextFile, TextSource
 from convbert.util.errors import InputError
 
 _ROWS = 1000
@@ -33,7 +33,7 @@ def open_bytes(source: TextFile) -> Iterator[tuple[Read, Callable[[], int]]]:
         with open(source.path, "rb") as raw, _decompressed(raw, source) as stream:
 
             def read(size: int) -> bytes:
-                """Exactly `size` bytes but at the end, so that blocks do not depend on the stream's buffers."""
+                """Exactly `size` bytes but at the end, so that chunks do not depend on the stream's buffers."""
                 nonlocal done
                 parts = []
                 while size and (data := stream.read(size)):
@@ -62,7 +62,7 @@ def _decompressed(raw: IO[bytes], source: TextFile) -> Any:
     return raw
 
 
-def read_rows(source: Input, column: str) -> Iterator[tuple[list[str], int]]:
+def read_rows(source: TextSource, column: str) -> Iterator[tuple[list[str], int]]:
     """Yield the texts of some rows, and how much of the source has been read, in bytes on disk.
 
     Raises:
@@ -148,7 +148,7 @@ def _rows_of(
 
 
 def _text_lines(read: Read, source: TextFile) -> Iterator[str]:
-    """Lines of a file of UTF-8 text with their ends, one block of it in memory at a time."""
+    """Lines of a file of UTF-8 text with their ends, one chunk of it in memory at a time."""
     decode = codecs.getincrementaldecoder("utf-8-sig")().decode
     rest, number, at_end = "", 1, False
     while not at_end:

@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from convbert.files.atomic import atomic_write
-from convbert.pretraining.corpus.encoding import Encoded, Encoder
+from convbert.pretraining.corpus.encoding import Encoder, Vocabulary
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.reading import PLAIN, Block, Reading, Sources
+from convbert.pretraining.corpus.reading import PLAIN, Chunk, CorpusReader, Reading
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, Shard, sha256_of
-from convbert.pretraining.corpus.sources import Input, Source, TextFile, find_sources
+from convbert.pretraining.corpus.sources import Corpus, TextFile, TextSource, find_sources
 from convbert.pretraining.corpus.workers import check_engine, encode_in_order
 from convbert.util.errors import InputError
 
@@ -28,27 +28,6 @@ _PACKED = Packing()
 _OWN_FILES = {"tokenizer", SHARDS, *(name + end for name in (JOURNAL, MANIFEST) for end in ("", ".partial"))}
 """What a kill may leave before there is a manifest."""
 _SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What has to be known of a tokenizer.
-
-    Args:
-        tokenizer: see `Encoder`.
-        fingerprint: see `tokenizer_fingerprint`.
-        size: number of tokens.
-        cls_id, sep_id, unk_id: special tokens.
-        learned: see `Manifest`.
-    """
-
-    tokenizer: Any
-    fingerprint: str
-    size: int
-    cls_id: int
-    sep_id: int
-    learned: dict[str, Any] | None = None
-    unk_id: int = -1
 
 
 @dataclass(frozen=True)
@@ -98,15 +77,13 @@ class Preparation:
         source: see `find_sources`.
         folder: for `manifest.json` and `shards/`.
         packing, reading: see there.
-        skip_bad: see `Sources`.
         workers, engine: see `encode_in_order`.
     """
 
-    source: Source
+    source: Corpus
     folder: Path
     packing: Packing = _PACKED
     reading: Reading = PLAIN
-    skip_bad: bool = False
     workers: int = 1
     engine: str = "local"
 
@@ -142,18 +119,11 @@ class Preparation:
         kept = self._kept_shards()
         try:
             (self.folder / SHARDS).mkdir(parents=True, exist_ok=True)
-            self._write_journal(kept)
+            # Before the manifest that knew the shards is replaced.
+            atomic_write(self.folder / JOURNAL, "".join(map(_journal_line, kept.values())))
             atomic_write(self.folder / MANIFEST, manifest.to_json())
-            sources = Sources(inputs, self.reading, self.skip_bad)
-            encoder = Encoder(
-                vocabulary.tokenizer,
-                self.reading,
-                self.packing,
-                manifest.layout,
-                vocabulary.cls_id,
-                vocabulary.sep_id,
-                vocabulary.unk_id,
-            )
+            sources = CorpusReader(inputs, self.reading)
+            encoder = Encoder(vocabulary, self.reading, self.packing, manifest.layout)
             manifest.shards = self._make_shards(sources, encoder, manifest, kept, watch)
             self._finish(manifest, sources)
         except OSError as error:
@@ -195,7 +165,9 @@ class Preparation:
                 f"{self.folder}: holds another corpus: {'; '.join(changes)}; choose another folder"
             )
 
-    def _manifest(self, vocabulary: Vocabulary, inputs: list[Input], stored: Manifest | None) -> Manifest:
+    def _manifest(
+        self, vocabulary: Vocabulary, inputs: list[TextSource], stored: Manifest | None
+    ) -> Manifest:
         # Other bounds would give other shards: a corpus that has grown keeps those that it has.
         block_bytes = _block_bytes(inputs) if stored is None else stored.block_bytes
         return Manifest(
@@ -219,25 +191,26 @@ class Preparation:
             found = [shard for line in lines if (shard := _parse_shard(line)) is not None]
         return {shard.file: shard for shard in found if shard.problem(self.folder, thorough=True) is None}
 
-    def _write_journal(self, shards: dict[str, Shard]) -> None:
-        """Before the manifest that knew the shards is replaced."""
-        atomic_write(self.folder / JOURNAL, "".join(map(_journal_line, shards.values())))
-
     def _make_shards(
-        self, sources: Sources, encoder: Encoder, manifest: Manifest, kept: dict[str, Shard], watch: Watch
+        self,
+        sources: CorpusReader,
+        encoder: Encoder,
+        manifest: Manifest,
+        kept: dict[str, Shard],
+        watch: Watch,
     ) -> list[Shard]:
         shards: dict[int, Shard] = {}
         meter = _Meter(sum(source.size for source in sources.inputs), watch)
 
-        def missing() -> Iterator[Block]:
-            for block in sources.blocks(manifest.block_bytes):
-                key, old = block.key(manifest.recipe), kept.get(_file_of(block))
-                keys[block.index] = key
+        def missing() -> Iterator[Chunk]:
+            for chunk in sources.chunks(manifest.block_bytes):
+                key, old = chunk.key(manifest.recipe), kept.get(_file_of(chunk))
+                keys[chunk.index] = key
                 if old is not None and old.key == key:
-                    shards[block.index] = old
-                    meter.count(block, old, made=False)
+                    shards[chunk.index] = old
+                    meter.count(chunk, old, made=False)
                 else:
-                    yield block
+                    yield chunk
 
         keys: dict[int, str] = {}
         with ExitStack() as stack:
@@ -245,18 +218,16 @@ class Preparation:
             made = stack.enter_context(
                 closing(encode_in_order(missing(), encoder, self.workers, self.engine))
             )
-            for block, encoded in made:
-                shard = self._write_shard(block, encoded, keys.pop(block.index))
+            for chunk, (data, counts) in made:
+                path = self.folder / SHARDS / _file_of(chunk)
+                atomic_write(path, data)
+                key = keys.pop(chunk.index)
+                shard = Shard(file=path.name, size=len(data), sha256=sha256_of(path), key=key, **vars(counts))
                 journal.write(_journal_line(shard))
                 journal.flush()
-                shards[block.index] = shard
-                meter.count(block, shard, made=True)
+                shards[chunk.index] = shard
+                meter.count(chunk, shard, made=True)
         return [shards[index] for index in sorted(shards)]
-
-    def _write_shard(self, block: Block, encoded: Encoded, key: str) -> Shard:
-        path = self.folder / SHARDS / _file_of(block)
-        atomic_write(path, encoded.data)
-        return Shard(path.name, len(encoded.data), sha256_of(path), key=key, **vars(encoded.counts))
 
     def _leave_nothing_useless(self) -> None:
         """A run that failed before its first shard has nothing to go on from."""
@@ -266,7 +237,7 @@ class Preparation:
             for name in (MANIFEST, JOURNAL):
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _finish(self, manifest: Manifest, sources: Sources) -> None:
+    def _finish(self, manifest: Manifest, sources: CorpusReader) -> None:
         if problem := self._useless(manifest, sources):
             for shard in manifest.shards:
                 (self.folder / SHARDS / shard.file).unlink()
@@ -286,7 +257,7 @@ class Preparation:
             if file.name not in wanted:
                 file.unlink()
 
-    def _useless(self, manifest: Manifest, sources: Sources) -> str | None:
+    def _useless(self, manifest: Manifest, sources: CorpusReader) -> str | None:
         """Why nothing could be learned from what was made, if that is so."""
         if (unknown := manifest.unknown()).is_everything:
             return f"nothing can be learned: {unknown.sentence()}"
@@ -304,12 +275,12 @@ class _Meter:
         self.total, self.watch, self.started = total, watch, time.monotonic()
         self.documents = self.tokens = self.bytes = self.tokens_made = self.bytes_made = 0
 
-    def count(self, block: Block, shard: Shard, made: bool) -> None:
+    def count(self, chunk: Chunk, shard: Shard, made: bool) -> None:
         self.documents += shard.documents
         self.tokens += shard.tokens
-        self.bytes += block.source_bytes
+        self.bytes += chunk.source_bytes
         self.tokens_made += shard.tokens if made else 0
-        self.bytes_made += block.source_bytes if made else 0
+        self.bytes_made += chunk.source_bytes if made else 0
         seconds = max(time.monotonic() - self.started, 1e-6)
         left = None
         if self.total and self.bytes_made:
@@ -318,19 +289,19 @@ class _Meter:
         self.watch(Progress(self.documents, self.tokens, self.bytes, self.total, speed, left))
 
 
-def _block_bytes(inputs: list[Input]) -> int:
+def _block_bytes(inputs: list[TextSource]) -> int:
     """By what stays the same when a run is repeated: the corpus, never the workers."""
     sizes = [source.size for source in inputs]
     share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK  # size 0: not known
     return min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
 
 
-def _identity(inputs: list[Input]) -> list[str]:
+def _identity(inputs: list[TextSource]) -> list[str]:
     return [source.identity for source in inputs]
 
 
-def _file_of(block: Block) -> str:
-    return f"{block.index:06d}.bin"
+def _file_of(chunk: Chunk) -> str:
+    return f"{chunk.index:06d}.bin"
 
 
 def _journal_line(shard: Shard) -> str:
@@ -344,12 +315,12 @@ def _parse_shard(line: str) -> Shard | None:
         return None
 
 
-def _describe(source: Input) -> dict[str, Any]:
+def _describe(source: TextSource) -> dict[str, Any]:
     if isinstance(source, TextFile):
         return {"name": str(source), "size": source.size, "sha256": sha256_of(source.path)}
     return {"name": str(source), "size": source.size}
 
 
-def _first_names(inputs: list[Input]) -> str:
+def _first_names(inputs: list[TextSource]) -> str:
     shown = ", ".join(map(str, inputs[:3]))
     return shown if len(inputs) <= 3 else f"{shown} and {len(inputs) - 3} more"

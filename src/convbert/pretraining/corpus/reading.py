@@ -1,6 +1,6 @@
-"""Sources -> blocks of whole documents, in order, holding no more than a few blocks at a time.
+"""Sources -> chunks of whole documents, in order, holding no more than a few chunks at a time.
 
-A block is what one worker turns into one shard. Where blocks end depends on the text alone, so that the shards
+A chunk is what one worker turns into one shard. Where chunks end depends on the text alone, so that the shards
 are the same whoever makes them. The reader only finds the ends and checks the encoding, which is quick: paragraphs
 and JSON are for the workers.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convbert.pretraining.corpus.files import check_text, no_column, open_bytes, read_rows
-from convbert.pretraining.corpus.sources import HubDataset, Input, TextFile
+from convbert.pretraining.corpus.sources import HubDataset, TextFile, TextSource
 from convbert.util.errors import InputError
 
 _LONGEST_JSON_LINE = 1 << 28
@@ -30,17 +30,20 @@ class Reading:
         text_column: of JSON lines, tables and data sets.
         document_per_line: of text files: each line is a document of its own. Otherwise documents end at empty
             lines.
+        skip_bad: leave out sources that are empty, damaged or not UTF-8, which costs a second reading. Otherwise they
+            are refused.
     """
 
     text_column: str = "text"
     document_per_line: bool = False
+    skip_bad: bool = False
 
 
 PLAIN = Reading()
 
 
 @dataclass(frozen=True)
-class Piece:
+class Excerpt:
     """Whole documents of one source.
 
     Args:
@@ -76,30 +79,30 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Block:
+class Chunk:
     """Some megabytes of documents.
 
     Args:
         index: from 0.
-        pieces: of one or more sources.
+        excerpts: of one or more sources.
         source_bytes: how much of the sources it takes, as they lie on disk.
     """
 
     index: int
-    pieces: list[Piece]
+    excerpts: list[Excerpt]
     source_bytes: int
 
     def documents(self, reading: Reading) -> Iterator[list[str]]:
         """Its documents, in order."""
-        for piece in self.pieces:
-            yield from piece.documents(reading)
+        for excerpt in self.excerpts:
+            yield from excerpt.documents(reading)
 
     def key(self, recipe: str) -> str:
         """A hash of the text and of `recipe`, how it is turned into sequences."""
         digest = hashlib.sha256(recipe.encode())
-        for piece in self.pieces:
-            texts = [piece.content] if isinstance(piece.content, str) else piece.content
-            for text in (piece.format, *texts):
+        for excerpt in self.excerpts:
+            texts = [excerpt.content] if isinstance(excerpt.content, str) else excerpt.content
+            for text in (excerpt.format, *texts):
                 data = text.encode()
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
@@ -107,84 +110,82 @@ class Block:
 
 
 @dataclass
-class Sources:
+class CorpusReader:
     """The sources of a corpus, and what was found out while reading them.
 
     Args:
         inputs: in order.
         reading: how text is taken from them.
-        skip_bad: leave out files that are empty, damaged or not UTF-8, which costs a second reading. Otherwise
-            they are refused.
+        skipped: what was left out, and why.
     """
 
-    inputs: list[Input]
+    inputs: list[TextSource]
     reading: Reading = PLAIN
-    skip_bad: bool = False
     skipped: list[str] = field(default_factory=list)
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """Yield blocks of about `size` bytes of text.
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """Yield chunks of about `size` bytes of text.
 
         Raises:
             InputError: a source cannot be read, is damaged, empty or not UTF-8 (with line and byte offset in
                 the uncompressed text).
         """
         self.skipped.clear()
-        waiting: list[Piece] = []
+        waiting: list[Excerpt] = []
         index = length = consumed = 0
         for source in self.inputs:
-            if self.skip_bad and (problem := self._problem(source, size)):
+            if self.reading.skip_bad and (problem := self._problem(source, size)):
                 self.skipped.append(problem)
                 continue
-            for piece, read in read_pieces(source, self.reading, size):
-                piece_length = _length(piece)
-                if waiting and length + piece_length > size:
-                    yield Block(index, waiting, consumed)
+            for excerpt, read in read_excerpts(source, self.reading, size):
+                excerpt_length = _length(excerpt)
+                if waiting and length + excerpt_length > size:
+                    yield Chunk(index, waiting, consumed)
                     index, waiting, length, consumed = index + 1, [], 0, 0
-                waiting.append(piece)
-                length += piece_length
+                waiting.append(excerpt)
+                length += excerpt_length
                 consumed += read
         if waiting:
-            yield Block(index, waiting, consumed)
+            yield Chunk(index, waiting, consumed)
 
     def paragraphs(self) -> Iterator[str]:
         """All paragraphs, without the bounds of documents."""
-        for block in self.blocks(1 << 22):
-            for document in block.documents(self.reading):
+        for chunk in self.chunks(1 << 22):
+            for document in chunk.documents(self.reading):
                 yield from document
 
-    def _problem(self, source: Input, size: int) -> str | None:
+    def _problem(self, source: TextSource, size: int) -> str | None:
         try:
-            for piece, _ in read_pieces(source, self.reading, size):
-                for _ in piece.documents(self.reading):
+            for excerpt, _ in read_excerpts(source, self.reading, size):
+                for _ in excerpt.documents(self.reading):
                     pass
         except InputError as error:
             return str(error)
         return None
 
 
-def read_pieces(source: Input, reading: Reading, size: int) -> Iterator[tuple[Piece, int]]:
-    """Yield pieces of at most about `size` bytes, and how much of the source each takes on disk.
+def read_excerpts(source: TextSource, reading: Reading, size: int) -> Iterator[tuple[Excerpt, int]]:
+    """Yield excerpts of at most about `size` bytes, and how much of the source each takes on disk.
 
     Raises:
-        InputError: see `Sources.blocks`.
+        InputError: see `CorpusReader.chunks`.
     """
     if isinstance(source, HubDataset) or source.format in ("parquet", "csv", "tsv"):
-        pieces = _row_pieces(source, reading, size)
+        excerpts = _row_excerpts(source, reading, size)
     else:
-        pieces = _line_pieces(source, reading, size)
+        excerpts = _line_excerpts(source, reading, size)
     empty = True
-    for piece, read in pieces:
-        content = piece.content
+    for excerpt, read in excerpts:
+        content = excerpt.content
         empty = empty and (
             content.isspace() if isinstance(content, str) else not any(map(str.strip, content))
         )
-        yield piece, read
+        yield excerpt, read
     if empty:
         raise InputError(f"{source}: is empty: there is no text in it")
 
 
-def _row_pieces(source: Input, reading: Reading, size: int) -> Iterator[tuple[Piece, int]]:
+def _row_excerpts(source: TextSource, reading: Reading, size: int) -> Iterator[tuple[Excerpt, int]]:
     texts: list[str] = []
     length, row, first, before, at = 0, 0, 1, 0, 0
     for batch, at in read_rows(source, reading.text_column):
@@ -193,13 +194,13 @@ def _row_pieces(source: Input, reading: Reading, size: int) -> Iterator[tuple[Pi
             length += len(text)
             row += 1
             if length >= size // 2:
-                yield Piece(str(source), "rows", texts, first), at - before
+                yield Excerpt(str(source), "rows", texts, first), at - before
                 texts, length, first, before = [], 0, row + 1, at
     if texts:
-        yield Piece(str(source), "rows", texts, first), at - before
+        yield Excerpt(str(source), "rows", texts, first), at - before
 
 
-def _line_pieces(source: TextFile, reading: Reading, size: int) -> Iterator[tuple[Piece, int]]:
+def _line_excerpts(source: TextFile, reading: Reading, size: int) -> Iterator[tuple[Excerpt, int]]:
     is_json = source.format == "jsonl"
     per_line = is_json or reading.document_per_line
     rest, line, offset, before = b"", 1, 0, 0
@@ -219,7 +220,7 @@ def _line_pieces(source: TextFile, reading: Reading, size: int) -> Iterator[tupl
                 raise InputError(f"{source}: line {line} is longer than {_LONGEST_JSON_LINE >> 20} MiB")
             if text:
                 at = position()
-                yield Piece(str(source), source.format, text, line), at - before
+                yield Excerpt(str(source), source.format, text, line), at - before
                 before = at
             line += text.count("\n")
             offset += cut
@@ -260,8 +261,8 @@ def _decode(data: bytes, file: Path, line: int, offset: int) -> str:
         ) from error
 
 
-def _length(piece: Piece) -> int:
-    return len(piece.content) if isinstance(piece.content, str) else sum(map(len, piece.content))
+def _length(excerpt: Excerpt) -> int:
+    return len(excerpt.content) if isinstance(excerpt.content, str) else sum(map(len, excerpt.content))
 
 
 def _text_documents(text: str, document_per_line: bool) -> Iterator[list[str]]:

@@ -13,16 +13,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from convbert.pretraining.corpus.packing import Packing
-from convbert.pretraining.corpus.sources import Source
-from convbert.tokenization.unknown import UnknownTokens
+from convbert.pretraining.corpus.sources import Corpus
 from convbert.util.errors import InputError
 from convbert.util.schema import read_json
+
+if TYPE_CHECKING:
+    from convbert.tokenization.unknown import UnknownTokens
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -31,7 +33,7 @@ _ALWAYS_VERIFIED = 1 << 28  # bytes; a quarter of a second
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """How numbers lie in a shard.
 
     Args:
@@ -43,7 +45,7 @@ class Layout:
     two_segments: bool
 
     @classmethod
-    def of(cls, vocab_size: int, packing: Packing) -> Layout:
+    def of(cls, vocab_size: int, packing: Packing) -> ShardLayout:
         """The smallest that holds the vocabulary."""
         return cls("uint16" if vocab_size <= 2**16 else "uint32", packing.segments == "two")
 
@@ -99,30 +101,23 @@ EXAMPLE_LENGTH = 100
 """Characters; whoever shows it cuts it further."""
 
 
-@dataclass(frozen=True)
-class Shard:
+@dataclass(kw_only=True)
+class Shard(Counts):
     """One line of the manifest.
 
     Args:
         file: its name.
         size, sha256: of the file.
         key: hash of the text it was made from, and of how.
-        documents and the others: see `Counts`.
     """
 
     file: Annotated[str, Field(pattern=r"^\d+\.bin$")]
     size: NonNegativeInt
     sha256: str
-    documents: NonNegativeInt
+    key: str
+    documents: NonNegativeInt  # these three are in every manifest
     sequences: NonNegativeInt
     tokens: NonNegativeInt
-    key: str
-    text_tokens: int = 0
-    unknown: int = 0
-    short_documents: int = 0
-    dropped_tokens: int = 0
-    empty_rows: int = 0
-    example: str = ""
 
     def problem(self, folder: Path, thorough: bool) -> str | None:
         """What is wrong with the file, if anything: with its size alone, or with what it holds, too."""
@@ -149,7 +144,7 @@ class ShardReader:
         shard, layout: what is in it.
     """
 
-    def __init__(self, path: Path, shard: Shard, layout: Layout) -> None:
+    def __init__(self, path: Path, shard: Shard, layout: ShardLayout) -> None:
         self.path, self.layout = path, layout
         self._ends_at = shard.tokens * layout.ids.itemsize
         self._seconds_at = self._ends_at + 4 * shard.sequences
@@ -211,8 +206,8 @@ class Manifest:
     format: int = FORMAT
 
     @property
-    def layout(self) -> Layout:
-        return Layout.of(self.vocab_size, self.packing)
+    def layout(self) -> ShardLayout:
+        return ShardLayout.of(self.vocab_size, self.packing)
 
     @property
     def recipe(self) -> str:
@@ -239,6 +234,10 @@ class Manifest:
 
     def unknown(self) -> UnknownTokens:
         """The [UNK] among the tokens of the text; of none where they were not counted."""
+        from convbert.tokenization.unknown import (
+            UnknownTokens,  # imports transformers, which workers need not
+        )
+
         found = UnknownTokens()
         found.merge(self.count("text_tokens"), self.count("unknown"), str(self.totals()["unknown_example"]))
         return found
@@ -291,7 +290,7 @@ class Manifest:
         return None
 
 
-def prepared_folder(source: Source) -> Path | None:
+def prepared_folder(source: Corpus) -> Path | None:
     """The folder that `convbert prepare` made, if `source` is one.
 
     Raises:

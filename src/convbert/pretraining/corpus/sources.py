@@ -11,7 +11,7 @@ from pathlib import Path
 from convbert.util.errors import InputError
 
 PathLike = str | os.PathLike[str]
-Source = PathLike | Sequence[PathLike]
+Corpus = PathLike | Sequence[PathLike]
 
 DATASET = "dataset:"
 """Begins the name of a data set: `dataset:NAME`, `dataset:NAME:CONFIGURATION`, either with `@SPLIT`."""
@@ -103,10 +103,10 @@ class HubDataset:
         return f"{self} {self.size} {stamps}"
 
 
-Input = TextFile | HubDataset
+TextSource = TextFile | HubDataset
 
 
-def find_sources(source: Source) -> list[Input]:
+def find_sources(source: Corpus) -> list[TextSource]:
     """The parts of a corpus: a file, a glob, a folder, a data set, or several of these.
 
     Of a folder, the `.txt`, `.md` (but no README), `.jsonl` and `.parquet` files at any depth, compressed (`.gz`,
@@ -135,7 +135,7 @@ def find_sources(source: Source) -> list[Input]:
     return [*sorted(hub, key=str), *(_describe(path) for path in sorted(files.values()))]
 
 
-def overview(source: Source) -> list[str]:
+def overview(source: Corpus) -> list[str]:
     """What a corpus is made of, for a reader: its files and their sizes, and what of its folders is left out."""
     inputs = find_sources(source)
     shown = ", ".join(

@@ -1,4 +1,4 @@
-"""Who encodes blocks: this process, several on this machine, or a Ray cluster."""
+"""Who encodes chunks: this process, several on this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from convbert.pretraining.corpus.encoding import Encoded, Encoder
-from convbert.pretraining.corpus.reading import Block
+from convbert.pretraining.corpus.encoding import Encoder
+from convbert.pretraining.corpus.reading import Chunk
+from convbert.pretraining.corpus.shards import Counts
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 ENGINES = ("local", "ray")
 _NO_CLUSTER = "no Ray cluster is running here: start one (ray start --head), or set RAY_ADDRESS"
-Submit = Callable[[Block], "Future[Encoded]"]
+Encoded = tuple[bytes, Counts]
+Submit = Callable[[Chunk], "Future[Encoded]"]
 
 _encoder: Encoder | None = None  # of this worker process
 
@@ -36,30 +38,30 @@ def check_engine(engine: str) -> None:
 
 
 def encode_in_order(
-    blocks: Iterable[Block], encoder: Encoder, workers: int, engine: str = "local"
-) -> Generator[tuple[Block, Encoded]]:
-    """Yield every block with what became of it; of as many blocks as there are workers, and two, at a time.
+    chunks: Iterable[Chunk], encoder: Encoder, workers: int, engine: str = "local"
+) -> Generator[tuple[Chunk, Encoded]]:
+    """Yield every chunk with what became of it; of as many chunks as there are workers, and two, at a time.
 
     Args:
         workers: processes; 1 encodes here, on the tokenizer's own threads. With Ray, the cluster's CPUs count.
         engine: "local", or "ray" for the cluster that is running; see `check_engine`.
 
     Raises:
-        InputError: a block cannot be encoded, a worker died, or there is no cluster.
+        InputError: a chunk cannot be encoded, a worker died, or there is no cluster.
     """
     if engine == "local" and workers == 1:
-        yield from ((block, encoder.encode(block)) for block in blocks)
+        yield from ((chunk, encoder.encode(chunk)) for chunk in chunks)
         return
     with _ray(encoder) if engine == "ray" else _processes(encoder, workers) as (submit, width):
-        waiting: deque[tuple[Block, Future[Encoded]]] = deque()
-        blocks = iter(blocks)
+        waiting: deque[tuple[Chunk, Future[Encoded]]] = deque()
+        chunks = iter(chunks)
         while True:
-            for block in itertools.islice(blocks, width + 2 - len(waiting)):
-                waiting.append((block, submit(block)))
+            for chunk in itertools.islice(chunks, width + 2 - len(waiting)):
+                waiting.append((chunk, submit(chunk)))
             if not waiting:
                 return
-            block, future = waiting.popleft()
-            yield block, future.result()
+            chunk, future = waiting.popleft()
+            yield chunk, future.result()
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def _processes(encoder: Encoder, workers: int) -> Iterator[tuple[Submit, int]]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(encoder,))
     try:
-        yield lambda block: pool.submit(_encode, block), workers
+        yield lambda chunk: pool.submit(_encode, chunk), workers
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process died (killed, perhaps for want of memory); finished shards are kept: "
@@ -94,14 +96,14 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def _encode(block: Block) -> Encoded:
+def _encode(chunk: Chunk) -> Encoded:
     assert _encoder is not None
-    return _encoder.encode(block)
+    return _encoder.encode(chunk)
 
 
 @contextmanager
 def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
-    """Tasks rather than a `ray.data` pipeline: blocks are read one after the other, and keep their order."""
+    """Tasks rather than a `ray.data` pipeline: chunks are read one after the other, and keep their order."""
     import ray
 
     here = not ray.is_initialized()
@@ -115,7 +117,7 @@ def _ray(encoder: Encoder) -> Iterator[tuple[Submit, int]]:
         shared = ray.put(encoder)
         task = ray.remote(num_cpus=1)(_encode_remotely)
         width = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield lambda block: task.remote(shared, block).future(), width
+        yield lambda chunk: task.remote(shared, chunk).future(), width
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, InputError):
             raise error.cause from error
@@ -138,6 +140,6 @@ def _check_ray_address(address: str) -> None:
             raise InputError(f"{_NO_CLUSTER} (now {address}, which does not answer: {error})") from error
 
 
-def _encode_remotely(encoder: Encoder, block: Block) -> Encoded:
+def _encode_remotely(encoder: Encoder, chunk: Chunk) -> Encoded:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return encoder.encode(block)
+    return encoder.encode(chunk)

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from convbert import ConvBertForMaskedLM, ConvBertTokenizer, ConvBertTokenizerFast
 from convbert.cli import main
 from convbert.files import embedded
-from convbert.pretraining.beginning import begin, check_beginning
 from convbert.pretraining.corpus.prepare import Preparation
-from convbert.pretraining.objective import build_objective
+from convbert.pretraining.objectives import build_objective
 from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import recipe, smoke
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
+from convbert.pretraining.warm_start import check_warm_start, warm_start
 from convbert.util.errors import InputError
 
 FIELDS = {"vocab_size": 200, "bf16": False, "max_steps": 4, "save_every": 2, "log_every": 1}
@@ -51,7 +51,7 @@ def assert_holds(model, folder):
 def test_both_models_begin_where_the_other_run_ended(first):
     plan = smoke(**FIELDS, start_from=str(first / "model"), start_generator_from=str(first / "generator"))
     objective = objective_of(plan, first)
-    begin(objective, plan)
+    warm_start(objective, plan)
     assert_holds(objective.discriminator, first / "model")
     assert_holds(objective.generator, first / "generator")
     # Loading must not undo the sharing.
@@ -65,7 +65,7 @@ def test_both_models_begin_where_the_other_run_ended(first):
 def test_a_generator_that_is_not_given_starts_anew_on_the_given_embeddings(first):
     plan = smoke(**FIELDS, start_from=str(first / "model"))
     objective, untouched = objective_of(plan, first), objective_of(plan, first)
-    begin(objective, plan)
+    warm_start(objective, plan)
     assert_holds(objective.discriminator, first / "model")
     ours = objective.generator.convbert.encoder.state_dict()
     for name, weight in untouched.generator.convbert.encoder.state_dict().items():
@@ -75,7 +75,7 @@ def test_a_generator_that_is_not_given_starts_anew_on_the_given_embeddings(first
 def test_a_discriminator_can_become_a_masked_language_model_with_a_new_head(first):
     plan = smoke(**FIELDS, objective="mlm", start_from=str(first / "model"))
     objective = objective_of(plan, first)
-    begin(objective, plan)
+    warm_start(objective, plan)
     stored = load_file(first / "model/model.safetensors")
     own = objective.model.state_dict()
     encoder = [name for name in stored if name.startswith("convbert.")]
@@ -109,8 +109,8 @@ def test_a_run_goes_on_training_what_it_began_with(first, corpus, tmp_path):
 def test_the_embedded_model_fits_its_recipe():
     plan = recipe("embedded", start_from="embedded")
     objective = build_objective(plan, plan.model_config(12_288))
-    check_beginning(plan, load_tokenizer(embedded.folder()))
-    begin(objective, plan)
+    check_warm_start(plan, load_tokenizer(embedded.folder()))
+    warm_start(objective, plan)
     given = ConvBertForMaskedLM.from_pretrained(embedded.folder(), dtype=torch.float32).state_dict()
     for name, weight in objective.model.state_dict().items():
         assert torch.equal(weight, given[name])
@@ -127,7 +127,7 @@ def test_the_embedded_model_fits_its_recipe():
 def test_another_architecture_is_refused_and_the_field_named(first, changes, said):
     plan = smoke(**FIELDS, **changes, start_from=str(first / "model"))
     with pytest.raises(InputError, match=said):
-        check_beginning(plan, load_tokenizer(first / "model"))
+        check_warm_start(plan, load_tokenizer(first / "model"))
 
 
 def test_another_vocabulary_is_refused_before_the_corpus_is_read(first, corpus, tmp_path, tokenizer):
@@ -142,7 +142,7 @@ def test_models_of_two_runs_cannot_share_their_embeddings(first, corpus, tmp_pat
     pretrain(smoke(**FIELDS, seed=1), corpus, second, device="cpu", report=lambda message: None)
     plan = smoke(**FIELDS, start_from=str(first / "model"), start_generator_from=str(second / "generator"))
     with pytest.raises(InputError, match="other embeddings"):
-        begin(objective_of(plan, first), plan)
+        warm_start(objective_of(plan, first), plan)
 
 
 def test_a_generator_needs_a_plan_with_one(first):
@@ -197,20 +197,20 @@ def test_other_rules_for_the_same_words_are_refused(first, tmp_path, rules):
     plan = smoke(**FIELDS, start_from=str(first / "model"))
     words = load_tokenizer(same_words(tmp_path / "words", first, **rules))
     with pytest.raises(InputError, match="other rules"):
-        check_beginning(plan, words)
+        check_warm_start(plan, words)
 
 
 def test_the_same_words_and_rules_are_taken_in_either_class_and_without_a_tokenizer_beside_the_weights(
     first, tmp_path
 ):
     words = load_tokenizer(same_words(tmp_path / "words", first))
-    check_beginning(smoke(**FIELDS, start_from=str(first / "model")), words)
+    check_warm_start(smoke(**FIELDS, start_from=str(first / "model")), words)
     slow = ConvBertTokenizer.from_pretrained(first / "model")
-    check_beginning(smoke(**FIELDS, start_from=str(first / "model")), slow)
+    check_warm_start(smoke(**FIELDS, start_from=str(first / "model")), slow)
     shutil.copytree(first / "model", tmp_path / "bare")
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
         (tmp_path / "bare" / name).unlink()
-    check_beginning(smoke(**FIELDS, start_from=str(tmp_path / "bare")), words)
+    check_warm_start(smoke(**FIELDS, start_from=str(tmp_path / "bare")), words)
 
 
 def test_a_corpus_prepared_with_other_words_is_refused(first, corpus, tmp_path):

@@ -1,6 +1,6 @@
-"""Floating-point operations of a model, in closed form from its configuration.
+"""What training takes, from the configuration alone: floating-point operations, parameters, memory.
 
-Counted is every product of matrices and both convolutions, a multiplication with its addition as 2; not counted is
+Of operations, every product of matrices and both convolutions are counted, a multiplication with its addition as 2; not
 what goes element by element: norms, softmax, activations, dropout, additions, look-ups. Only what the model needs is
 counted: the vocabulary head, and the second half of the last layer below it, at the masked positions alone. So are
 model-FLOPs meant (Chowdhery et al. 2022, PaLM, appendix B): work that a way of computing repeats is not counted.
@@ -9,11 +9,17 @@ model-FLOPs meant (Chowdhery et al. 2022, PaLM, appendix B): work that a way of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from convbert.configuration import ConvBertConfig
+from convbert.util.errors import InputError
+
+if TYPE_CHECKING:
+    from convbert.pretraining.recipes import PretrainingPlan
 
 Flops = dict[str, float]
 """Name of a part to its operations."""
@@ -60,7 +66,7 @@ def training_flops(objective: nn.Module, length: float, masked: float) -> Flops:
     """Training on one sequence: `TRAINING` forward passes of each model of the objective.
 
     Args:
-        objective: with a `generator` (or none that computes) and a `discriminator`, or with one `model`.
+        objective: with a `generator` and a `discriminator`, or with one `model`.
         length: tokens of the sequence.
         masked: of them, predicted ones.
 
@@ -125,3 +131,84 @@ def _models(objective: nn.Module) -> dict[str, Any]:
 
 def _times(factor: float, parts: Flops) -> Flops:
     return {name: factor * value for name, value in parts.items()}
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+BYTES = 16
+"""Of each parameter in fp32: weight, gradient, and AdamW's two moments."""
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def check_memory(plan: PretrainingPlan, vocab_size: int) -> None:
+    """Refuse models that this machine, its GPUs included, cannot train.
+
+    Args:
+        vocab_size: of the run's tokenizer.
+
+    Raises:
+        InputError: with the sizes, what training takes at least, and what there is.
+    """
+    config = plan.model_config(vocab_size)
+    # At least so much of a micro-batch is kept for its backward pass: the input of each layer.
+    kept = 2 * plan.batch_size * plan.min_sequence_length * config.hidden_size * config.num_hidden_layers
+    parameters = plan_parameters(plan, config)
+    needed, there = BYTES * parameters + kept, machine_memory()
+    if needed > there:
+        sizes = ("vocab_size", "embedding_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        told = ", ".join(f"{name}={getattr(config, name)}" for name in (*sizes, "max_position_embeddings"))
+        raise InputError(
+            f"training {parameters / 1e6:,.0f} M parameters ({told}) in batches of {plan.batch_size} takes at least "
+            f"{needed / 2**30:,.0f} GiB of memory, and this machine has {there / 2**30:,.0f} GiB"
+        )
+
+
+def plan_parameters(plan: PretrainingPlan, config: ConvBertConfig) -> int:
+    """Parameters of all models of a plan, shared ones counted once.
+
+    Args:
+        config: of the model, see `PretrainingPlan.model_config`.
+    """
+    if plan.objective == "mlm":
+        return _embeddings(config) + _layers(config) + _vocabulary_head(config)
+    width, generator = config.hidden_size, plan.generator_config(config)
+    discriminator = _embeddings(config) + _layers(config) + width * width + width + width + 1
+    return discriminator + _layers(generator) + _vocabulary_head(generator)
+
+
+def machine_memory() -> int:
+    """Bytes that this process may use, of the machine or its container, and on its GPUs."""
+    import psutil  # type: ignore[import-untyped]  # comes with accelerate
+
+    limits = [psutil.virtual_memory().total]
+    for file in _CGROUPS:
+        try:
+            limits.append(int(file.read_text()))
+        except (OSError, ValueError):  # not mounted, or "max"
+            continue
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return min(limits) + sum(gpu.total_memory for gpu in gpus)
+
+
+def _embeddings(config: ConvBertConfig) -> int:
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    return (rows + 2) * config.embedding_size
+
+
+def _layers(config: ConvBertConfig) -> int:
+    """Those of the encoder, and the projection before them."""
+    width, inner = config.hidden_size, config.num_kept_heads * config.head_size
+    taps, kernels = config.conv_kernel_size, config.num_kept_heads * config.conv_kernel_size
+    mixed = 3 * (width + 1) * inner  # query, key, value
+    mixed += width * taps + (width + 1) * inner  # the separable convolution of the keys
+    mixed += (inner + 1) * kernels + (width + 1) * inner  # kernels, and what they are applied to
+    feed_forward = 2 * width * config.intermediate_size // config.num_groups
+    feed_forward += config.intermediate_size + width
+    layer = mixed + (2 * inner + 1) * width + feed_forward + 4 * width
+    projection = (config.embedding_size + 1) * width if config.embedding_size != width else 0
+    return projection + config.num_hidden_layers * layer
+
+
+def _vocabulary_head(config: ConvBertConfig) -> int:
+    """Its table of words is the embeddings'."""
+    return (config.hidden_size + 3) * config.embedding_size + config.vocab_size

@@ -1,4 +1,4 @@
-"""What a run begins with: a vocabulary, and weights that were trained before, where it is given some."""
+"""What a run starts from: its tokenizer, and for a warm start the weights of another model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from transformers.utils import cached_file
 from convbert.configuration import ConvBertConfig
 from convbert.files.damage import translate_errors
 from convbert.inference.loading import find_model, load_filled
-from convbert.pretraining.data import PLAIN, PathLike, Reading, Source, prepared_folder
+from convbert.pretraining.corpus.reading import PLAIN, Reading
+from convbert.pretraining.corpus.shards import prepared_folder
+from convbert.pretraining.corpus.sources import Corpus, PathLike
+from convbert.pretraining.cost import check_memory
 from convbert.pretraining.folder import RunFolder
-from convbert.pretraining.memory import check_memory
-from convbert.pretraining.objective import Objective
+from convbert.pretraining.objectives import Objective
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.pretraining.vocabulary import check_tokenizer, load_tokenizer, train_wordpiece
 from convbert.tokenization import ConvBertTokenizerFast
@@ -31,7 +33,7 @@ _ARCHITECTURE = (
 
 def resolve_tokenizer(
     plan: PretrainingPlan,
-    corpus: Source,
+    corpus: Corpus,
     folder: RunFolder,
     tokenizer: PathLike | PreTrainedTokenizerBase | None,
     report: Callable[[str], None],
@@ -53,7 +55,7 @@ def resolve_tokenizer(
         return load_tokenizer(tokenizer)
     if plan.start_from is not None:
         return _tokenizer_of(plan.start_from)
-    if (folder.tokenizer / "tokenizer.json").exists():
+    if (folder.tokenizer / "vocab.txt").exists():  # the last file to come
         return load_tokenizer(folder.tokenizer)
     if prepared is not None:
         return load_tokenizer(prepared / "tokenizer")
@@ -85,7 +87,7 @@ def check_undecided(plan: PretrainingPlan, given: PathLike) -> None:
             )
 
 
-def check_beginning(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_warm_start(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse checkpoints that do not fit the plan, before any work is done.
 
     Args:
@@ -106,13 +108,13 @@ def check_beginning(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) -
         ours, theirs = _architecture(wanted[name]), _architecture(stored)
         if differing := [field for field in _ARCHITECTURE if ours[field] != theirs[field]]:
             told = ", ".join(f"{field} is {theirs[field]} there, {ours[field]} here" for field in differing)
-            raise InputError(f"{source}: cannot be the beginning of the {name} of this run: {told}")
+            raise InputError(f"{source}: cannot be the start of the {name} of this run: {told}")
         own = _stored_tokenizer(source)
         if own is not None and (difference := _difference(own, tokenizer)):
-            raise InputError(f"{source}: cannot be the beginning of the {name} of this run: {difference}")
+            raise InputError(f"{source}: cannot be the start of the {name} of this run: {difference}")
 
 
-def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
+def warm_start(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
     """Load what the plan starts from. A head that a checkpoint does not have starts anew.
 
     Returns:
@@ -129,7 +131,7 @@ def begin(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
         with translate_errors(source):
             filled = load_filled(type(model), source, optional_head=True)
         model.load_state_dict(filled.state_dict())
-        shares = name == "generator" and "model" in sources and not plan.untied_generator_embeddings
+        shares = name == "generator" and "model" in sources
         if shares and not torch.equal(before, model.get_input_embeddings().weight):
             raise InputError(
                 f"{source}: has other embeddings than {sources['model']}, and the two share them in this run: "
@@ -151,13 +153,17 @@ def _tokenizer_of(source: str) -> PreTrainedTokenizerBase:
 
 def _stored_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model; None where there is none, so that the given one must be taken for its own."""
+    if not any(_is_there(source, name) for name in ("tokenizer.json", "vocab.txt")):
+        return None
     with translate_errors(source):
-        quietly = {
-            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
-        }
-        if not any(cached_file(source, name, **quietly) for name in ("tokenizer.json", "vocab.txt")):
-            return None
         return ConvBertTokenizerFast.from_pretrained(source)
+
+
+def _is_there(source: str, name: str) -> bool:
+    try:
+        return cached_file(source, name) is not None
+    except OSError:  # neither in the folder, nor on the Hub or in its cache
+        return False
 
 
 def _difference(model: PreTrainedTokenizerBase, run: PreTrainedTokenizerBase) -> str | None:

@@ -1,12 +1,55 @@
-"""What a reader finds beside a pre-trained model: its card, and its loss curve."""
+"""What a finished run leaves behind: model folders with their cards and loss curves, and the final metrics."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
+from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.recipes import PretrainingPlan
+from convbert.util.errors import InputError
+
+
+def write_models(
+    folder: RunFolder,
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    plan: PretrainingPlan,
+    metrics: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> None:
+    """Write all model folders, then `metrics.json`.
+
+    Args:
+        models: by the name of their folder.
+        history: entries of the log, for the curves.
+
+    Raises:
+        InputError: they cannot be written, or a metric is not finite.
+    """
+    root = folder.root
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{root}: {name} is {value}, so the model is of no use and is not written")
+    with ExitStack() as folders:  # none of them is there before all are complete
+        for name, model in models.items():
+            draft = folders.enter_context(atomic_folder(root / name))
+            model.save_pretrained(draft)
+            save_tokenizer(tokenizer, draft, model.config.max_position_embeddings)
+            draw_curve(history, draft / "loss.png")
+            card = model_card(plan, metrics, type(model).__name__)
+            (draft / "README.md").write_text(card, encoding="utf-8")
+    write_json(folder.metrics, metrics)
+
+
+# ------------------------------------------------------------------------------------------- model card
 
 _MASKED_LM = """\
 ---
@@ -55,7 +98,7 @@ discriminator over all tokens of the texts, precision and recall at a probabilit
 
 
 def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str) -> str:
-    """The README.md of a trained model: how it was made, and its figures.
+    """The README.md of a trained model: how it was made, and its metrics.
 
     Args:
         architecture: the class of the model that this is the card of.
@@ -71,7 +114,7 @@ def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str
         notes = f"{_FIGURES_NOTE}\n{_REPLACED_NOTE}" if plan.objective == "rtd" else _FIGURES_NOTE
         sections.append(f"## Held-out figures\n\n{_table(held_out)}\n\n{notes}\n")
     sections.append(f"## Cost\n\n{_table(cost)}\n\n![Loss by step](loss.png)\n")
-    sections.append(f"## Recipe\n\n```json\n{json.dumps(plan.to_dict(), indent=2)}\n```\n")
+    sections.append(f"## Recipe\n\n```json\n{json.dumps(plan.to_dict(), indent=2, allow_nan=False)}\n```\n")
     return "\n".join(sections)
 
 
