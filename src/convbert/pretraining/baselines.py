@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
 
 from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.masking import IGNORED, MaskingCollator
@@ -35,6 +34,8 @@ class BigramModel:
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], is_special: np.ndarray, strength: float = 10.0) -> None:
+        from scipy.sparse import coo_array, csr_array
+
         self.is_special, self.strength = is_special, strength
         self.vocab_size = len(is_special)
         tokens = np.zeros(self.vocab_size, dtype=np.int64)
