@@ -36,7 +36,7 @@ bench: $(READY)
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt $(wildcard src/convbert/ops/compiled/*.c)
+$(READY): pyproject.toml constraints.txt $(wildcard src/convbert/ops/*.[ch] src/convbert/ops/*/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convbert needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	@echo "Setting up .venv, once; this takes some minutes."
 	@echo "1 of 3: a virtual environment"

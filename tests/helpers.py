@@ -37,14 +37,22 @@ def bounds(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str = "") -> None:
-    """Equal shape, and equal within the tolerance of `dtype`."""
+def assert_close(
+    actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str = "", terms: Tensor | None = None
+) -> None:
+    """Equal shape, and equal within the tolerance of `dtype`, relative to the largest number that is expected.
+
+    Where nothing but zero is expected, the tolerance is absolute: terms of order one cancel there.
+
+    Args:
+        terms: what the tolerance is relative to instead, where few numbers are expected and their terms may cancel.
+    """
     assert actual.shape == expected.shape, name
     if expected.numel() == 0:
         return
     assert torch.isfinite(actual).all(), f"{name}: not finite"
     error = (actual.double() - expected.double()).abs().max().item()
-    scale = max(expected.double().abs().max().item(), 1.0)
+    scale = (expected if terms is None else terms).double().abs().max().item() or 1.0
     assert error <= TOLERANCE[dtype] * scale, f"{name}: off by {error:.2e} at scale {scale:.2g}"
 
 
@@ -68,7 +76,7 @@ def assert_fast_equals_reference(
 
 
 def assert_a_damaged_text_stays_alone(
-    op: Callable[..., Tensor], inputs: Sequence[Tensor], *, rectangle: bool
+    op: Callable[..., Tensor], inputs: Sequence[Tensor], *, dense: bool
 ) -> None:
     """Not a number in the second of three texts of 20 tokens, forward and backward, leaves the others as they were.
 
@@ -78,9 +86,9 @@ def assert_a_damaged_text_stays_alone(
     for damage in (0, torch.nan):
         first, *others = (x.clone(memory_format=torch.contiguous_format) for x in inputs)
         first[20:40] += damage
-        given = [x.unflatten(0, (3, 20)) if rectangle and len(x) == 60 else x for x in (first, *others)]
+        given = [x.unflatten(0, (3, 20)) if dense and len(x) == 60 else x for x in (first, *others)]
         given = [x.detach().requires_grad_() for x in given]
-        out = op(*given, None if rectangle else bounds([20, 20, 20]), backend="fast")
+        out = op(*given, None if dense else bounds([20, 20, 20]), backend="fast")
         # The gradient carries the damage, too.
         grads = torch.autograd.grad(out, given, out.detach())
         per_token = [grad for grad, x in zip(grads, inputs, strict=True) if len(x) == 60]
@@ -92,7 +100,7 @@ def assert_a_damaged_text_stays_alone(
 
 
 def each_alone(op: Callable[..., Tensor], inputs: Sequence[Tensor], cu_seqlens: Tensor) -> Tensor:
-    """The op on each sequence as a rectangle of one row; inputs without a token axis are passed on whole."""
+    """The op on each sequence as a dense batch of one row; inputs without a token axis are passed on whole."""
     total = int(cu_seqlens[-1])
     rows = []
     for start, end in pairwise(cu_seqlens.tolist()):

@@ -52,7 +52,7 @@ def test_unpadded(name, dtype, lengths, kernel_size):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (16, 512), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("kernel_size", [1, 9, 31])
-def test_rectangle(name, dtype, shape, kernel_size):
+def test_dense(name, dtype, shape, kernel_size):
     assert_fast_equals_reference(OPS[name], case(name, shape, kernel_size, dtype), None)
 
 
@@ -120,11 +120,11 @@ def test_training_step_equals_the_cpu():
 
 
 @pytest.mark.parametrize("changes", [QUIET, {}], ids=["no dropout", "dropout"])
-@pytest.mark.parametrize("kind", ["rectangle", "packed"])
+@pytest.mark.parametrize("kind", ["dense", "packed"])
 def test_nothing_synchronises(kind, changes):
     model = build(**changes).to("cuda", torch.bfloat16).train()
     inputs = packed_on_gpu([40, 17, 3])
-    if kind == "rectangle":
+    if kind == "dense":
         inputs = {"input_ids": inputs["input_ids"].view(3, 20)}
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -146,7 +146,7 @@ def test_heads_do_not_synchronise(head):
 
 
 @torch.no_grad()
-def test_rectangle_in_a_cuda_graph():
+def test_dense_in_a_cuda_graph():
     model = build().to("cuda", torch.bfloat16).eval()
     ids = torch.randint(5, 17, (4, 32), device="cuda")
     expected = model(ids).last_hidden_state
@@ -158,7 +158,7 @@ def test_rectangle_in_a_cuda_graph():
     assert torch.equal(states, expected)
 
 
-@pytest.mark.parametrize("kind", ["rectangle", "packed"])
+@pytest.mark.parametrize("kind", ["dense", "packed"])
 def test_compiled_equals_eager(kind):
     torch._dynamo.reset()
     model = build(**QUIET).cuda().train()
@@ -166,7 +166,7 @@ def test_compiled_equals_eager(kind):
     with torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in ([20, 20, 20], [10, 10, 10, 10], [33, 33]):
             inputs = packed_on_gpu(lengths)
-            if kind == "rectangle":
+            if kind == "dense":
                 inputs = {"input_ids": inputs["input_ids"].view(len(lengths), -1)}
             results = []
             for run in (model, compiled):

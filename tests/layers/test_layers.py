@@ -70,6 +70,14 @@ def test_whoever_listens_in_training_hears_what_the_layer_says(place):
         assert activated.min() > -0.2  # GELU's lowest value; before it, there are lower ones
 
 
+@pytest.mark.parametrize("name", [name for name, _ in build_layer().named_modules() if name])
+def test_every_module_calls_its_hooks(name):
+    layer, calls = build_layer(), []
+    layer.get_submodule(name).register_forward_hook(lambda *_: calls.append(name))
+    layer(torch.randn(2, 5, 16), ForwardContext())
+    assert calls == [name]
+
+
 @torch.no_grad()
 def test_weights_that_come_when_a_layer_is_called():
     """accelerate replaces `forward`; until then, the weights are on no device."""

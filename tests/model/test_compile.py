@@ -1,5 +1,5 @@
-"""`torch.compile` sees one graph, on rectangles and on packed rows, and does not start again when lengths change;
-`torch.export` sees rectangles of any size."""
+"""`torch.compile` sees one graph, on dense batches and on packed rows, and does not start again when lengths change;
+`torch.export` sees dense and padded batches of any size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build(dropout: float = 0.0) -> ConvBertModel:
     return spread_model(0.3, num_hidden_layers=1, **drops).train()
 
 
-def rectangle(batch: int, length: int) -> dict[str, Tensor]:
+def dense(batch: int, length: int) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(5, len(tiny.WORDS), (batch, length))}
 
 
@@ -51,12 +51,12 @@ def assert_compiled_equals_eager(compiled, model: ConvBertModel, inputs: dict) -
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("kind", ["rectangle", "packed"])
+@pytest.mark.parametrize("kind", ["dense", "packed"])
 def test_changing_lengths_compile_once(kind, dropout, request):
     if dropout:  # compiled kernels hash where a traced program draws
         request.getfixturevalue("without_kernels")
     model = build(dropout)
-    cases = [rectangle(*shape) for shape in SHAPES] if kind == "rectangle" else [packed(p) for p in PACKS]
+    cases = [dense(*shape) for shape in SHAPES] if kind == "dense" else [packed(p) for p in PACKS]
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -70,7 +70,7 @@ def test_marked_dimensions_compile_once():
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for shape in SHAPES:
-            inputs = rectangle(*shape)
+            inputs = dense(*shape)
             for dimension in (0, 1):
                 torch._dynamo.mark_dynamic(inputs["input_ids"], dimension)
             assert_compiled_equals_eager(compiled, model, inputs)
@@ -86,7 +86,7 @@ def test_packed_row_without_its_longest_length():
 @torch.no_grad()
 def test_a_loaded_model_is_one_graph(precision, backend, monkeypatch):
     monkeypatch.setattr("convbert.model.frozen.SMALLEST_INT8_LAYER", 0)
-    model, inputs = build().eval(), rectangle(2, 7)
+    model, inputs = build().eval(), dense(2, 7)
     set_precision(model, precision, torch.device("cpu"))
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     model.encoder.freezer.enabled = False  # traced, an int8 model computes in fp32
@@ -98,7 +98,7 @@ def test_inductor():
     model = build().eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for lengths, shape in zip(PACKS[:2], SHAPES[:2], strict=True):
-        for inputs in (packed(lengths), rectangle(*shape)):
+        for inputs in (packed(lengths), dense(*shape)):
             assert_close(
                 compiled(**inputs).last_hidden_state, model(**inputs).last_hidden_state, torch.float32
             )
@@ -111,12 +111,12 @@ def test_inductor_training_step():
 
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
-def test_exported_rectangles_of_any_size(padded):
+def test_exported_batches_of_any_size(padded):
     """Traced once, on one shape."""
     model = build().eval()
 
     def inputs(batch: int, length: int) -> dict[str, Tensor]:
-        found = rectangle(batch, length)
+        found = dense(batch, length)
         if padded:
             found["attention_mask"] = (torch.arange(length) < torch.arange(1, batch + 1)[:, None]).long()
         return found

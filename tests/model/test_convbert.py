@@ -210,16 +210,16 @@ class TestForms:
         assert_close(model(**flat)[0][0], padded, torch.float32)
 
     @pytest.mark.usefixtures("poisoned_memory")
-    @pytest.mark.parametrize("kind", ["rectangle", "unpadded", "rectangle with a mask"])
+    @pytest.mark.parametrize("kind", ["dense", "unpadded", "padded"])
     def test_reference_backend(self, inputs, kind):
         """The fast convolutions against the definition, in training mode, with the gradient of every parameter."""
         model = twins("ConvBertModel", "small-like", **NO_DROPOUT)[1].train()
-        if kind == "rectangle":
+        if kind == "dense":
             del inputs["attention_mask"]
         results = []
         for model.conv_backend in ("reference", "fast"):
             model.zero_grad()
-            states = model(**inputs, output_attentions=kind == "rectangle with a mask").last_hidden_state
+            states = model(**inputs, output_attentions=kind == "padded").last_hidden_state
             states.square().sum().backward()
             results.append([states.detach(), *(p.grad for p in model.parameters())])
         assert_close(results[1][0], results[0][0], torch.float32)
@@ -228,7 +228,7 @@ class TestForms:
 
     @pytest.mark.parametrize("side", ["left", "right", "hole"])
     @torch.no_grad()
-    def test_eager_rectangle_equals_unpadded(self, model, inputs, side):
+    def test_eager_padded_equals_unpadded(self, model, inputs, side):
         mask = inputs["attention_mask"]
         if side == "left":
             mask = mask.flip(1)
@@ -295,7 +295,7 @@ class TestForms:
         assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-    @pytest.mark.parametrize("masked", [True, False], ids=["rectangle with a mask", "unpadded"])
+    @pytest.mark.parametrize("masked", [True, False], ids=["padded", "unpadded"])
     def test_low_precision_trains_on_extreme_inputs(self, model, dtype, masked):
         """Vectors of +-1e4, a row of padding, a text shorter than the kernel: states and gradients are numbers."""
         lengths = torch.tensor([[24], [0], [2]])
@@ -338,7 +338,7 @@ class TestForms:
         assert (actual - expected).norm() < 0.05 * expected.norm()
 
     @torch.no_grad()
-    def test_compiled_rectangle_with_a_mask(self, model, inputs):
+    def test_compiled_padded(self, model, inputs):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         assert_close(compiled(**inputs)[0], model(**inputs)[0], torch.float32)
 
@@ -563,3 +563,14 @@ def test_the_number_of_a_layer_may_be_0():
     assert [state is not None for state in out.hidden_states] == [True] + [False] * (
         len(out.hidden_states) - 1
     )
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_shapes_on_the_meta_device(train):
+    with torch.device("meta"):
+        model = ConvBertModel(tiny.config()).train(train)
+        ids, mask = torch.ones(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.long)
+        for inputs in ({}, {"attention_mask": mask}):
+            assert model(ids, **inputs).last_hidden_state.shape == (2, 9, model.config.hidden_size)
+        row = {"cu_seq_lens_q": torch.zeros(3, dtype=torch.int32), "max_length_q": 9}
+        assert model(ids.view(1, 18), **row).last_hidden_state.shape == (1, 18, model.config.hidden_size)

@@ -22,7 +22,7 @@ CUDA = torch.device("cuda")
 aten = torch.ops.aten
 
 
-@pytest.mark.parametrize("shape", [(2, 9), (18,)], ids=["rectangle", "unpadded"])
+@pytest.mark.parametrize("shape", [(2, 9), (18,)], ids=["dense", "unpadded"])
 def test_convolutions(shape):
     with FakeTensorMode():
         cu_seqlens = torch.empty(4, dtype=torch.int32, device=CUDA) if len(shape) == 1 else None
@@ -115,7 +115,7 @@ WORDS, TEXTS = torch.ones(2, 9, dtype=torch.long), torch.ones(2, dtype=torch.lon
         ("ConvBertForQuestionAnswering", {"start_positions": TEXTS, "end_positions": TEXTS}),
     ],
 )
-def test_a_rectangle(head, inputs, train):
+def test_a_dense_batch(head, inputs, train):
     assert synchronisations(head, train, **inputs) == []
 
 

@@ -53,14 +53,14 @@ def test_every_kernel_size(name, kernel_size):
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 33), (2, 67), (0, 5), (2, 0)], ids=str)
-def test_rectangle(name, shape):
+def test_dense(name, shape):
     assert_fast_equals_reference(OPS[name], case(name, shape, 9), None)
 
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("kernel_size", [3, 9, 31])
-@pytest.mark.parametrize("lengths", [[17, 9], None], ids=["unpadded", "rectangle"])
+@pytest.mark.parametrize("lengths", [[17, 9], None], ids=["unpadded", "dense"])
 def test_low_precision(name, dtype, kernel_size, lengths):
     inputs = case(name, [26] if lengths else (2, 13), kernel_size, dtype)
     assert_fast_equals_reference(OPS[name], inputs, lengths and bounds(lengths))
@@ -87,9 +87,9 @@ def test_extreme_logits_stay_finite(dtype):
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("rectangle", [True, False])
-def test_a_damaged_text_stays_alone(name, rectangle):
-    assert_a_damaged_text_stays_alone(OPS[name], case(name, [60], 9), rectangle=rectangle)
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_damaged_text_stays_alone(name, dense):
+    assert_a_damaged_text_stays_alone(OPS[name], case(name, [60], 9), dense=dense)
 
 
 def test_filter_gradient_does_not_depend_on_the_run():

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from convbert.ops import add_norm, attention, compiled, depthwise_conv, dropout, gelu, span_dynamic_conv
 from convbert.ops.attention import attention_with_weights
-from convbert.ops.compiled import encoder, product
 from helpers import FORMS, assert_close, bounds, each_alone, gradients, slice_of_larger
 
 SHAPES = [(1, 1), (3, 7), (5, 64), (2, 9, 33), (300, 256)]
@@ -26,9 +25,15 @@ def test_a_library_of_another_version_is_not_run(monkeypatch):
     library, reason = compiled.open_build(FORMS[0])
     assert library is None
     assert "install" in reason
-    monkeypatch.undo()
-    assert compiled.library().layer_size() == ctypes.sizeof(encoder.LayerStruct)
-    assert compiled.library().linear_size() == ctypes.sizeof(product.LinearStruct)
+
+
+@pytest.mark.skipif(not FORMS[:-1], reason="no compiled kernels here")
+@pytest.mark.parametrize("struct", ["encoder.LayerStruct", "product.LinearStruct"])
+def test_a_library_with_other_structs_is_not_run(struct, monkeypatch):
+    monkeypatch.setattr(f"convbert.ops.compiled.{struct}", ctypes.c_int64)
+    library, reason = compiled.open_build(FORMS[0])
+    assert library is None
+    assert "install" in reason
 
 
 def assert_equals_definition(function, definition, inputs):
@@ -162,6 +167,23 @@ def test_attention_unpadded_equals_each_alone(lengths):
         assert_close(actual, wanted, torch.float32)
 
 
+@pytest.mark.parametrize("form", FORMS[:-1], indirect=True)
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("lengths", [[300], [200, 0, 101]], ids=str)
+def test_one_head_of_a_long_text_is_shared_by_threads(form, lengths):
+    inputs = [slice_of_larger(sum(lengths), 1, 64).requires_grad_() for _ in range(3)]
+    grad, results, before = torch.randn(sum(lengths), 1, 64), [], torch.get_num_threads()
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            out = attention(*inputs, cu_seqlens=bounds(lengths))
+            results.append(torch.autograd.grad(out, inputs, grad))
+    finally:
+        torch.set_num_threads(before)
+    for alone, shared in zip(*results, strict=True):
+        assert_close(shared, alone, torch.float32)
+
+
 @pytest.mark.usefixtures("poisoned_memory", "form")
 def test_attention_drops_weights_and_differentiates_the_same_ones():
     tokens, heads = 48, 2
@@ -194,6 +216,22 @@ def test_bounds_that_leave_memory_are_refused(wrong):
         lambda: depthwise_conv(tokens.flatten(1), torch.randn(16, 1, 3), cu_seqlens, backend="fast"),
     ):
         with pytest.raises(ValueError, match="must run from 0 to 4"):
+            call()
+
+
+@pytest.mark.parametrize("form", FORMS[:-1], indirect=True)
+@pytest.mark.parametrize("wrong", [[0, 3], [1, 4], [0, 3, 2, 4], [0, 9]], ids=str)
+def test_operators_refuse_them_too(form, wrong):
+    """A compiled program comes here without the check of the public functions."""
+    tokens, ends = torch.randn(4, 2, 8), torch.tensor(wrong, dtype=torch.int32)
+    ops = torch.ops.convbert
+    for call in (
+        lambda: ops.attention(tokens, tokens, tokens, ends, 4, 0.0, None),
+        lambda: ops.span_dynamic_conv(tokens, torch.randn(4, 2, 3), ends),
+        lambda: ops.span_dynamic_conv_backward(tokens, tokens, torch.randn(4, 2, 3), ends),
+        lambda: ops.depthwise_conv(tokens.flatten(1), torch.randn(16, 1, 3), ends),
+    ):
+        with pytest.raises(ValueError, match="cu_seqlens"):
             call()
 
 

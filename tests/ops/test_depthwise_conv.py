@@ -42,7 +42,7 @@ def test_fast_equals_reference_unpadded(dtype, lengths, kernel_size):
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("kernel_size", [1, 3, 9])
-def test_fast_equals_reference_rectangle(dtype, shape, kernel_size):
+def test_fast_equals_reference_dense(dtype, shape, kernel_size):
     inputs = slice_of_larger(*shape, 7, dtype=dtype), torch.randn(7, 1, kernel_size).to(dtype)
     assert_fast_equals_reference(depthwise_conv, inputs, None)
 
@@ -58,9 +58,9 @@ def test_packed_equals_each_alone(lengths):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
-@pytest.mark.parametrize("rectangle", [True, False])
-def test_a_damaged_text_stays_alone(rectangle, dtype):
-    assert_a_damaged_text_stays_alone(depthwise_conv, case([60], 9, dtype), rectangle=rectangle)
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_damaged_text_stays_alone(dense, dtype):
+    assert_a_damaged_text_stays_alone(depthwise_conv, case([60], 9, dtype), dense=dense)
 
 
 @pytest.mark.parametrize("backend", ["fast", "reference"])

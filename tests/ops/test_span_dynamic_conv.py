@@ -51,7 +51,7 @@ def test_fast_equals_reference_unpadded(dtype, lengths, kernel_size):
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 65), (4, 128), (0, 5), (2, 0)], ids=str)
 @pytest.mark.parametrize("kernel_size", [1, 3, 9])
-def test_fast_equals_reference_rectangle(dtype, shape, kernel_size):
+def test_fast_equals_reference_dense(dtype, shape, kernel_size):
     inputs = slice_of_larger(*shape, 2, 7, dtype=dtype), slice_of_larger(*shape, 2, kernel_size, dtype=dtype)
     assert_fast_equals_reference(span_dynamic_conv, inputs, None)
 
@@ -65,9 +65,9 @@ def test_packed_equals_each_alone(lengths):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("form", "dtype"), FORMS_AND_DTYPES, ids=str, indirect=["form"])
-@pytest.mark.parametrize("rectangle", [True, False])
-def test_a_damaged_text_stays_alone(rectangle, dtype):
-    assert_a_damaged_text_stays_alone(span_dynamic_conv, ragged([60], 9, dtype), rectangle=rectangle)
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_damaged_text_stays_alone(dense, dtype):
+    assert_a_damaged_text_stays_alone(span_dynamic_conv, ragged([60], 9, dtype), dense=dense)
 
 
 @pytest.mark.parametrize("backend", ["fast", "reference"])
@@ -78,7 +78,7 @@ def test_gradcheck(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("lengths", [None, [3, 37]], ids=["rectangle", "unpadded"])
+@pytest.mark.parametrize("lengths", [None, [3, 37]], ids=["dense", "unpadded"])
 def test_extreme_logits_stay_finite(dtype, lengths):
     tokens = (2, 40) if lengths is None else (40,)
     value = torch.randn(*tokens, 2, 4).to(dtype).requires_grad_()

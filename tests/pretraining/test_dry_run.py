@@ -41,6 +41,14 @@ def test_what_can_be_counted_is_right(corpus, tokenizer, tmp_path, brief):
     assert list(brief.iterdir()) == []
 
 
+def test_what_a_reader_should_know_of_the_corpus_is_said(corpus, tokenizer, tmp_path):
+    text = tmp_path / "strange.txt"
+    text.write_text(corpus.read_text().replace("the ", "猫 "))
+    told: list[str] = []
+    dry_run(smoke(), text, tokenizer=tokenizer, device="cpu", report=told.append)
+    assert any("[UNK]" in line for line in told)
+
+
 def test_activations_are_those_that_are_kept():
     """By hand: relu keeps its result, and the second layer the same memory; the first keeps its input."""
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -33,11 +33,7 @@ Read = Row | InputError
 
 
 def text_of(cell: Any, place: str, role: str) -> str:
-    """A cell that must hold text.
-
-    Raises:
-        InputError: it is empty, or no text.
-    """
+    """A cell that must hold text, and not only space."""
     if not isinstance(cell, str):
         raise InputError(f"{place}: {role} must be text, got {type(cell).__name__}: {cell!r:.60}")
     if not cell.strip():

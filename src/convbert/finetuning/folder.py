@@ -92,20 +92,12 @@ class RunFolder(run_folder.RunFolder):
             )
 
     def finished(self, seeds: int) -> dict[str, Any] | None:
-        """The metrics of a run that has come to its end with so many seeds, and whose model is there.
-
-        Raises:
-            InputError: they are damaged.
-        """
+        """The metrics of a run that has come to its end with so many seeds, and whose model is there."""
         metrics = _read_metrics(_RunMetrics, self)
         return metrics if metrics is not None and len(metrics["seeds"]) >= seeds else None
 
     def metrics_of_seed(self, seed: int) -> dict[str, Any] | None:
-        """The metrics of a seed that has come to its end, and whose model is there.
-
-        Raises:
-            InputError: they are damaged.
-        """
+        """The metrics of a seed that has come to its end, and whose model is there."""
         return _read_metrics(_SeedMetrics, self.of_seed(seed))
 
     def history(self, seed: int) -> list[dict[str, Any]]:
@@ -120,11 +112,7 @@ class RunFolder(run_folder.RunFolder):
 
 
 def refuse_runs(folder: Path) -> None:
-    """Refuse to write into the folder of a run or of one of its seeds, whose metrics and predictions would be lost.
-
-    Raises:
-        InputError: it is one.
-    """
+    """Refuse to write into the folder of a run or of one of its seeds, whose metrics and predictions would be lost."""
     if any((folder / name).exists() for name in ("run.json", "log.jsonl")):
         raise InputError(f"{folder}: holds a training run; choose another folder")
 

@@ -56,8 +56,8 @@ class Embeddings(nn.Module):
     def is_listened_to(self) -> bool:
         """Whether somebody sees, or has replaced, what these modules read or return: as (B, T, E) by custom.
 
-        The table of words aside, which can be read in that form alone.
+        Aside from the table of words, which can be read in that shape alone.
         """
         kinds = (Embeddings, nn.Embedding, nn.LayerNorm, nn.Dropout)
-        parts = [part for part in self.modules() if part is not self.word_embeddings]
-        return any(type(part) not in kinds or is_listened_to(part) for part in parts)
+        modules = [module for module in self.modules() if module is not self.word_embeddings]
+        return any(type(module) not in kinds or is_listened_to(module) for module in modules)

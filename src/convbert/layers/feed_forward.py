@@ -64,9 +64,8 @@ def feed_forward(first: Intermediate, second: ResidualOutput, states: Tensor) ->
     dense = second.dense
     is_plain = type(first) is Intermediate and type(second) is ResidualOutput and type(dense) is nn.Linear
     is_gelu = is_plain and first.activation is F.gelu
-    saves_memory = (
-        torch.is_grad_enabled() and not torch.jit.is_tracing()
-    )  # a traced program is run without gradients
+    # A traced program is run without gradients.
+    saves_memory = torch.is_grad_enabled() and not torch.jit.is_tracing()
     if is_gelu and saves_memory and not any(map(is_listened_to, (first, second, dense))):
         return second.LayerNorm(gelu_linear(first.dense(states), dense.weight, dense.bias), states)
     return second(first(states), states)

@@ -1,4 +1,4 @@
-"""From the caller's arguments to what the encoder computes: checked, completed, and in the cheapest exact form.
+"""From the caller's arguments to what the encoder computes: checked, completed, and in the cheapest exact way.
 
 The encoder computes a batch in one of three ways. *Unpadded*: the tokens alone, (N, C), with bounds. *Dense*:
 (B, T, C), where there is no padding. *Padded*: (B, T, C) with a mask, where attention maps are asked for, where the

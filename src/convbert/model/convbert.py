@@ -85,11 +85,11 @@ class ConvBertPreTrainedModel(PreTrainedModel):
         with translate_errors(folder):
             is_ours = cls.__module__.startswith("convbert.")  # other classes have names of their own
             if is_ours and isinstance(folder, (str, os.PathLike)) and not _CHOOSES_WEIGHTS & kwargs.keys():
-                place = Path(folder, kwargs.get("subfolder") or "")
-                if (place / "config.json").is_file():
-                    kwargs |= prepare_loading(place, kwargs.get("use_safetensors"))
+                path = Path(folder, kwargs.get("subfolder") or "")
+                if (path / "config.json").is_file():
+                    kwargs |= prepare_loading(path, kwargs.get("use_safetensors"))
                     if "config" not in kwargs and not kwargs.get("ignore_mismatched_sizes"):
-                        check_sizes(place, ConvBertConfig.from_pretrained(place))
+                        check_sizes(path, ConvBertConfig.from_pretrained(path))
             return super().from_pretrained(folder, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -210,7 +210,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
     """The encoder.
 
     Attributes:
-        conv_backend: "auto", "fast" or "reference": which form of the two convolution ops runs.
+        conv_backend: "auto", "fast" or "reference": how the two convolution ops compute.
     """
 
     conv_backend: Backend = "auto"
@@ -268,7 +268,7 @@ class ConvBertModel(ConvBertPreTrainedModel):
             attention_mask: (B, T), nonzero at tokens. None: all are tokens.
             token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second.
             position_ids: (B, T); by default 0, 1, 2, ... from the left edge. In a packed row they restart.
-            inputs_embeds: (B, T, E) in place of `input_ids`.
+            inputs_embeds: (B, T, E) instead of `input_ids`.
             positions_to_keep: (B, T) bool, or (n,) numbers of positions counted row by row, which spare a
                 synchronisation with a GPU: `last_hidden_state` is then (n, C), the states there in the same order, and
                 the last layer's feed-forward half runs there alone.

@@ -18,18 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbert.layers import EncoderLayer, ForwardContext, GroupedLinear, MixedAttention
+from convbert.layers.encoder_layer import Attention
 from convbert.layers.feed_forward import Intermediate, ResidualNorm, ResidualOutput
 from convbert.layers.mixed_attention import DepthwiseConv, PointwiseConv, SeparableConv
 from convbert.ops import compiled
 from convbert.ops._torch_internals import hooks_of, hooks_of_all_modules, version_of
-from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights, NormWeights
+from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights
 from convbert.ops.compiled.product import PrepackedLinear
 
 SMALLEST_INT8_LAYER = 256 * 1024
 """Weights of a layer below which rounding its input costs more time than the product saves."""
 
 _LINEAR = (nn.Linear, GroupedLinear)
-_PARTS: dict[str, tuple[type[nn.Module], ...]] = {
+_SUBMODULES: dict[str, tuple[type[nn.Module], ...]] = {
+    "attention": (Attention,),
     "attention.self": (MixedAttention,),
     "attention.self.query": (nn.Linear,),
     "attention.self.key": (nn.Linear,),
@@ -51,11 +53,11 @@ _PARTS: dict[str, tuple[type[nn.Module], ...]] = {
     "output.LayerNorm.dropout": (nn.Dropout,),
 }
 """What a layer is made of when one call can stand for it."""
-_KINDS: set[type[nn.Module]] = {EncoderLayer}.union(*_PARTS.values())
+_KINDS: set[type[nn.Module]] = {EncoderLayer}.union(*_SUBMODULES.values())
 _FORWARDS = {kind: kind.forward for kind in _KINDS}
 """What these classes do, unless somebody replaces it for all their objects."""
 _SETTINGS = ("num_heads", "activation", "eps", "feed_forward_chunk")
-"""Attributes of parts that the frozen form has copies of."""
+"""Attributes that the frozen encoder has copies of."""
 
 
 class Freezer:
@@ -140,21 +142,21 @@ class _Frozen:
     def __init__(self, layers: Sequence[Any], weights: Sequence[LayerWeights]) -> None:
         self.call, self.layers = CompiledEncoder(weights), list(layers)
         self.num_int8 = sum(linear.is_int8 for layer in weights for linear in layer.linear_layers())
-        parts = [part for layer in layers for part in (layer, *_parts_of(layer))]
-        self.weights = [weight for part in parts for weight in part.parameters(recurse=False)]
+        modules = [module for layer in layers for module in (layer, *_submodules_of(layer))]
+        self.weights = [weight for module in modules for weight in module.parameters(recurse=False)]
         self._versions = [(weight.data_ptr(), version_of(weight)) for weight in self.weights]
         self._sample = compiled.Sample(self.weights)
-        self._places = [
-            (place, name, held)
-            for part in parts
-            for place in (part._modules, part._parameters)
-            for name, held in place.items()
+        self._slots = [
+            (slots, name, held)
+            for module in modules
+            for slots in (module._modules, module._parameters)
+            for name, held in slots.items()
         ]
-        self._own = [part.__dict__ for part in parts]
+        self._own = [module.__dict__ for module in modules]
         self._settings = [(own, name, own[name]) for own in self._own for name in own.keys() & set(_SETTINGS)]
-        self._parts, self._kinds = parts, [type(part) for part in parts]
+        self._modules, self._kinds = modules, [type(module) for module in modules]
         self._forwards = {kind: kind.forward for kind in self._kinds}
-        hooks = [hooks_of(part) for part in parts] + [hooks_of_all_modules()]
+        hooks = [hooks_of(module) for module in modules] + [hooks_of_all_modules()]
         self._can_listen = None not in hooks
         self._hooks = [each for found in hooks if found for each in found]
 
@@ -163,16 +165,16 @@ class _Frozen:
         return (
             len(layers) == len(self.layers)
             and all(layer is held for layer, held in zip(layers, self.layers, strict=True))
-            and all(place.get(name) is held for place, name, held in self._places)
+            and all(slots.get(name) is held for slots, name, held in self._slots)
             and all(own.get(name) is held for own, name, held in self._settings)
-            and list(map(type, self._parts)) == self._kinds
+            and list(map(type, self._modules)) == self._kinds
             and all(kind.forward is held for kind, held in self._forwards.items())
             and [(weight.data_ptr(), version_of(weight)) for weight in self.weights] == self._versions
             and self._sample.is_unchanged()
         )
 
     def is_at_rest(self) -> bool:
-        """Nobody listens to a part or has replaced its `forward`, and none is in training mode."""
+        """Nobody listens to a module or has replaced its `forward`, and none is in training mode."""
         return (
             self._can_listen
             and not any(self._hooks)
@@ -202,7 +204,7 @@ def _freeze(layers: Sequence[Any], int8: bool) -> _Frozen | None:
 def _is_known(layer: nn.Module) -> bool:
     if not isinstance(layer, EncoderLayer) or unwrap(type(layer).forward) is not _FORWARDS[EncoderLayer]:
         return False
-    for path, kinds in _PARTS.items():
+    for path, kinds in _SUBMODULES.items():
         above, _, name = path.rpartition(".")
         kind = type(layer.get_submodule(above)._modules.get(name))
         if kind not in kinds or kind.forward is not _FORWARDS[kind]:
@@ -210,9 +212,8 @@ def _is_known(layer: nn.Module) -> bool:
     return layer.intermediate.activation is F.gelu and not layer.feed_forward_chunk
 
 
-def _parts_of(layer: nn.Module) -> Iterator[nn.Module]:
-    yield layer.get_submodule("attention")
-    for path in _PARTS:
+def _submodules_of(layer: nn.Module) -> Iterator[nn.Module]:
+    for path in _SUBMODULES:
         yield layer.get_submodule(path)
 
 
@@ -229,12 +230,8 @@ def _weights_of(layer: Any, int8: bool) -> LayerWeights:
         pointwise=linear(separable.pointwise.weight.squeeze(-1), separable.bias.squeeze(-1)),
         kernels=linear(mixed.conv_kernel_layer.weight, mixed.conv_kernel_layer.bias),
         output=linear(layer.attention.output.dense.weight, layer.attention.output.dense.bias),
-        norm=_norm(layer.attention.output.LayerNorm),
+        norm=layer.attention.output.LayerNorm,
         ffn_up=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
         ffn_down=linear(layer.output.dense.weight, layer.output.dense.bias),
-        final_norm=_norm(layer.output.LayerNorm),
+        final_norm=layer.output.LayerNorm,
     )
-
-
-def _norm(layer: nn.LayerNorm) -> NormWeights:
-    return NormWeights(layer.weight, layer.bias, layer.eps)

@@ -5,8 +5,7 @@ from convbert.ops.attention import attention, attention_with_weights
 from convbert.ops.backends import Backend
 from convbert.ops.depthwise_conv import depthwise_conv
 from convbert.ops.dropout import dropout
-from convbert.ops.gelu import gelu
-from convbert.ops.gelu_linear import gelu_linear
+from convbert.ops.gelu import gelu, gelu_linear
 from convbert.ops.span_dynamic_conv import span_dynamic_conv
 from convbert.ops.varlen import PaddingPlan, VarlenBounds
 

@@ -1,4 +1,4 @@
-"""How every half of a block ends: drop out, add the residual, normalise."""
+"""The end of both halves of an encoder layer: dropout, residual, norm."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def add_norm(
 ) -> Tensor:
     """LayerNorm(dropout(x) + residual) over the last axis.
 
-    The compiled form makes one pass over memory and keeps no dropout mask: whether an element is dropped is a hash of
-    its place and of a seed, which comes from PyTorch's generator.
+    The compiled kernel makes one pass over memory and keeps no dropout mask: whether an element is dropped is a hash of
+    its position and a seed, which comes from PyTorch's generator.
 
     Args:
         x, residual: (..., C).
@@ -39,33 +39,7 @@ def add_norm(
     if not is_plain or not compiled.takes(x, residual, weight, bias):
         return F.layer_norm(F.dropout(x, dropout) + residual, weight.shape, weight, bias, eps)
     seed = compiled.draw_seed() if dropout else 0
-    inputs = (x.contiguous(), residual.contiguous(), weight, bias)
-    if compiled.without_gradient(*inputs):
-        return _forward(*inputs, eps, dropout, seed, torch.empty_like(inputs[0]))
-    return _CompiledAddNorm.apply(*inputs, eps, dropout, seed)
-
-
-def _forward(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dropout: float,
-    seed: int,
-    out: Tensor,
-    sums: Tensor | None = None,
-    mean: Tensor | None = None,
-    inverse_std: Tensor | None = None,
-) -> Tensor:
-    columns = x.shape[-1]
-    rows = x.numel() // columns
-    threads = compiled.threads_for(x.numel())
-    inputs = (x, residual, weight.contiguous(), bias.contiguous())
-    compiled.call(
-        "add_norm_forward", threads, rows, columns, *inputs, eps, dropout, seed, out, sums, mean, inverse_std
-    )
-    return out
+    return _CompiledAddNorm.apply(x, residual, weight, bias, eps, dropout, seed)
 
 
 class _CompiledAddNorm(torch.autograd.Function):
@@ -80,37 +54,30 @@ class _CompiledAddNorm(torch.autograd.Function):
         dropout: float,
         seed: int,
     ) -> Tensor:
-        sums = torch.empty_like(x)
+        inputs = [tensor.contiguous() for tensor in (x, residual, weight, bias)]
+        out, sums = torch.empty_like(inputs[0]), torch.empty_like(inputs[0])
         mean, inverse_std = x.new_empty(2, *x.shape[:-1]).unbind()
+        results = out, sums, mean, inverse_std
+        compiled.call("add_norm_forward", *_sizes(x), *inputs, eps, dropout, seed, *results)
         ctx.save_for_backward(sums, mean, inverse_std, weight)
         ctx.dropout, ctx.seed = dropout, seed
-        out = torch.empty_like(x)
-        return _forward(x, residual, weight, bias, eps, dropout, seed, out, sums, mean, inverse_std)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         sums, mean, inverse_std, weight = ctx.saved_tensors
-        columns = sums.shape[-1]
-        threads = compiled.threads_for(sums.numel())
+        inputs = grad.contiguous(), sums, mean, inverse_std, weight.contiguous()
         grad_sum = torch.empty_like(sums)
         grad_x = torch.empty_like(sums) if ctx.dropout else None
+        threads, rows, columns = _sizes(sums)
         partial = sums.new_zeros(threads, 2, columns)
-        compiled.call(
-            "add_norm_backward",
-            threads,
-            sums.numel() // columns,
-            columns,
-            grad.contiguous(),
-            sums,
-            mean,
-            inverse_std,
-            weight.contiguous(),
-            ctx.dropout,
-            ctx.seed,
-            grad_x,
-            grad_sum,
-            partial,
-        )
+        results = grad_x, grad_sum, partial
+        compiled.call("add_norm_backward", threads, rows, columns, *inputs, ctx.dropout, ctx.seed, *results)
         grad_weight, grad_bias = partial.sum(0).unbind()
         return grad_sum if grad_x is None else grad_x, grad_sum, grad_weight, grad_bias, None, None, None
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    """Threads, rows, columns."""
+    return compiled.threads_for(x.numel()), x.numel() // x.shape[-1], x.shape[-1]

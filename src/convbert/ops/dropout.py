@@ -15,7 +15,7 @@ from convbert.ops import compiled
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability `p` and scale the others by 1 / (1 - p).
 
-    The compiled form decides by a hash of the element's place and a seed from PyTorch's generator.
+    The compiled kernel decides by a hash of the element's position and a seed from PyTorch's generator.
 
     Args:
         x: (..., C).
@@ -25,8 +25,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if not 0 < p < 1 or x.dim() == 0 or not compiled.takes(x):
         return F.dropout(x, p)
-    seed = compiled.draw_seed()
-    return _CompiledDropout.apply(x, p, seed) if x.requires_grad else _drop(x, p, seed)
+    return _CompiledDropout.apply(x, p, compiled.draw_seed())
 
 
 def _drop(x: Tensor, p: float, seed: int) -> Tensor:

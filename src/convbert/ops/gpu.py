@@ -1,7 +1,7 @@
 """What the Triton kernels share: how tokens are cut into tiles. Imported when a tensor on a GPU first meets an op.
 
 A tile is BLOCK tokens of one sequence, so a kernel knows two bounds and never reads across them, whatever stands
-beyond. A rectangle is B sequences of T tokens lying end to end.
+beyond. A batch (B, T) is B sequences of T tokens lying end to end.
 
 The tiles of an unpadded batch are counted without reading `cu_seqlens`, which would wait for the device: sequence b
 gets the tiles from cu_seqlens[b] // BLOCK + b on, up to those of sequence b + 1. That is always enough, at most one too
@@ -24,9 +24,9 @@ class Tiles(NamedTuple):
 
     Attributes:
         number: of tiles.
-        cu_seqlens: (B + 1,) bounds, or None for a rectangle.
+        cu_seqlens: (B + 1,) bounds, or None for a batch (B, T).
         sequences: B.
-        length: T of a rectangle.
+        length: T of a batch (B, T).
     """
 
     number: int

@@ -61,6 +61,16 @@ class VarlenBounds:
             max_length = longest if max_length is None else max_length
         return cls(cu_seqlens, num_tokens, max_length)
 
+    @classmethod
+    def unchecked(
+        cls, cu_seqlens: Tensor | None, num_tokens: int, max_length: int | None = None
+    ) -> VarlenBounds | None:
+        """For operators, whose kernels check: int32 as `of` makes them; no `max_length` stands for N."""
+        if cu_seqlens is None:
+            return None
+        longest = num_tokens if max_length is None else max_length
+        return cls(cu_seqlens.to(torch.int32).contiguous(), num_tokens, longest)
+
     def longest(self) -> int:
         """`max_length`; where it is unknown, read from the device."""
         if self.max_length is None:

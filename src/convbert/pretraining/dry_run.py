@@ -112,6 +112,8 @@ def dry_run(
         train = prepare_sequences(source, resolved, folder.data, plan.packing)
         if share == 1.0:
             check_enough(plan, train)
+        for note in train.notes(resolved.unk_token_id):
+            report(f"{'the corpus' if share == 1.0 else 'a sample of the corpus'}: {note}")
         report(f"timing {_SECONDS:.0f} seconds of training")
         run = Run(_endless(plan), folder, resolved, train, None, device, lambda message: None)
         # A vocabulary learned from the sample may be smaller than the one that the corpus will give.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
 import sys
@@ -18,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from convbert.util.errors import InputError
+from convbert.util.schema import to_json
 from convbert.util.signals import handling
 
 
@@ -125,12 +124,14 @@ class HistoryFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.path.write_text("".join(_json_line(entry) for entry in state.log_history), encoding="utf-8")
+            self.path.write_text(
+                "".join(to_json(entry) + "\n" for entry in state.log_history), encoding="utf-8"
+            )
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as history:
-                history.write(_json_line(state.log_history[-1]))
+                history.write(to_json(state.log_history[-1]) + "\n")
 
 
 class ProgressLine(TrainerCallback):
@@ -212,15 +213,6 @@ def progress_text(step: int, budget: TrainingBudget, logs: dict[str, float]) -> 
             own = name.removeprefix("heldout_")
             parts.append(f"{name.removesuffix(own)}{_SHORT.get(own, own)} {value:.4g}".replace("_", " "))
     return "  ".join(parts)
-
-
-def _json_line(entry: dict[str, Any]) -> str:
-    """A metric that is NaN or infinite is null: JSON has neither."""
-    plain = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in entry.items()
-    }
-    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def duration(seconds: float) -> str:

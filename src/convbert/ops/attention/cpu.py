@@ -6,7 +6,7 @@ in the backward pass, from the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def forward(
         threads, *arguments = _arguments(query, key, value, bounds, dropout, seed)
         out, log_sums = empty_results(query)
         scratch = query.new_empty(
-            compiled.library().attention_scratch(threads, arguments[4], query.shape[-1])
+            compiled.library().attention_scratch(threads, arguments[5], query.shape[-1])
         )
         compiled.call("attention_forward", threads, *arguments, scratch, out, out.stride(-3), log_sums)
         return out, log_sums
@@ -71,15 +71,26 @@ def backward(
     """
     if _is_compiled(query, key, value, dropout):
         query, key, value = (compiled.evenly_spaced(x) for x in (query, key, value))
-        grads = query.new_empty(query.shape), query.new_zeros(query.shape), query.new_zeros(query.shape)
-        arguments = _arguments(query, key, value, bounds, dropout, seed)
-        compiled.call("attention_backward", *arguments, log_sums, grad.contiguous(), *grads)
-        return grads
+        threads, *arguments = _arguments(query, key, value, bounds, dropout, seed)
+        heads, width, _, num_sequences, length = arguments[1:6]
+        # One head of a long text is shared where there are more threads than heads.
+        shares = max(1, min(-(-threads // max(1, num_sequences * heads)), -(-length // 64)))
+        scratch = query.new_empty(compiled.library().attention_backward_scratch(threads, length, width))
+        grad_query = query.new_empty(query.shape)
+        grad_key, grad_value = (query.new_zeros(shares, *query.shape) for _ in range(2))
+        results = scratch, grad_query, grad_key, grad_value
+        compiled.call(
+            "attention_backward", threads, *arguments, log_sums, grad.contiguous(), shares, *results
+        )
+        if shares == 1:
+            return grad_query, grad_key[0], grad_value[0]
+        return grad_query, grad_key.sum(0), grad_value.sum(0)
     grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
     grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     generator = _generator(seed)
     per_token = (grad, query, key, value, out, log_sums[..., None], *grads)
-    for g, q, k, v, mixed, log_sum, *results in _sequences(bounds, *per_token):
+    found: Sequence[Tensor]
+    for g, q, k, v, mixed, log_sum, *into in _sequences(bounds, *per_token):
         if generator is None and flash_backward is not None:
             found = flash_backward(g, q, k, v, mixed, log_sum.squeeze(-1), 0.0, False)
         else:
@@ -90,7 +101,7 @@ def backward(
             grad_scores = weights * (kept * (g @ v.mT) - (g * mixed).sum(-1, keepdim=True))
             grad_scores *= q.shape[-1] ** -0.5
             found = grad_scores @ k, grad_scores.mT @ q, grad_v
-        for result, x in zip(results, found, strict=True):
+        for result, x in zip(into, found, strict=True):
             result.copy_(x)
     return grads
 
@@ -110,8 +121,10 @@ def _arguments(
 ) -> list[Any]:
     """What both kernels are told first."""
     threads = compiled.threads_for(4 * query.numel())
+    heads, width = query.shape[-2:]
+    sizes = query.numel() // (heads * width), heads, width
     rows = [argument for x in (query, key, value) for argument in (x, x.stride(-3))]
-    return [threads, *query.shape[-2:], *compiled.bounds_arguments(query, bounds), *rows, dropout, seed or 0]
+    return [threads, *sizes, *compiled.bounds_arguments(query, bounds), *rows, dropout, seed or 0]
 
 
 def _sequences(bounds: VarlenBounds | None, *per_token: Tensor) -> Iterator[tuple[Tensor, ...]]:

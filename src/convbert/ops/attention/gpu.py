@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convbert.ops.attention.padded import attend_padded
+from convbert.ops.attention.reference import attend_padded
 from convbert.ops.backends import is_older_gpu
 from convbert.ops.varlen import VarlenBounds
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from convbert.ops import compiled
 from convbert.ops.attention import cpu
-from convbert.ops.attention.padded import attend_padded
+from convbert.ops.attention.reference import attend_padded
 from convbert.ops.backends import autocast_dtype
 from convbert.ops.varlen import VarlenBounds
 
@@ -55,9 +56,35 @@ def attention(
         return gpu.attend(query, key, value, bounds, dropout)
     seed = torch.randint(2**62, (), device="cpu") if dropout else None
     if compiled.is_direct(query, key, value):
-        return cpu.forward(query, key, value, bounds, dropout, _number(seed))[0]
+        return _Direct.apply(query, key, value, bounds, dropout, _number(seed))
     given = (None, None) if bounds is None else (bounds.cu_seqlens, bounds.max_length)
     return _forward(query, key, value, *given, dropout, seed)[0]
+
+
+class _Direct(torch.autograd.Function):
+    """The CPU's attention without the dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bounds: VarlenBounds | None,
+        dropout: float,
+        seed: int | None,
+    ) -> Tensor:
+        out, log_sums = cpu.forward(query, key, value, bounds, dropout, seed)
+        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.bounds, ctx.dropout, ctx.seed = bounds, dropout, seed
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, log_sums = ctx.saved_tensors
+        rest = ctx.bounds, out, log_sums, ctx.dropout, ctx.seed
+        return *cpu.backward(grad, query, key, value, *rest), None, None, None
 
 
 # Where sequences end is data, and so are the shapes of the steps: inside an operator, `torch.compile` need not know.
@@ -71,7 +98,7 @@ def _forward(
     dropout: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    bounds = VarlenBounds.unchecked(cu_seqlens, query.shape[0], max_length)
     return cpu.forward(query, key, value, bounds, dropout, _number(seed))
 
 
@@ -88,7 +115,7 @@ def _backward(
     dropout: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    bounds = VarlenBounds.of(cu_seqlens, query.shape[0], max_length)
+    bounds = VarlenBounds.unchecked(cu_seqlens, query.shape[0], max_length)
     return cpu.backward(grad, query, key, value, bounds, out, log_sums, dropout, _number(seed))
 
 

@@ -1,4 +1,4 @@
-"""The optional compiled kernels (`kernels.c`): the passes over memory between the matrix products, fp32, on a CPU.
+"""The optional compiled kernels, fp32 on a CPU, one library of the `.c` files beside the ops.
 
 Installing the package compiles them once per instruction set; where that failed, or on a system without OpenMP,
 everything runs through PyTorch alone, somewhat slower. The kernels borrow PyTorch's own OpenMP threads, so the two
@@ -15,74 +15,47 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from convbert.ops._torch_internals import is_transformed
 from convbert.ops.varlen import VarlenBounds
+from convbert.util.errors import InputError
 
 # Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
 _BUILDS = {"AVX512": ("avx512_vnni", "avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
-MAX_KERNEL_SIZE = 64  # as in kernels.c
-ABI = 1  # as in kernels.c: grows with every change of a function or a struct that both sides know
+MAX_KERNEL_SIZE = 64  # as in common.h
+ABI = 2  # as in kernels.c: grows with every change of a function or a struct that both sides know
 _ELEMENTS_PER_THREAD = 16384  # less than that is done before another thread has woken up
 
-_POINTER, _INT, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
-_BOUNDS = [_POINTER, _LONG, _LONG]
-_SIGNATURES = {
-    "dropout": [_INT, _LONG, _LONG, _POINTER, _POINTER, _DOUBLE, _LONG],
-    "gelu_forward": [_INT, _LONG, *[_POINTER] * 2],
-    "gelu_backward": [_INT, _LONG, *[_POINTER] * 3],
-    "add_norm_forward": [_INT, _LONG, _LONG, *[_POINTER] * 4, _DOUBLE, _DOUBLE, _LONG, *[_POINTER] * 4],
-    "add_norm_backward": [_INT, _LONG, _LONG, *[_POINTER] * 5, _DOUBLE, _LONG, *[_POINTER] * 3],
-    "span_dynamic_conv_forward": [_INT, *[_LONG] * 4, *_BOUNDS, _POINTER, _LONG, *[_POINTER] * 2, _LONG],
-    "span_dynamic_conv_backward": [_INT, *[_LONG] * 4, *_BOUNDS, *[_POINTER] * 6],
-    "attention_forward": [
-        _INT,
-        _LONG,
-        _LONG,
-        *_BOUNDS,
-        *[_POINTER, _LONG] * 3,
-        _DOUBLE,
-        _LONG,
-        *[_POINTER] * 2,
-        _LONG,
-        _POINTER,
-    ],
-    "attention_backward": [
-        _INT,
-        _LONG,
-        _LONG,
-        *_BOUNDS,
-        *[_POINTER, _LONG] * 3,
-        _DOUBLE,
-        _LONG,
-        *[_POINTER] * 5,
-    ],
-    "depthwise_conv_forward": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
-    "depthwise_conv_filter_gradient": [_INT, *[_LONG] * 3, *_BOUNDS, *[_POINTER] * 3],
-    "panel_columns": [],
-    "layer_size": [],
-    "adds_in_16_bits": [],
-    "linear_size": [],
-    "linear_scratch": [_INT, _POINTER, _LONG],
-    "linear_forward": [_INT, _POINTER, _LONG, _POINTER, _INT, *[_POINTER] * 2],
-    "attention_scratch": [_INT, _LONG, _LONG],
-    "encoder_scratch": [_INT, _POINTER, *[_LONG] * 3],
-    "encoder_forward": [_INT, _POINTER, _LONG, _LONG, *_BOUNDS, _POINTER, _POINTER, _LONG, *[_POINTER] * 4],
-    "sample": [_LONG, *[_POINTER] * 3],
+_TYPES = {"i": ctypes.c_int, "l": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
+_FUNCTIONS = {
+    "abi": "-> i",
+    "runs_here": "-> i",
+    "sample": "lppp",
+    "dropout": "illppdl",
+    "gelu_forward": "ilpp",
+    "gelu_backward": "ilppp",
+    "add_norm_forward": "illppppddlpppp",
+    "add_norm_backward": "illpppppdlppp",
+    "span_dynamic_conv_forward": "illllpllplppl -> i",
+    "span_dynamic_conv_backward": "illllpllpppppp -> i",
+    "depthwise_conv_forward": "illlpllppp -> i",
+    "depthwise_conv_filter_gradient": "illlpllppp -> i",
+    "attention_scratch": "ill -> l",
+    "attention_forward": "illlpllplplpldlpplp -> i",
+    "attention_backward_scratch": "ill -> l",
+    "attention_backward": "illlpllplplpldlpplpppp -> i",
+    "panel_columns": "-> l",
+    "adds_in_16_bits": "-> i",
+    "linear_size": "-> l",
+    "linear_scratch": "ipl -> l",
+    "linear_forward": "iplpipp",
+    "layer_size": "-> l",
+    "encoder_scratch": "iplll -> l",
+    "encoder_forward": "ipllpllpplpppp -> i",
 }
-_SIZES = (
-    "panel_columns",
-    "layer_size",
-    "linear_size",
-    "linear_scratch",
-    "attention_scratch",
-    "encoder_scratch",
-)
-_RESULTS = {
-    "attention_backward": _INT,
-    "adds_in_16_bits": _INT,
-    **dict.fromkeys(_SIZES, _LONG),
-}
+"""Arguments and result of each function by the letters of `_TYPES`. Kernels that take bounds return whether these cover
+the tokens."""
 
 
 def build() -> str | None:
@@ -128,14 +101,20 @@ def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
         return None, f"the compiled kernels cannot be loaded ({error})"
-    # A library from before the last change of what crosses the border would be told nonsense.
+    # A library with other functions or structs would misread its arguments.
     if not hasattr(library, "abi") or library.abi() != ABI:
         return None, "the compiled kernels are of another version of convbert: install the package again"
     if not library.runs_here():
         return None, f"this processor lacks instructions of the build {name}"
-    for function, arguments in _SIGNATURES.items():
-        getattr(library, function).argtypes = arguments
-        getattr(library, function).restype = _RESULTS.get(function)
+    for function, types in _FUNCTIONS.items():
+        arguments, _, result = types.partition("->")
+        getattr(library, function).argtypes = [_TYPES[letter] for letter in arguments.strip()]
+        getattr(library, function).restype = _TYPES.get(result.strip())
+    from convbert.ops.compiled import encoder, product
+
+    sizes = ctypes.sizeof(encoder.LayerStruct), ctypes.sizeof(product.LinearStruct)
+    if (library.layer_size(), library.linear_size()) != sizes:
+        return None, "the compiled kernels lay out memory differently: install the package again"
     return library, None
 
 
@@ -159,11 +138,24 @@ def without_gradient(*tensors: Tensor | None) -> bool:
 
 
 def is_direct(*tensors: Tensor) -> bool:
-    """Whether a CPU kernel may be called without PyTorch's dispatcher: nobody differentiates or traces the result.
+    """Whether a CPU kernel may be called without PyTorch's dispatcher, which costs more than it on a short text."""
+    return tensors[0].device.type == "cpu" and runs_eagerly(*tensors)
 
-    On a short text, the dispatcher costs as much as the kernel.
-    """
-    return tensors[0].device.type == "cpu" and without_gradient(*tensors) and runs_eagerly(*tensors)
+
+class DirectConvolution(torch.autograd.Function):
+    """`forward` and `backward` of a convolution's `cpu` module, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, cpu: Any, first: Tensor, second: Tensor, bounds: VarlenBounds | None) -> Tensor:
+        ctx.save_for_backward(first, second)
+        ctx.cpu, ctx.bounds = cpu, bounds
+        out: Tensor = cpu.forward(first, second, bounds)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.cpu.backward(grad, *ctx.saved_tensors, ctx.bounds), None
 
 
 def threads_for(elements: int) -> int:
@@ -175,11 +167,11 @@ def call(function: str, *arguments: Any) -> None:
     """Run a kernel; tensors are passed by address, None as a null pointer.
 
     Raises:
-        MemoryError: there was none for its scratch.
+        InputError: the bounds do not cover the tokens; nothing was read or written.
     """
-    failed = getattr(library(), function)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
-    if failed:
-        raise MemoryError(f"{function}: no memory for the scores of one block")
+    fits = getattr(library(), function)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+    if fits == 0:
+        raise InputError("cu_seqlens must run from 0 to the number of tokens, in steps from 0 to max_length")
 
 
 def bounds_arguments(first: Tensor, bounds: VarlenBounds | None) -> tuple[Tensor | None, int, int]:
@@ -215,8 +207,8 @@ class Sample:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._count = len(tensors)
-        self._addresses = (_POINTER * self._count)(*(x.data_ptr() for x in tensors))
-        self._sizes = (_LONG * self._count)(*(x.numel() for x in tensors))
+        self._addresses = (ctypes.c_void_p * self._count)(*(x.data_ptr() for x in tensors))
+        self._sizes = (ctypes.c_int64 * self._count)(*(x.numel() for x in tensors))
         self._found = self._take()
 
     def is_unchanged(self) -> bool:

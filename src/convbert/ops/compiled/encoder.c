@@ -4,10 +4,10 @@
  */
 
 typedef struct {
-    int64_t heads, head_size, taps;
+    int64_t heads, head_size, kernel_size;
     Linear joined; /* query, key, value and the convolution's value, side by side */
     const float *filter; /* (K, C) */
-    Linear pointwise, kernels, output, widening, narrowing;
+    Linear pointwise, kernels, output, ffn_up, ffn_down;
     Norm norm, final_norm;
 } Layer;
 
@@ -38,20 +38,20 @@ typedef struct {
     SpanConv spans;
 } Rows;
 
-static Walk walk_of(const Encoding *call, int64_t taps, int64_t first, int64_t last) {
-    return walk(first, last, taps, call->cu_seqlens, call->num_sequences, call->length);
+static Walk walk_of(const Encoding *call, int64_t kernel_size, int64_t first, int64_t last) {
+    return walk(first, last, kernel_size, call->cu_seqlens, call->num_sequences, call->length);
 }
 
 static void depthwise_step(void *step, int thread, int64_t first, int64_t last) {
     (void)thread;
     Rows *at = step;
-    depthwise_along(at->in, at->layer->filter, at->width, walk_of(at->call, at->layer->taps, first, last), at->out);
+    depthwise_along(at->in, at->layer->filter, at->width, walk_of(at->call, at->layer->kernel_size, first, last), at->out);
 }
 
 static void span_conv_step(void *step, int thread, int64_t first, int64_t last) {
     (void)thread;
     Rows *at = step;
-    span_conv_along(&at->spans, walk_of(at->call, at->layer->taps, first, last));
+    span_conv_along(&at->spans, walk_of(at->call, at->layer->kernel_size, first, last));
 }
 
 static void norm_step(void *step, int thread, int64_t first, int64_t last) {
@@ -82,7 +82,7 @@ static void add_and_norm(Team *team, int64_t rows, int64_t width, const float *i
 /* Floats of `buffers` for one layer. */
 static int64_t layer_buffers(const Layer *layer, int64_t tokens, int64_t rows) {
     int64_t inner = layer->heads * layer->head_size, width = layer->joined.inputs;
-    return tokens * (7 * inner + width) + rows * (2 * inner + 3 * width + outputs_of(&layer->widening));
+    return tokens * (7 * inner + width) + rows * (2 * inner + 3 * width + outputs_of(&layer->ffn_up));
 }
 
 /* States (N, C) to out (rows, C) and kernel_logits (N, H, K). */
@@ -92,13 +92,13 @@ static void run_layer(Team *team, const Encoding *call, const Layer *layer, cons
     int64_t joined_row = 4 * inner, rows = chosen ? call->num_rows : tokens;
     float *joined = call->buffers, *keys = joined + tokens * joined_row, *context = keys + tokens * inner;
     float *spans = context + tokens * 2 * inner, *projected = spans + tokens * width, *wide = projected + rows * width;
-    float *kept_context = wide + rows * outputs_of(&layer->widening), *kept_states = kept_context + rows * 2 * inner;
+    float *kept_context = wide + rows * outputs_of(&layer->ffn_up), *kept_states = kept_context + rows * 2 * inner;
 
     apply(team, call, &layer->joined, tokens, states, 0, NULL, 0, joined);
     const float *query = joined, *key = joined + inner, *value = joined + 2 * inner, *conv_value = joined + 3 * inner;
 
     Rows convolve = {.call = call, .layer = layer, .in = states, .width = width, .out = spans};
-    share(team, tokens, rows_worth(width * layer->taps), depthwise_step, &convolve);
+    share(team, tokens, rows_worth(width * layer->kernel_size), depthwise_step, &convolve);
     apply(team, call, &layer->pointwise, tokens, spans, 0, query, joined_row, keys);
     apply(team, call, &layer->kernels, tokens, keys, 0, NULL, 0, kernel_logits);
 
@@ -106,9 +106,9 @@ static void run_layer(Team *team, const Encoding *call, const Layer *layer, cons
         attention_of(layer->heads, layer->head_size, call->length, call->cu_seqlens, 0.0, 0), query, key, value, joined_row,
         joined_row, joined_row, call->num_sequences, context, 2 * inner, NULL, call->rooms, call->room};
     attend(team, &attention);
-    convolve.spans = (SpanConv){layer->heads, layer->head_size, layer->taps, conv_value, kernel_logits, joined_row,
+    convolve.spans = (SpanConv){layer->heads, layer->head_size, layer->kernel_size, conv_value, kernel_logits, joined_row,
                                 context + inner, 2 * inner};
-    share(team, tokens, rows_worth(inner * layer->taps), span_conv_step, &convolve);
+    share(team, tokens, rows_worth(inner * layer->kernel_size), span_conv_step, &convolve);
 
     if (chosen) {
         for (int64_t i = 0; i < rows; i++) {
@@ -120,15 +120,15 @@ static void run_layer(Team *team, const Encoding *call, const Layer *layer, cons
     }
     apply(team, call, &layer->output, rows, context, 0, NULL, 0, projected);
     add_and_norm(team, rows, width, projected, states, layer->norm, out);
-    apply(team, call, &layer->widening, rows, out, 1, NULL, 0, wide);
-    apply(team, call, &layer->narrowing, rows, wide, 0, NULL, 0, projected);
+    apply(team, call, &layer->ffn_up, rows, out, 1, NULL, 0, wide);
+    apply(team, call, &layer->ffn_down, rows, wide, 0, NULL, 0, projected);
     add_and_norm(team, rows, width, projected, out, layer->final_norm, out);
 }
 
 static void lead_encoder(Team *team, void *argument) {
     const Encoding *call = argument;
     const Layer *layer = call->layers;
-    int64_t size = call->tokens * layer->joined.inputs, logits = call->tokens * layer->heads * layer->taps;
+    int64_t size = call->tokens * layer->joined.inputs, logits = call->tokens * layer->heads * layer->kernel_size;
     const float *states = call->states;
     /* Behind the buffers of a layer: two places for states, and one for logits that nobody wants. */
     float *places = call->buffers + layer_buffers(layer, call->tokens, max64(call->tokens, call->num_rows));
@@ -143,7 +143,7 @@ static void lead_encoder(Team *team, void *argument) {
 
 /* Floats of a thread's room, and of tiles that all read, for layers of the same sizes. */
 static void rooms_of(const Layer *layer, int64_t rows, int64_t length, int64_t *room, int64_t *tiles) {
-    const Linear *all[] = {&layer->joined, &layer->pointwise, &layer->kernels, &layer->output, &layer->widening, &layer->narrowing};
+    const Linear *all[] = {&layer->joined, &layer->pointwise, &layer->kernels, &layer->output, &layer->ffn_up, &layer->ffn_down};
     *room = attention_room(length, layer->head_size);
     *tiles = 0;
     for (int i = 0; i < 6; i++) {
@@ -156,18 +156,20 @@ static void rooms_of(const Layer *layer, int64_t rows, int64_t length, int64_t *
 EXPORT int64_t encoder_scratch(int threads, const Layer *layer, int64_t tokens, int64_t length, int64_t num_rows) {
     int64_t rows = max64(tokens, num_rows), room, tiles;
     rooms_of(layer, rows, length, &room, &tiles);
-    return threads * room + tiles + layer_buffers(layer, tokens, rows) + tokens * (2 * layer->joined.inputs + layer->heads * layer->taps);
+    return threads * room + tiles + layer_buffers(layer, tokens, rows) + tokens * (2 * layer->joined.inputs + layer->heads * layer->kernel_size);
 }
 
 /* States (N, C) to out (num_rows, C). `rows`: numbers of the tokens that are wanted, or NULL for all. `kernel_logits` (layers, N,
  * H, K) and `hidden` (layers - 1, N, C), the states between layers: NULL where nobody wants them. */
-EXPORT void encoder_forward(int threads, const Layer *layers, int64_t num_layers, int64_t tokens, const int32_t *cu_seqlens,
+EXPORT int encoder_forward(int threads, const Layer *layers, int64_t num_layers, int64_t tokens, const int32_t *cu_seqlens,
                             int64_t num_sequences, int64_t length, const float *states, const int64_t *rows, int64_t num_rows,
                             float *scratch, float *kernel_logits, float *hidden, float *out) {
+    if (!covers(cu_seqlens, num_sequences, length, tokens)) return 0;
     int64_t room, size;
     rooms_of(layers, max64(tokens, num_rows), length, &room, &size);
     float *tiles = scratch + threads * room;
     Encoding call = {layers, num_layers, tokens, num_sequences, length, cu_seqlens, states, rows, num_rows,
                      kernel_logits, hidden, out, scratch, tiles, tiles + size, room};
     with_team(threads, lead_encoder, &call);
+    return 1;
 }

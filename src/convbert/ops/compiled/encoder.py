@@ -7,19 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convbert.ops import compiled
 from convbert.ops.compiled.product import LinearStruct, PrepackedLinear
 from convbert.ops.varlen import VarlenBounds
-
-
-class NormWeights(NamedTuple):
-    """(C,), (C,), and what is added to the variance."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
 
 
 class LayerWeights(NamedTuple):
@@ -39,10 +31,10 @@ class LayerWeights(NamedTuple):
     pointwise: PrepackedLinear
     kernels: PrepackedLinear
     output: PrepackedLinear
-    norm: NormWeights
+    norm: nn.LayerNorm
     ffn_up: PrepackedLinear
     ffn_down: PrepackedLinear
-    final_norm: NormWeights
+    final_norm: nn.LayerNorm
 
     def linear_layers(self) -> list[PrepackedLinear]:
         """All of them, in the order of encoder.c."""
@@ -87,10 +79,6 @@ class CompiledEncoder:
         self._kept: list[Tensor] = []  # what the addresses below point at
         self._layers = (LayerStruct * len(layers))(*map(self._layer, layers))
         self.width = layers[0].joined.sizes[0]
-
-    def num_bytes(self) -> int:
-        """Memory that the copies of the weights take."""
-        return sum(x.numel() * x.element_size() for x in self._kept)
 
     def __call__(
         self,
@@ -141,14 +129,12 @@ class CompiledEncoder:
         norms = self._norm(weights.norm), self._norm(weights.final_norm)
         return LayerStruct(*sizes, joined.struct, depthwise, *(layer.struct for layer in linear), *norms)
 
-    def _norm(self, norm: NormWeights) -> _Norm:
+    def _norm(self, norm: nn.LayerNorm) -> _Norm:
         return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
 
     def _keep(self, tensor: Tensor) -> int:
         """The address of a copy of our own."""
-        self._kept.append(
-            torch.empty_like(tensor, memory_format=torch.contiguous_format).copy_(tensor.detach())
-        )
+        self._kept.append(tensor.detach().clone(memory_format=torch.contiguous_format))
         return self._kept[-1].data_ptr()
 
 
@@ -164,7 +150,10 @@ def _check(weights: LayerWeights) -> None:
     """
     heads, (width, joined) = weights.num_heads, weights.joined.sizes
     inner, kernel_size, wide = joined // 4, weights.depthwise.shape[-1], weights.ffn_up.sizes[1]
-    tensors = [weights.depthwise, *weights.norm[:2], *weights.final_norm[:2]]
+    tensors = [
+        weights.depthwise,
+        *(x for norm in (weights.norm, weights.final_norm) for x in (norm.weight, norm.bias)),
+    ]
     fits = (
         inner % heads == 0
         and joined == 4 * inner

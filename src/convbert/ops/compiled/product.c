@@ -1,7 +1,7 @@
-/* Products of states with the weights of a linear layer, fp32, for inference: the weights are packed once, bias and GELU are
+/* Products of states with the weights of a linear layer, fp32, for inference: the weights are prepacked, bias and GELU are
  * added while a result is in cache. Included by kernels.c.
  *
- * A packed weight (groups, panels, I, COLUMNS) is cut into panels of COLUMNS outputs, the last one filled up with zeros; a panel
+ * A prepacked weight (groups, panels, I, COLUMNS) is cut into panels of COLUMNS outputs, the last one filled up with zeros; a panel
  * holds for every input its COLUMNS weights side by side. ROWS tokens times one panel are summed up in registers. What a
  * token's result is does not depend on the tokens beside it, to the last bit: every sum runs over the inputs in order.
  */
@@ -55,7 +55,7 @@ static void multiply_tile(int64_t rows, int64_t inputs, const float *tokens, con
 /* A linear layer: `bias` (groups * columns,); and either fp32 weights, or whole numbers with their scale and sums, see int8.c. */
 typedef struct {
     int64_t groups, inputs, columns; /* the latter two of one group */
-    const float *packed, *bias;
+    const float *panels, *bias;
     const int8_t *whole;
     const float *scale, *weight_sum; /* (groups * columns,) */
 } Linear;
@@ -116,7 +116,7 @@ static void multiply_panels(const Product *step, int64_t group, int64_t first, i
                             int64_t depth, const float *tiles, int64_t tile) {
     const Linear *layer = step->layer;
     int64_t out_row = outputs_of(layer);
-    const float *weights = layer->packed + group * panels_of(layer) * layer->inputs * COLUMNS;
+    const float *weights = layer->panels + group * panels_of(layer) * layer->inputs * COLUMNS;
     for (int64_t p = first; p < last; p++) {
         const float *panel = weights + (p * layer->inputs + k) * COLUMNS;
         int64_t columns = min64(COLUMNS, layer->columns - p * COLUMNS), column = group * layer->columns + p * COLUMNS;

@@ -23,7 +23,7 @@ class LinearStruct(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("groups", "inputs", "columns")),
-        *((name, ctypes.c_void_p) for name in ("packed", "bias", "whole", "scale", "weight_sum")),
+        *((name, ctypes.c_void_p) for name in ("panels", "bias", "whole", "scale", "weight_sum")),
     ]
 
 
@@ -51,9 +51,9 @@ class PrepackedLinear:
         self.sizes, self.is_int8 = (weight.shape[0] * weight.shape[1], len(bias)), int8
         layouts = prepack_int8(weight) if int8 else (prepack(weight),)
         self.tensors = [bias.detach().clone(memory_format=torch.contiguous_format), *layouts]
-        bias_at, *places = (x.data_ptr() for x in self.tensors)
-        places = [None, bias_at, *places] if int8 else [*places, bias_at]
-        self.struct = LinearStruct(*weight.shape, *places)
+        bias_at, *panels_at = (x.data_ptr() for x in self.tensors)
+        addresses = [None, bias_at, *panels_at] if int8 else [*panels_at, bias_at]
+        self.struct = LinearStruct(*weight.shape, *addresses)
 
     def __call__(self, states: Tensor, *, gelu: bool = False) -> Tensor:
         """fp32 (..., in) to (..., out), then GELU where asked."""
@@ -74,7 +74,7 @@ class WholeWeight(NamedTuple):
     """A weight in 8-bit numbers: (groups, panels, in / 4, columns of a panel, 4) int8; the unit of each output (out,);
     and the sum of its weights (out,)."""
 
-    packed: Tensor
+    panels: Tensor
     scale: Tensor
     sums: Tensor
 
@@ -94,8 +94,8 @@ def prepack_int8(weight: Tensor) -> WholeWeight:
     scale = _scale(weight)
     whole = (weight / scale[:, None]).round()
     fours = F.pad(whole, (0, 0, 0, -whole.shape[1] % 4)).to(torch.int8)
-    packed = _panels(fours).unflatten(2, (-1, 4)).transpose(3, 4).contiguous()
-    return WholeWeight(packed, scale.flatten(), (whole.sum(1) * scale).flatten())
+    panels = _panels(fours).unflatten(2, (-1, 4)).transpose(3, 4).contiguous()
+    return WholeWeight(panels, scale.flatten(), (whole.sum(1) * scale).flatten())
 
 
 def _panels(weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbert.ops import compiled
+from convbert.ops.depthwise_conv.reference import depthwise_conv as reference
 from convbert.ops.varlen import VarlenBounds
 
 # oneDNN's bf16 kernel never returns for kernel sizes of 15 or more on 31 tokens or more (torch 2.13, AVX-512).
@@ -24,10 +25,8 @@ def forward(hidden: Tensor, weight: Tensor, bounds: VarlenBounds | None) -> Tens
     """(B, T, C) or (N, C); see the public function."""
     if _is_compiled(hidden, weight):
         return _compiled_forward(hidden, _filter(weight), bounds)
-    if bounds is None:
-        return _convolve(hidden, weight)
     rows, spread = _spread(hidden, weight.shape[-1], bounds)
-    return _convolve(spread, weight)[0].index_select(0, rows)
+    return _gather(_convolve(spread, weight), rows)
 
 
 def backward(
@@ -37,12 +36,11 @@ def backward(
     if _is_compiled(grad, hidden, weight):
         grad_hidden = _compiled_forward(grad, _filter(weight.flip(-1)), bounds)
         return grad_hidden, _compiled_filter_gradient(grad, hidden, weight, bounds)
-    if bounds is None:
-        return _convolve(grad, weight.flip(-1)), _filter_products(grad, hidden, weight)
     rows, spread_grad = _spread(grad, weight.shape[-1], bounds)
     _, spread = _spread(hidden, weight.shape[-1], bounds)
-    grad_hidden = _convolve(spread_grad, weight.flip(-1))[0].index_select(0, rows)
-    return grad_hidden, _filter_products(spread_grad, spread, weight)
+    return _gather(_convolve(spread_grad, weight.flip(-1)), rows), _filter_products(
+        spread_grad, spread, weight
+    )
 
 
 def _is_compiled(*tensors: Tensor) -> bool:
@@ -87,26 +85,12 @@ def _convolve(hidden: Tensor, weight: Tensor) -> Tensor:
     if hidden.numel() == 0:
         return torch.zeros_like(hidden)
     if kernel_size > ONEDNN_KERNEL_SIZE:
-        return _convolve_by_shifts(hidden, weight)
+        return reference(hidden, weight)
     # A (B, 1, T, C) image in channels-last memory is our row-major tensor, so nothing is transposed.
     image = hidden.contiguous().view(batch, 1, length, channels).permute(0, 3, 1, 2)
     filters = weight.reshape(channels, 1, 1, kernel_size)
     out = F.conv2d(image, filters, padding=(0, kernel_size // 2), groups=channels)
     return out.permute(0, 2, 3, 1).contiguous().view(hidden.shape)
-
-
-def _convolve_by_shifts(hidden: Tensor, weight: Tensor) -> Tensor:
-    """(B, T, C) to (B, T, C): one multiply-add of all tokens for each of the K."""
-    length, kernel_size = hidden.shape[1], weight.shape[-1]
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    out = torch.zeros_like(hidden, dtype=wide, memory_format=torch.contiguous_format)
-    for k in range(kernel_size):
-        shift = k - kernel_size // 2
-        first, last = max(0, -shift), length - max(0, shift)
-        if last > first:
-            shifted = hidden[:, first + shift : last + shift].to(wide)
-            out[:, first:last].addcmul_(shifted, weight[:, 0, k].to(wide))
-    return out.to(hidden.dtype)
 
 
 def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -122,10 +106,15 @@ def _filter_products(grad: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
     return sums.t().unsqueeze(1).to(weight.dtype).contiguous()
 
 
-def _spread(tokens: Tensor, kernel_size: int, bounds: VarlenBounds) -> tuple[Tensor, Tensor]:
-    """Rows (N,) where the tokens go, and the tokens there: (1, N + gaps, C) with zeros between the sequences."""
+def _spread(tokens: Tensor, kernel_size: int, bounds: VarlenBounds | None) -> tuple[Tensor | None, Tensor]:
+    """(B, T, C) as it is; or (N, C) to (1, N + gaps, C), zero between sequences, and the rows (N,) of the tokens."""
+    if bounds is None:
+        return None, tokens
     gap, batch = kernel_size // 2, len(bounds.cu_seqlens) - 1
-    starts = bounds.cu_seqlens[:-1] + gap * torch.arange(batch, device=tokens.device)
-    rows = bounds.token_indices(starts)
+    rows = bounds.token_indices(bounds.cu_seqlens[:-1] + gap * torch.arange(batch, device=tokens.device))
     spread = tokens.new_zeros(tokens.shape[0] + gap * batch, tokens.shape[1])
     return rows, spread.index_copy_(0, rows, tokens)[None]
+
+
+def _gather(spread: Tensor, rows: Tensor | None) -> Tensor:
+    return spread if rows is None else spread[0].index_select(0, rows)

@@ -56,20 +56,20 @@ def depthwise_conv(
     if not use_fast(backend, hidden.device, (hidden.dtype, weight.dtype), kernel_size):
         return reference(hidden, weight, ends)
     if compiled.is_direct(hidden, weight):
-        return cpu.forward(hidden, weight, bounds)
+        return compiled.DirectConvolution.apply(cpu, hidden, weight, bounds)
     return _forward(hidden, weight, ends)
 
 
 @torch.library.custom_op("convbert::depthwise_conv", mutates_args=(), device_types="cpu")
 def _forward(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return cpu.forward(hidden, weight, VarlenBounds.of(cu_seqlens, hidden.shape[0]))
+    return cpu.forward(hidden, weight, VarlenBounds.unchecked(cu_seqlens, hidden.shape[0]))
 
 
 @torch.library.custom_op("convbert::depthwise_conv_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad: Tensor, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return cpu.backward(grad, hidden, weight, VarlenBounds.of(cu_seqlens, hidden.shape[0]))
+    return cpu.backward(grad, hidden, weight, VarlenBounds.unchecked(cu_seqlens, hidden.shape[0]))
 
 
 @_forward.register_kernel("cuda")

@@ -83,8 +83,8 @@ class _Blocks(NamedTuple):
     """The way from the rows (N * H, D) of all tokens and heads into blocks, and back.
 
     Attributes:
-        near: (blocks, H, SPAN) the row at each place of a block, neighbours included; any row beyond the sequence.
-        beyond: (n,) the places, counted over all blocks, that lie beyond the sequence.
+        near: (blocks, H, SPAN) the row at each slot of a block, neighbours included; any row beyond the sequence.
+        beyond: (n,) the slots, counted over all blocks, that lie beyond the sequence.
         back: (N, H) where each row stands in the blocks without neighbours (blocks, H, BLOCK).
     """
 
@@ -116,9 +116,9 @@ def _cut(all_ends: tuple[int, ...], heads: int, kernel_size: int) -> _Blocks:
     head = torch.arange(heads, device="cpu")
     by_head = near.clamp(0, all_ends[-1] - 1)[:, None] * heads + head[:, None]
     beyond = (~exists)[:, None].expand(by_head.shape).flatten().nonzero().squeeze(1)
-    # The places that exist, block by block, are the tokens in their order.
-    place = exists[:, reach : reach + BLOCK].flatten().nonzero()
-    back = place // BLOCK * (heads * BLOCK) + head * BLOCK + place % BLOCK
+    # The slots that exist, block by block, are the tokens in their order.
+    slot = exists[:, reach : reach + BLOCK].flatten().nonzero()
+    back = slot // BLOCK * (heads * BLOCK) + head * BLOCK + slot % BLOCK
     return _Blocks(by_head, beyond, back)
 
 

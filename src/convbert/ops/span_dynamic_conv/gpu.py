@@ -79,6 +79,9 @@ def constants(block: int, kernel_size: int, width: int, dtype: torch.dtype) -> d
         "WIDTH": width,
         "BLOCK": block,
         "SPAN": 2 * block,
+        # Of fp32 products: three TF32 products on tensor cores instead of one in fp32. AMD's compiler has no such
+        # thing, and tiles of 32 tokens would not fit into registers.
+        "PRECISION": "ieee" if torch.version.hip or block > 16 else "tf32x3",
         "CHANNELS": min(ROW_BYTES // dtype.itemsize, max(16, triton.next_power_of_2(width))),
     }
 
@@ -102,6 +105,7 @@ def _forward(
     BLOCK: tl.constexpr,
     SPAN: tl.constexpr,
     CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     program = tl.program_id(0)
     head = program % heads
@@ -120,7 +124,7 @@ def _forward(
     for channel in range(0, WIDTH, CHANNELS):
         columns = channel + tl.arange(0, CHANNELS)
         values = _rows_of(value, value_row, near, columns, readable, WIDTH)
-        mixed = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        mixed = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         _write_rows(out, heads * WIDTH, row, columns, mixed, written, WIDTH)
 
 
@@ -147,6 +151,7 @@ def _backward(
     BLOCK: tl.constexpr,
     SPAN: tl.constexpr,
     CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """With weights w = softmax(logits): a value gathers the gradients of its readers, each times the w with which it
     reads; the gradient of w is gradient times value; and of the logits w * (grad_w - sum of w * grad_w)."""
@@ -172,8 +177,8 @@ def _backward(
         own_grads = _rows_of(grad, grad_row, row, columns, written, WIDTH)
         near_grads = _rows_of(grad, grad_row, near, columns, readable, WIDTH)
         values = _rows_of(value, value_row, near, columns, readable, WIDTH)
-        grad_weights += tl.dot(own_grads, tl.trans(values), input_precision="ieee")
-        gathered = tl.dot(reading.to(near_grads.dtype), near_grads, input_precision="ieee")
+        grad_weights += tl.dot(own_grads, tl.trans(values), input_precision=PRECISION)
+        gathered = tl.dot(reading.to(near_grads.dtype), near_grads, input_precision=PRECISION)
         _write_rows(grad_value, heads * WIDTH, row, columns, gathered, written, WIDTH)
 
     k = near[None, :] - row[:, None] + K // 2

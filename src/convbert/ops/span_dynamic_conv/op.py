@@ -54,20 +54,20 @@ def span_dynamic_conv(
     if not use_fast(backend, value.device, (value.dtype, kernel_logits.dtype), kernel_size):
         return reference(value, kernel_logits, ends)
     if compiled.is_direct(value, kernel_logits):
-        return cpu.forward(value, kernel_logits, bounds)
+        return compiled.DirectConvolution.apply(cpu, value, kernel_logits, bounds)
     return _forward(value, kernel_logits, ends)
 
 
 @torch.library.custom_op("convbert::span_dynamic_conv", mutates_args=(), device_types="cpu")
 def _forward(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return cpu.forward(value, kernel_logits, VarlenBounds.of(cu_seqlens, value.shape[0]))
+    return cpu.forward(value, kernel_logits, VarlenBounds.unchecked(cu_seqlens, value.shape[0]))
 
 
 @torch.library.custom_op("convbert::span_dynamic_conv_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad: Tensor, value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return cpu.backward(grad, value, kernel_logits, VarlenBounds.of(cu_seqlens, value.shape[0]))
+    return cpu.backward(grad, value, kernel_logits, VarlenBounds.unchecked(cu_seqlens, value.shape[0]))
 
 
 @_forward.register_kernel("cuda")

@@ -1,5 +1,5 @@
 /* Softmax attention for fp32 on CPUs, each sequence and head for itself: nothing of size T * T is kept, and dropout is the
- * hash of kernels.c. Included by it.
+ * hash of common.h.
  *
  * A task takes QUERIES rows of one head of one sequence: scores against all keys of the sequence lie in a small buffer,
  * softmax runs along its rows, and the product with the values follows while the buffer is in cache.
@@ -122,7 +122,7 @@ static void scores_of(const Attention *call, int64_t rows, int64_t tokens, const
 
 static void drop_row(const Attention *call, int64_t token, int64_t head, int64_t tokens, float *row) {
     if (!call->threshold) return;
-    uint32_t key = row_key(call->seed, token * call->heads + head);
+    uint64_t key = row_key(call->seed, token * call->heads + head);
 #pragma omp simd
     for (int64_t j = 0; j < tokens; j++) row[j] *= keep(key, (uint32_t)j, call->threshold, call->keep_scale);
 }
@@ -192,70 +192,91 @@ static void lead_attention(Team *team, void *step) { attend(team, step); }
 /* Floats of scratch that `attention_forward` needs. */
 EXPORT int64_t attention_scratch(int threads, int64_t length, int64_t width) { return threads * attention_room(length, width); }
 
-EXPORT void attention_forward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
-                              int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
+EXPORT int attention_forward(int threads, int64_t tokens, int64_t heads, int64_t width, const int32_t *cu_seqlens,
+                             int64_t num_sequences, int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
                               const float *value, int64_t value_row, double p, int64_t seed, float *scratch, float *out,
                               int64_t out_row, float *log_sums) {
+    if (!covers(cu_seqlens, num_sequences, length, tokens)) return 0;
     AttentionForward step = {attention_of(heads, width, length, cu_seqlens, p, seed), query, key, value, query_row, key_row,
                              value_row, num_sequences, out, out_row, log_sums, scratch, attention_room(length, width)};
     with_team(threads, lead_attention, &step);
+    return 1;
 }
 
-/* Everything (N, H, D) contiguous but query, key and value. `grad_key` and `grad_value` come zeroed. With P the softmax and
- * M the dropout mask: grad_value = (P M)^T grad, grad_P = M (grad value^T), grad_scores = P (grad_P - rowsum(P grad_P)).
- * Rows of P are scaled to sum to 1: `log_sums` are rounded to an ulp of the scores, and what is missing would add up. */
-EXPORT int attention_backward(int threads, int64_t heads, int64_t width, const int32_t *cu_seqlens, int64_t num_sequences,
-                              int64_t length, const float *query, int64_t query_row, const float *key, int64_t key_row,
-                              const float *value, int64_t value_row, double p, int64_t seed, const float *log_sums,
-                              const float *grad, float *grad_query, float *grad_key, float *grad_value) {
-    Attention call = attention_of(heads, width, length, cu_seqlens, p, seed);
-    int64_t columns = padded(length), row = heads * width;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        float *keys = malloc(sizeof(float) * (size_t)columns * (size_t)(2 * width + 2 * QUERIES));
-        float *values = keys + columns * width, *weights = values + columns * width, *slopes = weights + columns * QUERIES;
-        failed = keys == NULL;
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < num_sequences * heads; task++) {
-            int64_t head = task % heads, start, tokens;
-            bounds_of(&call, task / heads, &start, &tokens);
-            if (failed || tokens == 0) continue;
-            int64_t at = start * row + head * width, wide = padded(tokens);
-            const float *k = key + start * key_row + head * width, *v = value + start * value_row + head * width;
-            transpose(k, key_row, tokens, width, keys);
-            transpose(v, value_row, tokens, width, values);
-            for (int64_t first = 0; first < tokens; first += QUERIES) {
-                int64_t rows = min64(QUERIES, tokens - first), here = at + first * row;
-                const float *q = query + (start + first) * query_row + head * width, *g = grad + here;
-                scores_of(&call, rows, tokens, q, query_row, keys, weights);
-                product(rows, wide, width, (Strided){g, row, 1}, values, wide, slopes, wide, 0);
-                for (int64_t i = 0; i < rows; i++) {
-                    float *w = weights + i * wide, *s = slopes + i * wide, total = 0.0f, along = 0.0f;
-                    int64_t token = start + first + i;
-                    float log_sum = log_sums[token * heads + head];
-                    drop_row(&call, token, head, tokens, s);
+/* Floats of scratch that `attention_backward` needs: a thread's keys and values of one head of one sequence, transposed, and two
+ * blocks of scores. */
+EXPORT int64_t attention_backward_scratch(int threads, int64_t length, int64_t width) {
+    return threads * padded(length) * (2 * width + 2 * QUERIES);
+}
+
+/* What all tasks of the backward pass share: `grad_key` and `grad_value` are `shares` tensors of `size` floats, zeroed, to be added up. */
+typedef struct {
+    AttentionForward in;
+    const float *grad;
+    float *grad_query, *grad_key, *grad_value;
+    int64_t shares, size;
+} AttentionBackward;
+
+/* One of `shares` equal runs of query blocks of one head of one sequence, in scratch of a thread's own. */
+static void attend_backward(const AttentionBackward *step, int64_t sequence, int64_t head, int64_t part, float *keys) {
+    const AttentionForward *in = &step->in;
+    const Attention *call = &in->call;
+    int64_t width = call->width, row = call->heads * width, start, tokens;
+    bounds_of(call, sequence, &start, &tokens);
+    int64_t blocks = (tokens + QUERIES - 1) / QUERIES, wide = padded(tokens), channel = head * width, at = start * row + channel;
+    int64_t from = blocks * part / step->shares * QUERIES, to = min64(tokens, blocks * (part + 1) / step->shares * QUERIES);
+    if (from >= to) return;
+    float *values = keys + wide * width, *weights = values + wide * width, *slopes = weights + wide * QUERIES;
+    const float *key = in->key + start * in->key_row + channel;
+    transpose(key, in->key_row, tokens, width, keys);
+    transpose(in->value + start * in->value_row + channel, in->value_row, tokens, width, values);
+    float *grad_key = step->grad_key + part * step->size + at, *grad_value = step->grad_value + part * step->size + at;
+    for (int64_t first = from; first < to; first += QUERIES) {
+        int64_t rows = min64(QUERIES, to - first), here = at + first * row;
+        const float *query = in->query + (start + first) * in->query_row + channel, *grad = step->grad + here;
+        scores_of(call, rows, tokens, query, in->query_row, keys, weights);
+        product(rows, wide, width, (Strided){grad, row, 1}, values, wide, slopes, wide, 0);
+        for (int64_t i = 0; i < rows; i++) {
+            float *w = weights + i * wide, *s = slopes + i * wide, total = 0.0f, along = 0.0f;
+            int64_t token = start + first + i;
+            float log_sum = in->log_sums[token * call->heads + head];
+            drop_row(call, token, head, tokens, s);
 #pragma omp simd reduction(+ : total, along)
-                    for (int64_t j = 0; j < tokens; j++) {
-                        w[j] = exp_negative(min_float(w[j] - log_sum, 0.0f));
-                        total += w[j];
-                        along += w[j] * s[j];
-                    }
-                    float inverse = 1.0f / total;
-                    along *= inverse;
-#pragma omp simd
-                    for (int64_t j = 0; j < tokens; j++) {
-                        w[j] *= inverse;
-                        s[j] = w[j] * (s[j] - along) * call.scale;
-                    }
-                    drop_row(&call, token, head, tokens, w);
-                }
-                product(tokens, width, rows, (Strided){weights, 1, wide}, g, row, grad_value + at, row, 1);
-                product(tokens, width, rows, (Strided){slopes, 1, wide}, q, query_row, grad_key + at, row, 1);
-                product(rows, width, tokens, (Strided){slopes, wide, 1}, k, key_row, grad_query + here, row, 0);
+            for (int64_t j = 0; j < tokens; j++) {
+                w[j] = exp_negative(min_float(w[j] - log_sum, 0.0f));
+                total += w[j];
+                along += w[j] * s[j];
             }
+            float inverse = 1.0f / total;
+            along *= inverse;
+#pragma omp simd
+            for (int64_t j = 0; j < tokens; j++) {
+                w[j] *= inverse;
+                s[j] = w[j] * (s[j] - along) * call->scale;
+            }
+            drop_row(call, token, head, tokens, w);
         }
-        free(keys);
+        product(tokens, width, rows, (Strided){weights, 1, wide}, grad, row, grad_value, row, 1);
+        product(tokens, width, rows, (Strided){slopes, 1, wide}, query, in->query_row, grad_key, row, 1);
+        product(rows, width, tokens, (Strided){slopes, wide, 1}, key, in->key_row, step->grad_query + here, row, 0);
     }
-    return failed;
+}
+
+/* Everything (N, H, D) contiguous but query, key and value. With P the softmax and M the dropout mask: grad_value = (P M)^T grad,
+ * grad_P = M (grad value^T), grad_scores = P (grad_P - rowsum(P grad_P)). Rows of P are scaled to sum to 1: `log_sums` are rounded to
+ * an ulp of the scores, and what is missing would add up. `shares` > 1 lets several threads work on one head of a long text. */
+EXPORT int attention_backward(int threads, int64_t tokens, int64_t heads, int64_t width, const int32_t *cu_seqlens,
+                              int64_t num_sequences, int64_t length, const float *query, int64_t query_row, const float *key,
+                              int64_t key_row, const float *value, int64_t value_row, double p, int64_t seed, float *log_sums,
+                              const float *grad, int64_t shares, float *scratch, float *grad_query, float *grad_key,
+                              float *grad_value) {
+    if (!covers(cu_seqlens, num_sequences, length, tokens)) return 0;
+    AttentionBackward step = {{attention_of(heads, width, length, cu_seqlens, p, seed), query, key, value, query_row, key_row,
+                               value_row, num_sequences, NULL, 0, log_sums, NULL, 0},
+                              grad, grad_query, grad_key, grad_value, shares, tokens * heads * width};
+    int64_t room = attention_backward_scratch(1, length, width);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t task = 0; task < num_sequences * heads * shares; task++)
+        attend_backward(&step, task / shares / heads, task / shares % heads, task % shares, scratch + omp_get_thread_num() * room);
+    return 1;
 }
