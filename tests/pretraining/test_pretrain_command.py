@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from convbert.cli import main
+from convbert.cli.prepare import check_tokenizer_options
 from convbert.cli.pretrain import RECIPE_NAMES
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.reading import Reading
@@ -104,3 +105,10 @@ def test_the_recipes_that_the_command_names_are_those_there_are():
 def test_json_has_null_in_place_of_nan():
     figures = json.loads(to_json({"auc": float("nan"), "inner": {"loss": float("inf"), "steps": 3}}))
     assert figures == {"auc": None, "inner": {"loss": None, "steps": 3}}
+
+
+def test_a_size_that_a_given_tokenizer_has_decided_is_said_not_to_be_used(tmp_path, capsys):
+    check_tokenizer_options(tmp_path, None, 300, None, None)
+    assert "--vocab-size 300 is not used" in capsys.readouterr().err
+    check_tokenizer_options(None, None, 300, None, None)
+    assert not capsys.readouterr().err
