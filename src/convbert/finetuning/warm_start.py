@@ -127,16 +127,11 @@ def write_task(folder: Path, task: Task, plan: FinetuningPlan) -> None:
 
 def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
     """What `write_task` noted, in a folder or on the Hub; None where the model was made otherwise."""
-    with translate_errors(source):
-        path = cached_file(
-            source,
-            TASK_FILE,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    if path is None:
+    try:
+        path = cached_file(source, TASK_FILE)
+    except OSError:  # neither in the folder, nor on the Hub or in its cache
         return None
-    record = read_json(path)
+    record = read_json(str(path))
     if not isinstance(record, dict):
         raise InputError(f"{source}/{TASK_FILE}: an object is wanted, got {type(record).__name__}")
     task = Task.from_dict(record.get("task"), f"{source}/{TASK_FILE}: task")
