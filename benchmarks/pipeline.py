@@ -164,10 +164,10 @@ def _guess(fill: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]
         examples = [sequences[index] for index in range(len(sequences))]
     for draw in range(DRAWS):
         batch = MaskingCollator(fill.tokenizer, Masking(0.15), seed=draw)(examples)
-        labels = batch.pop("labels")
+        labels = batch["labels"]
         asked = labels != IGNORED
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        logits = fill.model(**batch, logits_to_keep=asked.to(device)).logits
+        inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        logits = fill.model(**inputs, logits_to_keep=asked.to(device)).logits
         guessed.append(logits.argmax(-1).cpu())
         right.append(labels[asked])
     return torch.cat(guessed), torch.cat(right)

@@ -105,8 +105,13 @@ def test_whole_words_are_those_of_the_vocabulary():
 def test_special_tokens_are_never_predicted_and_labels_hold_the_truth(tokenizer):
     rows = items([32, 17, 9, 3], tokenizer)
     batch = MaskingCollator(tokenizer, Masking(mask_prob=0.5), seed=1)(rows)
-    assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    assert all(value.shape == (4, 32) and value.dtype == torch.int64 for value in batch.values())
+    grids = ("input_ids", "attention_mask", "labels")
+    assert set(batch) == {*grids, "masked_positions", "cu_seqlens", "token_positions"}
+    assert all(batch[name].shape == (4, 32) and batch[name].dtype == torch.int64 for name in grids)
+    # What an objective would otherwise have to find on the device.
+    assert torch.equal(batch["masked_positions"], (batch["labels"].flatten() != IGNORED).nonzero()[:, 0])
+    assert torch.equal(batch["token_positions"], batch["attention_mask"].flatten().nonzero()[:, 0])
+    assert batch["cu_seqlens"].tolist() == [0, 32, 49, 58, 61]
     for number, row in enumerate(rows):
         original = torch.from_numpy(row["input_ids"].astype(np.int64))
         shown, labels = batch["input_ids"][number], batch["labels"][number]
@@ -152,7 +157,7 @@ def test_an_example_is_masked_alike_in_any_batch_and_anew_in_another_draw_or_see
     rows = items([32, 20, 25], tokenizer)
     collator = MaskingCollator(tokenizer, Masking(), seed=5)
     together, alone = collator(rows), collator(rows[1:2])
-    for name in together:
+    for name in ("input_ids", "attention_mask", "labels"):
         assert (together[name][1, :20] == alone[name][0]).all()
     next_epoch = [{**rows[1], "draw": rows[1]["draw"] + 1000}]
     assert (collator(next_epoch)["labels"] != alone["labels"]).any()
