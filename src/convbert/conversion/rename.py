@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convbert.conversion.settings import Part, config_from_tensorflow
 from convbert.util.errors import InputError
+
+__all__ = ["Part", "config_from_tensorflow", "from_tensorflow", "to_tensorflow"]
 
 # "masked_lm" is the generator of a checkpoint whose only encoder is the discriminator's: the original's masked language
 # model, and its `untied_generator: false`.
-Part = Literal["discriminator", "generator", "masked_lm"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 

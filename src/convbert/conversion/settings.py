@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from convbert.configuration import ConvBertConfig, original_head_size
-from convbert.conversion.rename import Part
 from convbert.util.errors import InputError
 from convbert.util.schema import Schema, check
+
+Part = Literal["discriminator", "generator", "masked_lm"]
 
 _Size = Annotated[int, Field(ge=1, lt=2**31)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
