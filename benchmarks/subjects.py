@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -110,17 +112,17 @@ def onnx_runtime(model: Any, inputs: dict[str, torch.Tensor], threads: int) -> A
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 (what torch.onnx.export writes with)
+        import onnxscript  # noqa: F401 (what the export writes with)
     except ImportError as error:
         raise UnavailableError(f"{error.name} is not installed: pip install 'convbert[bench]'") from error
-    names = ["input_ids", "attention_mask"]
-    given = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
+    ids = inputs["input_ids"]
+    given = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **inputs}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Its threads would go on spinning after each call, and take a core from whoever is measured next.
+    # Its threads would go on spinning after each call, and take a core from the next subject.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(_exported(model), options, providers=["CPUExecutionProvider"])
-    feed = {name: given[name].numpy() for name in names}
+    feed = {name: tensor.numpy() for name, tensor in given.items()}
     return lambda: session.run(None, feed)
 
 
@@ -128,17 +130,12 @@ _graphs: dict[str, bytes] = {}
 
 
 def _exported(model: Any) -> bytes:
-    """The model in ONNX. An export takes minutes, and models of one configuration have the same weights (`lively`)."""
+    """What `convbert export` makes of it. That takes minutes, and models of one configuration have the same weights."""
+    from convbert.export.graph import traceable
+    from convbert.export.onnx import write_onnx
+
     key = model.config.to_json_string()
     if key not in _graphs:
-        any_size = {
-            name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in ("input_ids", "attention_mask")
-        }
-        # An example of two rows, one of them padded: a size of 1 would become a constant.
-        example = {name: torch.ones(2, 9, dtype=torch.long) for name in any_size}
-        example["attention_mask"][1, 5:] = 0
-        program = torch.onnx.export(
-            model, (), kwargs=example, dynamic_shapes=any_size, dynamo=True, verbose=False
-        )
-        _graphs[key] = program.model_proto.SerializeToString()
+        with TemporaryDirectory() as folder:
+            _graphs[key] = write_onnx(traceable(model), Path(folder), ["fp32"], None)["fp32"].read_bytes()
     return _graphs[key]

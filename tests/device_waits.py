@@ -1,4 +1,4 @@
-"""Which operators of a program a GPU would be waited for, counted on the CPU."""
+"""Which operators of a program would sync with a GPU, counted on the CPU."""
 
 from __future__ import annotations
 

@@ -211,6 +211,8 @@ def test_a_damaged_graph_is_named(exported, tmp_path):
         (["--model", "{missing}"], "missing"),
         (["--opset", "3"], "3"),
         (["--output", "{there}"], "there"),
+        (["--format", "openvino", "--opset", "20"], "opset"),
+        (["--node-modules", "{missing}"], "node_modules"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(words, named, exported, tmp_path, capsys):

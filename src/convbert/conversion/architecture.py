@@ -91,7 +91,8 @@ def infer_config(state: Mapping[str, Tensor]) -> tuple[ConvBertConfig, dict[str,
     kept = kernel_weights // kernel if kernel else 0
     if not kept or kernel_weights % kernel or width % kept or not width or not hidden:
         raise InputError(
-            f"the shapes are of no ConvBERT: {kernel_weights} kernel weights of {kernel} taps on {width} channels"
+            f"the shapes are of no ConvBERT: {kernel_weights} kernel weights for a kernel size of {kernel} on {width} "
+            "channels"
         )
     heads, ratio, head_size = _heads(hidden, kept, width // kept)
     inferred = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from convbert.configuration import ConvBertConfig
@@ -217,7 +217,7 @@ def write_model(folder: Path, model: Model, tokenizer: ConvBertTokenizerFast | N
     config.architectures = [model.model_class.__name__]
     config.dtype = "float32"
     config.save_pretrained(folder)
-    (folder / "model.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder, config.max_position_embeddings)
 

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convbert.conversion.settings import Part, config_from_tensorflow
+from convbert.conversion.settings import Part, config_from_tensorflow  # noqa: F401 (scripts import it from here)
 from convbert.util.errors import InputError
-
-__all__ = ["Part", "config_from_tensorflow", "from_tensorflow", "to_tensorflow"]
 
 # "masked_lm" is the generator of a checkpoint whose only encoder is the discriminator's: the original's masked language
 # model, and its `untied_generator: false`.

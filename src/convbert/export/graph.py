@@ -30,13 +30,11 @@ class Traceable:
         model: in evaluation mode, on the CPU, in fp32.
         outputs: names of its outputs.
         axes: names of the axes of its inputs; all are free.
-        by_token: its outputs have a value, or several, for each token; else for each text.
     """
 
     model: Any
     outputs: tuple[str, ...]
     axes: tuple[str, ...]
-    by_token: bool
 
     @property
     def shapes(self) -> dict[str, dict[int, Any]]:
@@ -74,8 +72,7 @@ def traceable(model: Any) -> Traceable:
     """The model of any head, ready to be traced."""
     name = type(model).__name__
     axes = ("batch", "choices", "length") if name == "ConvBertForMultipleChoice" else ("batch", "length")
-    by_token = name not in ("ConvBertForMultipleChoice", "ConvBertForSequenceClassification")
-    return Traceable(model, _OUTPUTS.get(name, ("logits",)), axes, by_token)
+    return Traceable(model, _OUTPUTS.get(name, ("logits",)), axes)
 
 
 class Positional(nn.Module):

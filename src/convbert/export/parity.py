@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convbert.export.graph import Traceable
-from convbert.inference.runtimes import Run
+from convbert.inference.runtimes import Run, is_by_token
 from convbert.util.errors import InputError
 
 LENGTHS = ((1, 2, 3), (7, 1, 5), (33, 17), (128, 101, 64), (9,))
@@ -56,6 +56,7 @@ def check_parity(source: Traceable, run: Run, precision: str, *, one_at_a_time: 
     """
     positions = source.model.config.max_position_embeddings
     lengths = [tuple(min(length, positions) for length in batch) for batch in (*LENGTHS, (positions, 11))]
+    by_token = is_by_token(type(source.model).__name__)
     difference = alone = 0.0
     same: list[float] = []
     for seed, batch_lengths in enumerate(lengths):
@@ -66,7 +67,7 @@ def check_parity(source: Traceable, run: Run, precision: str, *, one_at_a_time: 
         for name, expected in ours.items():
             size = max(1.0, float(expected[expected > torch.finfo(expected.dtype).min / 2].abs().max()))
             for row, length in enumerate(batch_lengths):
-                own = slice(length) if source.by_token else slice(None)
+                own = slice(length) if by_token else slice(None)
                 wanted, single = expected[row, own], singles[row][name][0, own]
                 found = single if padded is None else padded[name][row, own]
                 difference = max(difference, _largest(found - wanted) / size)

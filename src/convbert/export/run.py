@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from convbert.configuration import ConvBertConfig
 from convbert.export.graph import Traceable, traceable
+from convbert.export.onnx import opset_of
 from convbert.export.parity import Parity, check_parity
 from convbert.files.atomic import atomic_folder, save_tokenizer
 from convbert.inference.loading import TASKS, find_model, load
+from convbert.inference.runtimes import Run, open_runtime
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 from convbert.util.optional import require
@@ -78,6 +80,10 @@ def export(
         precision = "int8" if format == "web" else "fp32"
     precisions = [precision] if isinstance(precision, str) else list(dict.fromkeys(precision))
     _check(format, precisions, Path(output))
+    if opset is not None and format not in ("onnx", "web"):
+        raise InputError(f"opset is for onnx and web, not for {format}")
+    if node_modules is not None and format != "web":
+        raise InputError(f"node_modules is for web, not for {format}")
     report("reading the model")
     source = find_model(model)
     loaded = load(source, task_of(source), precision="fp32", device="cpu")
@@ -87,12 +93,17 @@ def export(
         place = draft / "model" if format == "web" else draft
         place.mkdir(exist_ok=True)
         _write_companions(loaded, source, place)
-        _EXPORTERS[format](target, place, precisions, opset, report, result)
-        if format == "web":
+        if format == "web":  # first, as what is missing is soon found out
             from convbert.export.web import write_page
 
             report("adding the page and transformers.js")
             write_page(draft, precisions[0], node_modules)
+        report("tracing and compiling" if format == "torch" else "tracing")
+        for name, path, run in _write(format, target, place, precisions, opset):
+            report(f"checking {path.name}")
+            result.parity[name] = check_parity(target, run, name)
+            if path.suffix == ".onnx":
+                result.opset = opset_of(path)
         result.files = {
             file.relative_to(draft).as_posix(): file.stat().st_size
             for file in sorted(draft.rglob("*"))
@@ -138,62 +149,23 @@ def _write_companions(model: Any, source: str, folder: Path) -> None:
     save_tokenizer(tokenizer, folder, model.config.max_position_embeddings)
 
 
-def _export_onnx(
-    target: Traceable,
-    folder: Path,
-    precisions: list[str],
-    opset: int | None,
-    report: Report,
-    result: Exported,
-) -> None:
-    from convbert.export.onnx import opset_of, write_onnx
-    from convbert.inference.runtimes import run_onnx
+def _write(
+    format: str, target: Traceable, folder: Path, precisions: list[str], opset: int | None
+) -> Iterator[tuple[str, Path, Run]]:
+    """Write the files of a format: the precision of each, its path, and the file in its runtime."""
+    if format == "openvino":
+        from convbert.export.openvino import write_openvino
 
-    (folder / "onnx").mkdir()
-    report("tracing")
-    for precision, path in write_onnx(target, folder / "onnx", precisions, opset).items():
-        report(f"checking {path.name} in ONNX Runtime")
-        result.opset = opset_of(path)
-        try:
-            run = run_onnx(path)
-        except Exception as error:  # its classes are not public
-            raise InputError(
-                f"ONNX Runtime cannot read opset {result.opset}: {str(error).splitlines()[0]}"
-            ) from error
-        result.parity[precision] = check_parity(target, run, precision)
+        path = write_openvino(target, folder, precisions[0])
+        yield precisions[0], path, open_runtime("openvino", path)
+    elif format == "torch":
+        from convbert.export.torch_package import runtime, write_package
 
+        path = write_package(target, folder)
+        yield precisions[0], path, runtime(path, target.outputs)
+    else:
+        from convbert.export.onnx import write_onnx
 
-def _export_openvino(
-    target: Traceable,
-    folder: Path,
-    precisions: list[str],
-    opset: int | None,
-    report: Report,
-    result: Exported,
-) -> None:
-    from convbert.export.openvino import write_openvino
-    from convbert.inference.runtimes import run_openvino
-
-    report("tracing")
-    path = write_openvino(target, folder, precisions[0])
-    report("checking in OpenVINO")
-    result.parity[precisions[0]] = check_parity(target, run_openvino(path), precisions[0])
-
-
-def _export_torch(
-    target: Traceable,
-    folder: Path,
-    precisions: list[str],
-    opset: int | None,
-    report: Report,
-    result: Exported,
-) -> None:
-    from convbert.export.torch_package import runtime, write_package
-
-    report("tracing and compiling; this takes a minute or more")
-    path = write_package(target, folder)
-    report("checking in PyTorch")
-    result.parity["fp32"] = check_parity(target, runtime(path, target.outputs), "fp32")
-
-
-_EXPORTERS = {"onnx": _export_onnx, "openvino": _export_openvino, "torch": _export_torch, "web": _export_onnx}
+        (folder / "onnx").mkdir()
+        for precision, path in write_onnx(target, folder / "onnx", precisions, opset).items():
+            yield precision, path, open_runtime("onnx", path)

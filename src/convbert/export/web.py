@@ -27,7 +27,7 @@ _FILES = {
 
 
 def write_page(folder: Path, precision: str, node_modules: str | None) -> None:
-    """Put the page and what it runs on into a folder; the model is in `folder / "model"`.
+    """Put the page and what it runs on into a folder; the model belongs in `folder / "model"`.
 
     Args:
         precision: of the model, a key of `DTYPES`.

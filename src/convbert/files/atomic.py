@@ -83,14 +83,15 @@ def atomic_folder(folder: PathLike) -> Iterator[Path]:
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as draft:
                 yield Path(draft)
-                files = sorted(Path(draft).iterdir())
+                entries = sorted(Path(draft).iterdir())
+                files = [file for file in Path(draft).rglob("*") if file.is_file()]
                 probe = Path(draft) / ".mode"
                 probe.touch()  # has the mode that the umask gives; safetensors writes for its owner alone
                 mode = probe.stat().st_mode & 0o777
                 for file in files:
-                    if file.is_file():
-                        file.chmod(mode)
-                    os.replace(file, target / file.name)
+                    file.chmod(mode)
+                for entry in entries:
+                    os.replace(entry, target / entry.name)
     except BaseException:
         if is_new:
             shutil.rmtree(target, ignore_errors=True)

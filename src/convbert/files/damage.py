@@ -13,6 +13,11 @@ from safetensors import SafetensorError
 
 from convbert.util.errors import InputError
 
+NOT_TENSORS = (
+    "the weights are a pickle with more than tensors in it, or damaged; it was not run. "
+    "Ask for safetensors, or for torch.save(model.state_dict(), ...)"
+)
+
 
 @contextmanager
 def translate_errors(source: object) -> Iterator[None]:
@@ -45,7 +50,7 @@ def _problem(error: Exception) -> str | None:
             "ignore_mismatched_sizes=True starts these anew"
         )
     if isinstance(error, pickle.UnpicklingError | EOFError):
-        return "the weights are a pickle with more than tensors in it, or damaged; it was not run. Ask for safetensors"
+        return NOT_TENSORS
     if isinstance(error, json.JSONDecodeError | KeyError):
         return f"a JSON file is damaged ({error})"
     if isinstance(error, StrictDataclassError):

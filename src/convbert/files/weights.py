@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from convbert.files.damage import NOT_TENSORS
 from convbert.util.errors import InputError
 from convbert.util.schema import read_json
 
@@ -26,7 +27,7 @@ _ELSEWHERE = {
         "TensorFlow",
         "transformers before 5 reads them with from_pretrained(folder, from_tf=True) and saves them for PyTorch",
     ),
-    "flax_model.msgpack": ("Flax", "ask whoever made them for model.safetensors"),
+    "flax_model.msgpack": ("Flax", "ask its author for model.safetensors"),
     "model_state.pdparams": (
         "PaddlePaddle",
         "a pickle of arrays under other names; the ConvBERTs that PaddleNLP publishes are YituTech's, which are on the "
@@ -299,10 +300,7 @@ def _load(path: Path, place: str) -> Any:
     except PermissionError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # whatever a damaged pickle makes of itself
-        raise InputError(
-            f"{path}: the weights are a pickle with more than tensors in it, or damaged; it was not run. "
-            "Ask for safetensors, or for torch.save(model.state_dict(), ...)"
-        ) from error
+        raise InputError(f"{path}: {NOT_TENSORS}") from error
 
 
 def _compare(folder: Path, own: Any, shapes: Shapes) -> None:

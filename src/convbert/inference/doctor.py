@@ -164,7 +164,7 @@ def _ops(device: torch.device) -> list[Finding]:
 
 
 def _attention(device: torch.device) -> list[Finding]:
-    """On rectangles, and on unpadded batches of the published models' type and head width."""
+    """On dense batches, and on unpadded ones of the published models' type and head width."""
     name = f"attention on {device.type}"
     sdpa = Finding("ops", name, "sdpa", "PyTorch's scaled_dot_product_attention")
     if device.type == "cpu":

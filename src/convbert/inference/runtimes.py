@@ -14,6 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 from convbert.configuration import ConvBertConfig
 from convbert.inference.loading import TASKS
 from convbert.model.convbert import ConvBertPreTrainedModel
+from convbert.ops.varlen import VarlenBounds
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
@@ -33,13 +34,19 @@ ONNX_FILES = {
 
 OPENVINO_FILE = "openvino_model.xml"
 
-RUNTIMES = ("onnx", "openvino")
-
 _LARGEST_OUTPUT = 2**26
 """Numbers in an output; a batch with more, of a large vocabulary, is run in parts."""
 
 
-def run_onnx(path: Path) -> Run:
+_BY_TEXT = ("ConvBertForMultipleChoice", "ConvBertForSequenceClassification")
+
+
+def is_by_token(architecture: str) -> bool:
+    """Whether the outputs of a class have a value, or several, for each token; else for each text."""
+    return architecture not in _BY_TEXT
+
+
+def _open_onnx(path: Path) -> Run:
     """The file in ONNX Runtime, on the CPU, with as many threads as PyTorch has."""
     import onnxruntime
 
@@ -50,7 +57,7 @@ def run_onnx(path: Path) -> Run:
     return lambda batch: dict(zip(names, session.run(names, batch), strict=True))
 
 
-def run_openvino(path: Path) -> Run:
+def _open_openvino(path: Path) -> Run:
     """The file in OpenVINO, on the CPU, in fp32: by itself it may take half precision where the processor has it."""
     import openvino
 
@@ -64,18 +71,33 @@ def run_openvino(path: Path) -> Run:
     return run
 
 
+_RUNTIMES = {"onnx": _open_onnx, "openvino": _open_openvino}
+
+
+def open_runtime(runtime: str, path: Path) -> Run:
+    """An exported file, ready to run.
+
+    Args:
+        runtime: "onnx" or "openvino".
+
+    Raises:
+        InputError: the runtime cannot read the file: it is damaged, or of an opset that the runtime does not know.
+    """
+    try:
+        return _RUNTIMES[runtime](path)
+    except Exception as error:  # each runtime has classes of its own for that
+        raise InputError(f"{path}: {runtime} cannot read it: {str(error).splitlines()[0]}") from error
+
+
 class ExportedModel(ConvBertPreTrainedModel):
     """An exported model behind the interface of the class it came from, for pipelines: packed batches in, outputs out.
 
     Inside, a packed batch is padded: texts come sorted by length, so that little is.
     """
 
-    run: Run
-    outputs_by_token: bool
-
-    def __init__(self, config: ConvBertConfig, run: Run, by_token: bool) -> None:
+    def __init__(self, config: ConvBertConfig, run: Run) -> None:
         super().__init__(config)
-        self.run, self.outputs_by_token = run, by_token
+        self.run, self.is_by_token = run, is_by_token(type(self).__name__)
         self.anchor = nn.Parameter(torch.empty(0), requires_grad=False)  # says the device
 
     def forward(
@@ -92,26 +114,23 @@ class ExportedModel(ConvBertPreTrainedModel):
         Args:
             logits_to_keep: (1, N) bool; the outputs are then (n, ...), at these tokens alone.
         """
-        lengths = cu_seq_lens_q.diff()
-        mask = torch.arange(max_length_q) < lengths[:, None]
-        padded = {name: torch.zeros(mask.shape, dtype=torch.long) for name in INPUTS}
-        padded["input_ids"] += self.config.pad_token_id or 0
-        for name, values in (("input_ids", input_ids), ("token_type_ids", token_type_ids)):
-            padded[name][mask] = values[0]
-        padded["attention_mask"] = mask.long()
+        plan = VarlenBounds(cu_seq_lens_q, input_ids.shape[1], max_length_q).padding()
+        mask = plan.mask
+        padded = {
+            "input_ids": plan.pad(input_ids[0]).masked_fill(~mask, self.config.pad_token_id or 0),
+            "attention_mask": mask.long(),
+            "token_type_ids": plan.pad(token_type_ids[0]),
+        }
+        kept = mask if logits_to_keep is None else plan.pad(logits_to_keep[0])
         size = max_length_q * max(self.config.vocab_size, self.config.hidden_size)
-        kept = mask
-        if logits_to_keep is not None:
-            kept = torch.zeros_like(mask)
-            kept[mask] = logits_to_keep[0]
         found: dict[str, list[Tensor]] = {}
-        for rows in torch.arange(len(lengths)).split(max(1, _LARGEST_OUTPUT // size)):
+        for rows in torch.arange(len(mask)).split(max(1, _LARGEST_OUTPUT // size)):
             parts = self.run({name: x[rows].numpy() for name, x in padded.items()})
             for name, part in parts.items():
                 output = torch.from_numpy(np.asarray(part)).float()
-                found.setdefault(name, []).append(output[kept[rows]] if self.outputs_by_token else output)
+                found.setdefault(name, []).append(output[kept[rows]] if self.is_by_token else output)
         outputs = {name: torch.cat(parts) for name, parts in found.items()}
-        if self.outputs_by_token and logits_to_keep is None:
+        if self.is_by_token and logits_to_keep is None:
             outputs = {name: x[None] for name, x in outputs.items()}
         return ModelOutput(**outputs)
 
@@ -127,22 +146,17 @@ def load_exported(folder: str | Path, task: str, runtime: str, precision: str = 
     Raises:
         InputError: another runtime; an extra that is missing; a folder without such a file, or of another task.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    if runtime not in _RUNTIMES:
+        raise InputError(f"runtime must be one of {', '.join(_RUNTIMES)}, got {runtime!r}")
     require(runtime, f"runtime={runtime!r}")
     path = _file(Path(folder), runtime, precision)
     config = ConvBertConfig.from_pretrained(folder)
     wanted, held = TASKS[task].model, config.architectures or ["model of no known class"]
     if wanted.__name__ not in held:
         raise InputError(f"{folder}: holds a {held[0]}, and {task} needs a {wanted.__name__}")
-    try:
-        run = {"onnx": run_onnx, "openvino": run_openvino}[runtime](path)
-    except Exception as error:  # each runtime has classes of its own for a damaged file
-        raise InputError(f"{path}: {runtime} cannot read it: {str(error).splitlines()[0]}") from error
-    by_token = task not in ("text-classification", "multiple-choice")
     # Pipelines know a model by the name of its class.
     named = type(wanted.__name__, (ExportedModel,), {})
-    model: ExportedModel = named(config, run, by_token)
+    model: ExportedModel = named(config, open_runtime(runtime, path))
     model.name_or_path = str(folder)
     return model.eval()
 

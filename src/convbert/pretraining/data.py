@@ -320,7 +320,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         rules = repr(sorted(tokenizer.init_kwargs.items()))
-    else:  # how a caller cut and padded last is of no account
+    else:  # how a caller cut and padded last does not matter
         state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
         rules = json.dumps(state, sort_keys=True)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])

@@ -59,8 +59,8 @@ class MaskingCollator:
     `token_type_ids` where an item has a second segment. With `sampling`, also `sample_uniforms` (B, T) float32 in
     [0, 1], which decide what a generator puts at each position.
 
-    So that no GPU is waited for to find them: `masked_positions` (n,), where `labels` are not -100, counted row by row;
-    `cu_seqlens` (B + 1,) int32, the bounds of the sequences among the N tokens; and in a batch with padding
+    Found on the CPU, so that there is no sync with a GPU: `masked_positions` (n,), where `labels` are not -100, counted
+    row by row; `cu_seqlens` (B + 1,) int32, the bounds of the sequences among the N tokens; and in a batch with padding
     `token_positions` (N,), where these are.
     """
 
@@ -120,7 +120,7 @@ class MaskingCollator:
 
 
 def pad(sequences: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids to a rectangle (B, T) int64, and its attention mask (B, T) int64, 1 on real tokens."""
+    """Rows of ids to a padded batch (B, T) int64, and its attention mask (B, T) int64, 1 on real tokens."""
     lengths = np.array([len(sequence) for sequence in sequences])
     attention_mask = np.arange(lengths.max())[None, :] < lengths[:, None]
     token_ids = np.full(attention_mask.shape, pad_id, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 An objective is a module around the models it trains. Its forward takes a batch of `MaskingCollator` and returns
 `{"loss": scalar, metric: (2,) or (2, bins), ...}`; see `MetricMeter` for the metrics. `models()` names what a run
-leaves behind. Given all that the collator sends, a GPU is never waited for.
+leaves behind. Given all that the collator sends, there is no sync with a GPU.
 
 Replaced token detection follows `run_pretraining.py` of the original, which follows ELECTRA (Clark et al. 2020, arXiv
 2003.10555): a small generator fills masked positions, the discriminator finds what it put there. `docs/fidelity.md`
@@ -242,7 +242,7 @@ class _ModelInputs:
 
 
 def _masked_positions(labels: Tensor, given: Tensor | None) -> Tensor:
-    """(n,) numbers of the labelled positions, counted row by row; a GPU is waited for unless they are given."""
+    """(n,) numbers of the labelled positions, counted row by row; a sync with a GPU unless they are given."""
     return (labels != IGNORED).flatten().nonzero().squeeze(1) if given is None else given
 
 

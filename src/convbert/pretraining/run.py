@@ -144,7 +144,7 @@ def pretrain(
             run = main_first(processes, begin_run)  # the others find its work done
         except InputError:
             if is_new:
-                folder.clear()  # so that the same command works once the input is mended
+                folder.clear()  # so that the same command works once the input is fixed
             raise
         return run.execute()
 

@@ -34,7 +34,7 @@ class MultipleChoice(TaskAdapter):
     config = MappingProxyType({"num_labels": 1, "summary_type": "first"})
 
     def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
-        """A batch is a rectangle of choices: every example has as many as the first."""
+        """A training batch is dense in choices: every example has as many as the first."""
         counts = [len(example.inputs["choices"]) for example in examples]
         return [
             example
@@ -78,7 +78,7 @@ class MultipleChoice(TaskAdapter):
         return found
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
-        """As `Kind.collate`, each (B, choices, T)."""
+        """As `TaskAdapter.collate`, each (B, choices, T)."""
         rows = [Feature(0, *text[:2]) for feature in features for text in feature.texts]
         flat = super().collate(rows, pad_token_id)
         batch = {name: tensor.unflatten(0, (len(features), -1)) for name, tensor in flat.items()}
