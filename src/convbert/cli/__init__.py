@@ -28,7 +28,6 @@ from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, us
 
 app = typer.Typer(
     name="convbert",
-    add_completion=False,
     rich_markup_mode=None,  # examples keep their line breaks
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
