@@ -144,8 +144,8 @@ static void multiply8_step(void *call, int thread, int64_t first, int64_t last) 
     }
 }
 
-/* Floats that tokens in whole numbers take, with what belongs to them. */
-static int64_t product8_tiles(const Linear *layer, int64_t rows) {
+/* Floats of room that tokens in whole numbers take, with what belongs to them. */
+static int64_t whole_room(const Linear *layer, int64_t rows) {
     int64_t tiles = (rows + ROWS8 - 1) / ROWS8;
     return layer->whole ? tiles * ROWS8 * (layer->groups * fours(layer->inputs) + 2) : 0;
 }
@@ -153,13 +153,11 @@ static int64_t product8_tiles(const Linear *layer, int64_t rows) {
 static void multiply8(Team *team, Product product) {
     const Linear *layer = product.layer;
     int64_t tiles = (product.rows + ROWS8 - 1) / ROWS8, inputs = layer->groups * layer->inputs;
-    float *lowest = product.tiles + tiles * ROWS8 * layer->groups * fours(layer->inputs);
-    Product8 step = {product, (uint8_t *)product.tiles, lowest, lowest + tiles * ROWS8};
+    float *lowest = (float *)product.whole + tiles * ROWS8 * layer->groups * fours(layer->inputs);
+    Product8 step = {product, product.whole, lowest, lowest + tiles * ROWS8};
     if (!product.rows) return;
     share(team, product.rows, 1 + (1 << 13) / inputs, round_step, &step);
-    int64_t blocks = (product.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    step.product.block = (tiles + blocks - 1) / blocks * ROWS8;
-    blocks = (product.rows + step.product.block - 1) / step.product.block;
+    int64_t blocks = cut_into_blocks(&step.product, ROWS8);
     int64_t work = min64(product.rows, step.product.block) * layer->inputs * COLUMNS;
     share(team, blocks * layer->groups * panels_of(layer), 1 + (1 << 18) / work, multiply8_step, &step);
 }
@@ -172,15 +170,11 @@ static void lead_linear(Team *team, void *step) {
 }
 
 /* Floats of scratch that `linear_forward` needs. */
-EXPORT int64_t linear_scratch(int threads, const Linear *layer, int64_t rows) {
-    return threads * product_room(layer, rows) + product_tiles(layer, rows) + product8_tiles(layer, rows);
-}
+EXPORT int64_t linear_scratch(const Linear *layer, int64_t rows) { return whole_room(layer, rows); }
 
 /* in (rows, groups * inputs) to out (rows, groups * columns), then GELU where asked. */
 EXPORT void linear_forward(int threads, const Linear *layer, int64_t rows, const float *in, int applies_gelu, float *scratch,
                            float *out) {
-    int64_t room = product_room(layer, rows);
-    Product step = {.layer = layer, .rows = rows, .in = in, .out = out, .applies_gelu = applies_gelu,
-                    .tiles = scratch + threads * room, .rooms = scratch, .room = room};
+    Product step = {.layer = layer, .rows = rows, .in = in, .out = out, .applies_gelu = applies_gelu, .whole = scratch};
     with_team(threads, lead_linear, &step);
 }
