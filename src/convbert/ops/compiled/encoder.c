@@ -71,7 +71,7 @@ static void apply(Team *team, const Encoding *call, const Linear *layer, int64_t
                   const float *times, int64_t times_row, float *out) {
     (layer->whole ? multiply8 : multiply)(
         team, (Product){.layer = layer, .rows = rows, .in = in, .out = out, .applies_gelu = applies_gelu, .times = times,
-                        .times_row = times_row, .whole = call->whole});
+                        .times_row = times_row, .room = call->whole});
 }
 
 static void add_and_norm(Team *team, int64_t rows, int64_t width, const float *in, const float *residual, Norm norm, float *out) {

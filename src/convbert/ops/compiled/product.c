@@ -97,7 +97,7 @@ typedef struct {
     int applies_gelu;
     const float *times;
     int64_t times_row;
-    void *whole;   /* room for the tokens in 8-bit numbers, see int8.c */
+    float *room;   /* for the tokens in 8-bit numbers, see int8.c */
     int64_t block; /* tokens of a block */
 } Product;
 
@@ -151,17 +151,17 @@ static void multiply_step(void *call, int thread, int64_t first, int64_t last) {
     }
 }
 
-/* Blocks of about equal size, of so many tokens each. */
-static int64_t cut_into_blocks(Product *step, int64_t rows_of_a_tile) {
-    int64_t most = min64(BLOCK_ROWS, max64(rows_of_a_tile, BLOCK / step->layer->inputs));
-    int64_t tiles = (step->rows + rows_of_a_tile - 1) / rows_of_a_tile, blocks = (step->rows + most - 1) / most;
-    step->block = (tiles + blocks - 1) / blocks * rows_of_a_tile;
+/* The number of blocks; they are of about equal size. */
+static int64_t cut_into_blocks(Product *step) {
+    int64_t most = min64(BLOCK_ROWS, max64(ROWS, BLOCK / step->layer->inputs));
+    int64_t tiles = (step->rows + ROWS - 1) / ROWS, blocks = (step->rows + most - 1) / most;
+    step->block = (tiles + blocks - 1) / blocks * ROWS;
     return (step->rows + step->block - 1) / step->block;
 }
 
 static void multiply(Team *team, Product step) {
     if (!step.rows) return;
-    int64_t blocks = cut_into_blocks(&step, ROWS);
+    int64_t blocks = cut_into_blocks(&step);
     int64_t work = min64(step.rows, step.block) * step.layer->inputs * COLUMNS; /* multiplications of a part */
     share(team, blocks * step.layer->groups * panels_of(step.layer), 1 + (1 << 17) / work, multiply_step, &step);
 }
