@@ -14,7 +14,7 @@ import pytest
 import convbert
 import tiny
 from convbert.cli import main
-from convbert.cli.lines import LONGEST_LINE_BYTES, read_blocks
+from convbert.cli.inputs import LONGEST_LINE_BYTES, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
 VERBS = (
@@ -252,7 +252,7 @@ def test_blocks_are_small_and_lose_nothing():
     lines = [b"%d " % number + b"word " * (number % 300) for number in range(3000)]
     stream = CountingStream(b"\n".join(lines))
     blocks = list(read_blocks(stream, "big"))
-    assert [line.text.encode() for block in blocks for line in block] == lines
+    assert [line.content.encode() for block in blocks for line in block] == lines
     assert 0 < stream.largest <= 1 << 20
     assert max(sum(line.size for line in block) for block in blocks) < 1 << 20
 
@@ -271,7 +271,7 @@ def test_a_line_without_end_does_not_fill_the_memory():
             return count
 
     (block,) = read_blocks(io.BufferedReader(Endless()), "endless")
-    assert "longer than 1 MiB" in str(block[0].text)
+    assert "longer than 1 MiB" in str(block[0].content)
     assert block[0].size <= LONGEST_LINE_BYTES + 1
 
 

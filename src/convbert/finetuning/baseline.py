@@ -13,10 +13,8 @@ from convbert.finetuning.data import Example, Prediction
 
 
 def majority(adapter: TaskAdapter, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
-    """The commonest answer of the training data, or the mean; of a word, the tag it has most often.
-
-    To questions: no answer, where that may be right; else the first three words of the context, as many as one often
-    has.
+    """The commonest answer of the training data, or the mean; of a word, the tag it has most often. To questions: no
+    answer, where that may be right; else the first three words of the context, as many as one often has.
     """
     task = adapter.task
     targets = [example.target for example in train]
@@ -44,9 +42,9 @@ def majority(adapter: TaskAdapter, train: Sequence[Example], examples: Sequence[
 
 
 def is_constant(adapter: TaskAdapter, answers: Sequence[Any]) -> bool:
-    """Whether all answers are the same, of tags those of all words.
-
-    Numbers are that where they differ by less than a hundredth of the training data's deviation, or are NaN.
+    """Whether all answers are the same, of tags those of all words; of numbers, whether they differ by less than a
+    hundredth of
+    the training data's deviation, or are NaN.
     """
     if adapter.task.kind == "regression":
         return not np.ptp(answers) > 0.01 * getattr(adapter, "deviation", 1.0)
