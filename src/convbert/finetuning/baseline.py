@@ -10,6 +10,7 @@ import numpy as np
 
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.inference import Split
 
 
 def majority(adapter: TaskAdapter, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
@@ -51,3 +52,11 @@ def is_constant(adapter: TaskAdapter, answers: Sequence[Any]) -> bool:
     if adapter.task.kind == "tagging":
         answers = [tag for tags in answers for tag in tags]
     return len(set(map(str, answers))) == 1
+
+
+def has_collapsed(split: Split, predictions: Sequence[Prediction]) -> bool:
+    """Whether all answers are the same, and should not be: the model has learned nothing, or its weights are no numbers
+    any more."""
+    answers = [prediction["answer"] for prediction in predictions]
+    targets = [example.target for example in split.examples]
+    return is_constant(split.adapter, answers) and not is_constant(split.adapter, targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from math import isfinite
@@ -34,16 +34,25 @@ class RecordReader(ABC):
 
     Plain text is the `text`. A JSON object or a row has columns, or the names of their roles.
 
-    Attributes:
+    Args:
+        forward: see `AnswerTask`.
         columns, wanted: role to column; those that every answer needs.
-        cut, unknown: records so far that were too long and were cut; how many of their tokens are `[UNK]`.
+        counts: has `cut`, records so far that were too long and were cut, and `unknown`, how many tokens are `[UNK]`.
     """
 
-    columns: dict[str, str]
-    wanted: list[str]
-    engine: Engine
-    cut: int
-    unknown: UnknownTokens
+    def __init__(
+        self, model: Any, forward: Callable[..., Any], columns: dict[str, str], wanted: list[str], counts: Any
+    ) -> None:
+        self.columns, self.wanted, self.counts = columns, wanted, counts
+        self.engine = Engine(model, AnswerTask(self._encode, forward, self._decode))
+
+    @abstractmethod
+    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
+        """The texts of a record, by column."""
+
+    @abstractmethod
+    def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        """The answer, from each text's own rows."""
 
     def answer(self, records: Iterable[Record]) -> Iterator[Answer]:
         """An answer for each record, in order, or the reason why it has none."""
@@ -66,28 +75,23 @@ class RecordReader(ABC):
 
     def notes(self) -> list[str]:
         """What a reader should know of the texts."""
-        cut = "texts that are longer than the model was trained for, and were cut"
-        notes = [f"{cut}: {self.cut:,}"] if self.cut else []
-        return notes + [sentence for sentence in [self.unknown.sentence()] if sentence]
-
-    @abstractmethod
-    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
-        """The texts of a record, by column."""
-
-    def _encode(self, record: Row) -> list[Tokens]:
-        return self.encode(self._by_column(record.cells))
+        cut, unknown = self.counts.cut, self.counts.unknown.sentence()
+        long = f"texts that are longer than the model was trained for, and were cut: {cut:,}"
+        return ([long] if cut else []) + ([unknown] if unknown else [])
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
         """The cells by column, where the record names a role instead."""
         renamed = {self.columns[role]: cell for role, cell in cells.items() if role in self.columns}
         return {**renamed, **cells}
 
-    def _with_id(self, record: Row, answer: Prediction) -> Prediction:
-        """The id as it stands in the record; NaN, an empty cell, is None."""
-        column = self.columns.get("id", "id")
+    def _encode(self, record: Row) -> list[Tokens]:
+        return self.encode(self._by_column(record.cells))
+
+    def _decode(self, record: Row, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        answer, column = self.decode(texts, rows), self.columns.get("id", "id")
         if column not in record.cells:
             return answer
-        cell = record.cells[column]
+        cell = record.cells[column]  # NaN is an empty one
         return {"id": None if isinstance(cell, float) and not isfinite(cell) else cell, **answer}
 
 
@@ -101,15 +105,14 @@ class Predictor(RecordReader):
 
     def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
         self.adapter, self.tokenizer, self.plan = finetuned.adapter, finetuned.tokenizer, finetuned.plan
+        self.cut, self.unknown = 0, UnknownTokens(self.tokenizer)
         task, named = self.adapter.task, {role: name for role, name in (columns or {}).items() if name}
         for role in named.keys() - task.columns.keys() - {"id"}:
             raise InputError(f"{task.name} has no column for {role}; it has {', '.join(task.columns)}")
-        self.columns = {**task.columns, **named}
-        self.adapter.task = task.override(columns={role: self.columns[role] for role in task.columns})
-        self.wanted = self.adapter.task.input_columns
-        self.cut, self.unknown = 0, UnknownTokens(self.tokenizer)
+        known = {**task.columns, **named}
+        self.adapter.task = task.override(columns={role: known[role] for role in task.columns})
         forward = partial(self.adapter.forward, finetuned.model)
-        self.engine = Engine(finetuned.model, AnswerTask(self._encode, forward, self._decode))
+        super().__init__(finetuned.model, forward, known, self.adapter.task.input_columns, self)
 
     def reading(self) -> dict[str, Any]:
         task = self.adapter.task
@@ -129,39 +132,29 @@ class Predictor(RecordReader):
             count_unknown(feature, inputs, self.unknown)
         return [text._replace(detail=(example, feature)) for feature in features for text in feature.texts]
 
-    def _decode(self, record: Row, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+    def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
         # The choices of an example are texts of one feature.
         pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail[1]))
         groups = [list(group) for _, group in pairs]
         windows = [(group[0][0].detail[1], array_of([own for _, own in group])) for group in groups]
         example = texts[0].detail[0]
-        prediction = self.adapter.decode(example, windows, self.plan)
-        return self._with_id(record, record_of(self.adapter, example, prediction))
+        return record_of(self.adapter, example, self.adapter.decode(example, windows, self.plan))
 
 
 class Embedder(RecordReader):
     """A vector for each text, `{"embedding": [C numbers]}`; `columns` are those of `text` and `id`."""
 
-    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: Mapping[str, str]) -> None:
-        self.pipe, self.columns, self.wanted = pipe, {**columns}, [columns["text"]]
+    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str]) -> None:
+        self.pipe = pipe
         forward = partial(text_vectors, pipe.model, how=pooling)
-        self.engine = Engine(pipe.model, AnswerTask(self._encode, forward, self._decode))
-
-    @property
-    def cut(self) -> int:  # type: ignore[override]
-        return self.pipe.cut
-
-    @property
-    def unknown(self) -> UnknownTokens:  # type: ignore[override]
-        return self.pipe.unknown
+        super().__init__(pipe.model, forward, columns, [columns["text"]], pipe)
 
     def encode(self, cells: dict[str, Any]) -> list[Tokens]:
         return [self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), truncation=True)]
 
-    def _decode(self, record: Row, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+    def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
         # The shortest decimals that are read back as the same fp32 numbers.
-        numbers = [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]
-        return self._with_id(record, {"embedding": numbers})
+        return {"embedding": [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]}
 
 
 def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:

@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -38,8 +37,7 @@ from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 
-@dataclass(frozen=True)
-class FinetuningResult:
+class FinetuningResult(NamedTuple):
     """Whether a run came to its end (else the same call goes on from there), its best model, and what `metrics.json`
     holds.
     """

@@ -15,9 +15,9 @@ from convbert.configuration import ConvBertConfig
 from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
-from convbert.finetuning.baseline import is_constant
+from convbert.finetuning.baseline import has_collapsed
 from convbert.finetuning.cells import Report
-from convbert.finetuning.data import Feature, Prediction
+from convbert.finetuning.data import Feature
 from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
@@ -88,7 +88,7 @@ class SeedTrainer:
         pairs = list(zip(splits, predictions, strict=True))
         result = {
             "scores": {split.name: split.score(found) for split, found in pairs},
-            "collapsed": _says_one_thing(splits[0], predictions[0]),
+            "collapsed": has_collapsed(splits[0], predictions[0]),
             "steps": step,
             "skipped_steps": trainer.skipped_steps,
             "best_step": trainer.state.best_global_step or step,
@@ -183,11 +183,3 @@ class SeedTrainer:
             f"seed {seed}: {trained / 1e6:.1f} M trained parameters; {len(self.features):,} examples or windows of "
             f"{mean:.0f} tokens on average; {trainer.budget.max_steps} steps, {precision}, {trainer.args.device}"
         )
-
-
-def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
-    """Whether all answers are the same, and should not be: the model has learned nothing, or its weights are no
-    numbers any more."""
-    answers = [prediction["answer"] for prediction in predictions]
-    targets = [example.target for example in split.examples]
-    return is_constant(split.adapter, answers) and not is_constant(split.adapter, targets)
