@@ -168,7 +168,8 @@ def _precisions(device: torch.device) -> Iterator[Finding]:
 def _race(precisions: list[str], device: torch.device) -> dict[str, float]:
     """Seconds per call of the layer that costs most in a model of base size, as `convbert.load` runs it: medians of
     rounds in which all take their turn, so that a busy moment hits them alike."""
-    layers, inputs = {}, {}
+    layers: dict[str, Any] = {}
+    inputs: dict[str, torch.Tensor] = {}
     for precision in precisions:
         layer = nn.Linear(768, 3072)
         dtype = DTYPES.get(precision, torch.float32)

@@ -52,15 +52,19 @@ class QuestionAnswering(TaskAdapter):
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> tuple[Answer, ...]:
         answers = _read_answers(row, column)
+        self._check_answered(answers, row.place)
+        return answers
+
+    def _check_answered(self, answers: Sequence[Answer], place: str) -> None:
         if not answers and not self.task.answers_may_be_missing:
             raise InputError(
-                f"{row.place}: has no answer, and {self.task.name} has one for every question "
+                f"{place}: has no answer, and {self.task.name} has one for every question "
                 "(for those that may have none, use the task squad2)"
             )
-        return answers
 
     def check_trainable(self, example: Example) -> None:
         """The first answer, which is trained on, must stand at its offset; to be scored, texts are enough."""
+        self._check_answered(example.target, example.place)
         for text, start in example.target[:1]:
             context = example.inputs["context"]
             if start is None:
