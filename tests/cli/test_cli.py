@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -144,6 +145,20 @@ def test_fill_mask_table(model_dir, capsys):
     best = convbert.pipeline("fill-mask", str(model_dir))("the [MASK] sat .")
     assert "the [MASK] sat ." in table
     assert all(found["token_str"] in table and f"{found['score']:.3f}" in table for found in best[:2])
+
+
+def test_fill_mask_reads_a_compressed_file_as_it_reads_the_file(model_dir, tmp_path, capsys):
+    plain, packed = tmp_path / "texts.txt", tmp_path / "texts.txt.gz"
+    plain.write_bytes(b"the [MASK] sat .\n")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    said = []
+    for file in (plain, packed):
+        assert main(["fill-mask", "--file", str(file), "--model", str(model_dir)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert main(["fill-mask", "--file", str(packed), "--model", str(model_dir)]) == 2
+    assert str(packed) in capsys.readouterr().err
 
 
 def test_fill_mask_answers_a_file_in_its_order(model_dir, tmp_path, capsys):
