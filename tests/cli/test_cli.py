@@ -27,6 +27,7 @@ VERBS = (
     ["predict"],
     ["prepare"],
     ["convert"],
+    ["push"],
     ["doctor"],
 )
 
@@ -53,6 +54,13 @@ def run_process(*arguments: str, **options) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "convbert", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, timeout=120, **options)
+
+
+def test_the_shell_completes_verbs():
+    words = {"_CONVBERT_COMPLETE": "complete_bash", "COMP_WORDS": "convbert fi", "COMP_CWORD": "1"}
+    environment = {**os.environ, **words, "PYTHONPATH": SOURCE}
+    done = subprocess.run([sys.executable, "-m", "convbert"], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["fill-mask", "finetune"]
 
 
 def json_lines(text: str) -> list[dict]:

@@ -22,6 +22,7 @@ from convbert.cli import (
     predict,
     prepare,
     pretrain,
+    push,
     tokenizer,
 )
 from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
@@ -57,6 +58,7 @@ app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
 app.command("convert")(convert.run)
 app.command("export")(export.run)
+app.command("push")(push.run)
 app.command("doctor")(doctor.run)
 
 
