@@ -98,6 +98,12 @@ def test_a_folder_without_weights_is_refused(folder):
         plan_upload(folder, "me/mine", {})
 
 
+def test_a_card_with_a_broken_head_is_named(folder):
+    (folder / "README.md").write_text("---\nlicense: [mit\n---\n# Mine\n")
+    with pytest.raises(InputError, match=r"README\.md"):
+        plan_upload(folder, "me/mine", {})
+
+
 def test_what_the_hub_refuses_is_said_in_one_sentence(folder):
     answer = SimpleNamespace(headers={}, request=None, status_code=401)
     refusal = HfHubHTTPError("401 Client Error: Unauthorized\n\nInvalid username", response=answer)

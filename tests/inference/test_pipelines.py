@@ -573,7 +573,8 @@ def test_half_precision_runs_in_single_on_a_cpu(folders, tmp_path):
     convbert.ConvBertForMaskedLM.from_pretrained(source).half().save_pretrained(tmp_path)
     convbert.ConvBertTokenizer.from_pretrained(source).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
-    assert convbert.pipeline("fill-mask", tmp_path, device="cpu").model.dtype == torch.float32
+    model = convbert.pipeline("fill-mask", tmp_path, device="cpu").model
+    assert model.dtype == model.config.dtype == torch.float32
 
 
 def test_the_embedded_model_is_the_default(folders, monkeypatch):

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
 from convbert.files import embedded
+from convbert.util.errors import InputError
 
 CARD = "README.md"
 _INHERITED = ("license", "language")
@@ -69,7 +71,10 @@ def facts(source: str | Path) -> dict[str, Any]:
         if not isinstance(cached, str):
             return {}
         path = Path(cached)
-    return dict(_read(path).data.to_dict())
+    try:
+        return dict(_read(path).data.to_dict())
+    except InputError:  # somebody else's card
+        return {}
 
 
 def with_facts(folder: Path, changes: Mapping[str, Any]) -> str:
@@ -84,4 +89,7 @@ def with_facts(folder: Path, changes: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> ModelCard:
-    return ModelCard(path.read_text(encoding="utf-8", errors="replace"), ignore_metadata_errors=True)
+    try:
+        return ModelCard(path.read_text(encoding="utf-8", errors="replace"), ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: its head is no YAML of a model card: {error}") from error
