@@ -34,6 +34,7 @@ PUBLIC_NAMES = {
     "ConvBertModel",
     "ConvBertPreTrainedModel",
     "ConvBertTokenizer",
+    "add_auto_map",
     "ConvBertTokenizerFast",
     "InputError",
     "__version__",

@@ -65,7 +65,7 @@ def test_the_head_of_a_card_has_what_the_hub_shows():
     assert len(shown) == 2
     assert "convbert.register_auto_classes()" in card.text
     own = ModelCard(
-        model_card(adapter_of(TASKS["classification"]), FinetuningPlan(), {**METRICS, "model": __file__})
+        model_card(adapter_of(TASKS["text-classification"]), FinetuningPlan(), {**METRICS, "model": __file__})
     )
     assert own.data.datasets is None
     assert own.data.license is None

@@ -75,7 +75,7 @@ def push(upload: Upload, *, private: bool = False, api: Any = None) -> str:
     if api is None and not is_reachable():
         raise InputError(f"{upload.repository}: cannot be pushed: {constants.ENDPOINT} cannot be reached")
     api = HfApi() if api is None else api
-    sent = {CARD: upload.card.encode(), **upload.files}
+    sent: dict[str, Path | bytes] = {CARD: upload.card.encode(), **upload.files}
     try:
         made = api.create_repo(upload.repository, private=private or None, exist_ok=True)
         api.create_commit(
