@@ -66,8 +66,8 @@ def load(
             "question-answering", "multiple-choice", "replaced-token-detection", or "feature-extraction" for the
             encoder alone. It decides the class of the model.
         precision: "fp32"; "bf16"; "int8", 8-bit weights and activations in the encoder's wide linear layers, on a CPU
-            and for inference alone; or "auto", bf16 where the hardware multiplies it, else fp32 (on a GPU, half
-            precision stays as stored). `convbert doctor` says what this machine gains.
+            and for inference alone; or "auto", fp32 (on a GPU, half precision
+            stays as stored). `convbert doctor` says what this machine gains.
         device: None takes the GPU where there is one.
 
     Returns:
