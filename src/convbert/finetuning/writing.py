@@ -11,8 +11,7 @@ from huggingface_hub import EvalResult
 
 from convbert.files.card import LOADING, head
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.data import Prediction
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Prediction, Split
 from convbert.finetuning.recipes import FinetuningPlan
 
 
