@@ -47,7 +47,7 @@ def _enter(
         if path is not None:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
-    raise SystemExit(function(*arguments))
+    raise SystemExit(function(*arguments) or 0)
 
 
 def places(processes: int) -> list[dict[str, str]]:
