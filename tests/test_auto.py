@@ -5,6 +5,7 @@ Registration changes the whole process, so each test runs in a process of its ow
 
 import json
 import shutil
+from importlib import import_module
 
 import pytest
 import torch
@@ -69,9 +70,8 @@ def other_tokenizer_classes(folder):
 
 
 def without_asking(folder):
-    import convbert.auto
-    import convbert.inference.pipelines
-
+    for name in ("convbert.auto", "convbert.inference.pipelines"):
+        import_module(name)
     config = transformers.AutoConfig.from_pretrained(folder)
     assert type(config).__module__.split(".")[0] == "transformers"
 

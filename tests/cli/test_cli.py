@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import convbert
 import processes
 import tiny
 from convbert.cli import main
-from convbert.cli.inputs import LONGEST_LINE_BYTES, read_blocks
+from convbert.cli.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
 VERBS = (
@@ -264,6 +265,16 @@ def test_blocks_are_small_and_lose_nothing():
     assert [line.content.encode() for block in blocks for line in block] == lines
     assert 0 < stream.largest <= 1 << 20
     assert max(sum(line.size for line in block) for block in blocks) < 1 << 20
+
+
+def test_a_named_pipe_is_read_from_its_first_byte(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"the cat\na dog\n",))
+    writer.start()
+    blocks, _ = open_lines(str(pipe))
+    assert [line.content for block in blocks for line in block] == ["the cat", "a dog"]
+    writer.join()
 
 
 def test_a_line_without_end_does_not_fill_the_memory():

@@ -18,14 +18,12 @@ import tiny
 from convbert import ConvBertForSequenceClassification
 from convbert.cli import main
 from convbert.finetuning.adapters import adapter_of
-from convbert.finetuning.data import Example
+from convbert.finetuning.data import Example, run_features
 from convbert.finetuning.evaluation import FinetunedModel
-from convbert.finetuning.inference import run_features
-from convbert.finetuning.lora import target_modules
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS, find_task
-from convbert.finetuning.warm_start import build_model
+from convbert.finetuning.warm_start import build_model, target_modules
 from convbert.training.callbacks import ProgressLine
 from labelled import sentence, write_objects, write_sentences
 
