@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import convbert
+import processes
 import tiny
 from convbert.cli import main
 from convbert.cli.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
@@ -49,12 +50,6 @@ def stdin(monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
     return set_bytes
-
-
-def run_process(*arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "convbert", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=120, **options)
 
 
 def test_the_shell_completes_verbs():
@@ -240,17 +235,16 @@ def test_skip_bad_passes_over_bad_lines_and_counts_them(model_dir, stdin, capsys
     assert captured.err.startswith("convbert: 5 lines skipped; the first: stdin: line 2: ")
 
 
-def test_answers_come_while_lines_are_still_being_written(model_dir):
-    environment = {**os.environ, "PYTHONPATH": SOURCE}
-    command = [sys.executable, "-m", "convbert", "fill-mask", "-", "--json", "--model", str(model_dir)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+def test_answers_come_while_lines_are_still_being_written(model_dir, tmp_path):
+    for name in ("lines", "answers"):
+        os.mkfifo(tmp_path / name)
+    words = ["fill-mask", "-", "--json", "--model", str(model_dir)]
+    process = processes.start(main, words, stdin=tmp_path / "lines", stdout=tmp_path / "answers")
+    with open(tmp_path / "lines", "wb", buffering=0) as lines, open(tmp_path / "answers") as answers:
         for number in (1, 2):
-            process.stdin.write(b"the [MASK] sat .\n")
-            process.stdin.flush()
-            assert json.loads(process.stdout.readline())["line"] == number
-        process.stdin.close()
-    assert process.returncode == 0
+            lines.write(b"the [MASK] sat .\n")
+            assert json.loads(answers.readline())["line"] == number
+    assert processes.finish([process]) == [0]
 
 
 def test_a_reader_that_goes_away_is_no_error(model_dir, tmp_path):
