@@ -24,6 +24,7 @@ from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
 from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
+from convbert.ops._torch_internals import compiled_from
 from convbert.util.errors import InputError
 
 Device = str | int | torch.device | None
@@ -172,7 +173,7 @@ def unwrap(model: nn.Module) -> ConvBertPreTrainedModel:
     ConvBERT, and adapters that are a prompt, which the model alone does not read.
     """
     while not isinstance(model, ConvBertPreTrainedModel):
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        inner = compiled_from(model) or getattr(model, "module", None)
         if inner is None and hasattr(model, "peft_config"):
             if any(config.is_prompt_learning for config in model.peft_config.values()):  # type: ignore[operator]
                 raise InputError(

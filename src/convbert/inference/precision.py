@@ -57,8 +57,8 @@ def set_precision(model: PreTrainedModel, precision: Precision, device: torch.de
 def automatic(device: torch.device, stored: torch.dtype) -> tuple[str, str]:
     """What "auto" takes for a model stored in `stored`, a key of `DTYPES`, and why.
 
-    The same answers on every processor: bf16 gives another first token in about one of eighty places, int8 in one of two
-    hundred (benchmarks/results, pipeline), so that neither is taken unasked.
+    The same answers on every processor: bf16 gives another first token in about one of eighty places, int8 in one of
+    two hundred (benchmarks/results, pipeline), so that neither is taken unasked.
     """
     if device.type != "cpu" and stored in (torch.bfloat16, torch.float16):
         return next(name for name, dtype in DTYPES.items() if dtype == stored), "as the model is stored"
