@@ -76,7 +76,7 @@ def add_error_handlers(app: FastAPI) -> None:
         async def handle(request: Request, error: Exception) -> Response:
             return error_response(request.url.path, status, sentence or str(error))
 
-        return handler
+        return handle
 
     async def invalid(request: Request, error: Any) -> Response:
         return error_response(request.url.path, 422, validation_sentence(error.errors()))
