@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from convbert.cli.failures import say
+from convbert.cli.options import Device, Precision
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
@@ -39,11 +40,8 @@ def run(
         str | None,
         typer.Option(envvar="CONVBERT_API_KEY", help="What clients must send; better in the environment."),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help='"auto", "fp32", "bf16" or "int8"; "convbert doctor" says what each gains here.'),
-    ] = "auto",
-    device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
+    precision: Precision = "auto",
+    device: Device = None,
     log: Annotated[
         bool, typer.Option("--log", help="Log requests: address, path and status, no text.")
     ] = False,

@@ -45,14 +45,10 @@ def ray_app(
         # A replica is a process of its own already: it has a thread for the model.
         return create_app(Batcher(settings, make_pool=lambda: ThreadPoolExecutor(1)), api_key)
 
-    @serve.deployment(
+    deployment = serve.deployment(
         name="convbert",
         autoscaling_config={"min_replicas": 1, "max_replicas": max_replicas, "target_ongoing_requests": 32},
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
     )
-    @serve.ingress(build)
-    class ConvBert:
-        pass
-
-    return ConvBert.bind()
+    return deployment(serve.ingress(build)(type("ConvBert", (), {}))).bind()
