@@ -23,9 +23,10 @@ from convbert.serving.gate import Gate
 from convbert.serving.worker import EMBEDDING, BugError, Job, ModelInfo
 from convbert.util.errors import InputError
 
+CLASSIFYING = "text-classification"
 ROUTES = {
     "fill-mask": "/fill-mask",
-    "text-classification": "/classify",
+    CLASSIFYING: "/classify",
     "token-classification": "/tag",
     "question-answering": "/answer",
     EMBEDDING: "/embed",
@@ -167,28 +168,28 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
             made /= np.linalg.norm(made, axis=1, keepdims=True).clip(1e-12)
         return made, tokens
 
+    async def classes(
+        request: Request, body: Any, records: Sequence[Any], function: str | None
+    ) -> list[list[dict[str, Any]]]:
+        """All labels with scores, of each record."""
+        params = {"top_k": None, "truncation": body.truncate}
+        if function is not None:
+            params["function_to_apply"] = function
+        return _refuse_errors((await answers(request, body.model, CLASSIFYING, records, params)).answers)
+
     @post("/v1/embeddings")
     async def embeddings(request: Request, body: schemas.EmbeddingsBody) -> Response:
         """Vectors of length 1, as OpenAI's API gives them."""
-        texts = _listed(body.input)
-        found, tokens = await vectors(request, body, texts, truncate=False, normalize=True)
-        made = (
-            [base64.b64encode(each.tobytes()).decode() for each in found]
-            if body.encoding_format == "base64"
-            else found.tolist()
+        found, tokens = await vectors(request, body, _listed(body.input), truncate=False, normalize=True)
+        made = found.tolist()
+        if body.encoding_format == "base64":
+            made = [base64.b64encode(each.tobytes()).decode() for each in found]
+        data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(made)]
+        name, usage = (
+            _find(batcher, body.model, EMBEDDING).name,
+            {"prompt_tokens": tokens, "total_tokens": tokens},
         )
-        data = [
-            {"object": "embedding", "index": number, "embedding": each} for number, each in enumerate(made)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return _json(
-            {
-                "object": "list",
-                "data": data,
-                "model": _find(batcher, body.model, EMBEDDING).name,
-                "usage": usage,
-            }
-        )
+        return _json({"object": "list", "data": data, "model": name, "usage": usage})
 
     @post("/embed")
     async def embed(request: Request, body: schemas.EmbedBody) -> Response:
@@ -202,33 +203,20 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
         is_batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
         texts = body.inputs if is_batch else [_listed(body.inputs)]
         records = [dict(zip(("text", "text_pair"), each, strict=False)) for each in texts]
-        params = {"top_k": None, "truncation": body.truncate} | (
-            {"function_to_apply": "none"} if body.raw_scores else {}
-        )
-        found = _refuse_errors(
-            (await answers(request, body.model, "text-classification", records, params)).answers
-        )
+        found = await classes(request, body, records, "none" if body.raw_scores else None)
         return _json(found if is_batch else found[0])
 
     @post("/rerank")
     async def rerank(request: Request, body: schemas.RerankBody) -> Response:
         """Texts by how well they fit a query, for a model with one label, as text-embeddings-inference gives them."""
-        served = _find(batcher, body.model, "text-classification")
-        if len(served.labels) != 1:
-            raise RequestError(
-                404, f"{served.name} has {len(served.labels)} labels; a model that ranks has one"
-            )
+        served = _find(batcher, body.model, CLASSIFYING)
+        if (count := len(served.labels)) != 1:
+            raise RequestError(404, f"{served.name} has {count} labels; a model that ranks has one")
         records = [{"text": body.query, "text_pair": text} for text in body.texts]
-        how = "none" if body.raw_scores else "sigmoid"
-        params = {"top_k": None, "function_to_apply": how, "truncation": body.truncate}
-        found = _refuse_errors(
-            (await answers(request, served.name, "text-classification", records, params)).answers
-        )
-        ranks = [
-            {"index": number, "score": each[0]["score"]}
-            | ({"text": body.texts[number]} if body.return_text else {})
-            for number, each in enumerate(found)
-        ]
+        found = await classes(request, body, records, "none" if body.raw_scores else "sigmoid")
+        ranks = [{"index": index, "score": each[0]["score"]} for index, each in enumerate(found)]
+        if body.return_text:
+            ranks = [{**rank, "text": body.texts[rank["index"]]} for rank in ranks]
         return _json(sorted(ranks, key=lambda rank: -rank["score"]))
 
     async def own(request: Request, body: Any, task: str) -> list[Any]:
@@ -237,7 +225,7 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
             for each in _listed(body.inputs)
         ]
         params = schemas.params_of(body.parameters)
-        if task == "text-classification":
+        if task == CLASSIFYING:
             params.setdefault("top_k", None)
         found = (await answers(request, body.model, task, records, params)).answers
         if not isinstance(body.inputs, list):
@@ -252,7 +240,7 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
     @post("/classify")
     async def classify(request: Request, body: schemas.ClassifyBody) -> Response:
         """Labels with scores: a list for each text, of one text, too."""
-        return _json(await own(request, body, "text-classification"))
+        return _json(await own(request, body, CLASSIFYING))
 
     @post("/tag")
     async def tag(request: Request, body: schemas.TagBody) -> Response:
