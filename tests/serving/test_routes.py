@@ -86,7 +86,7 @@ def test_reranking(server, pipes):
         for text in texts
     ]
     order = sorted(range(3), key=lambda number: -scores[number])
-    body = {"query": query, "texts": texts, "return_text": True, "model": "ranks"}
+    body = {"query": query, "texts": texts, "return_text": True}
     found = server.send("/rerank", body).content
     close(found, [{"index": number, "score": scores[number], "text": texts[number]} for number in order])
     refused = server.send("/rerank", {**body, "model": "reviews"})

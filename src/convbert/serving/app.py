@@ -169,13 +169,13 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
         return made, tokens
 
     async def classes(
-        request: Request, body: Any, records: Sequence[Any], function: str | None
+        request: Request, name: str | None, records: Sequence[Any], truncate: bool, function: str | None
     ) -> list[list[dict[str, Any]]]:
         """All labels with scores, of each record."""
-        params = {"top_k": None, "truncation": body.truncate}
+        params = {"top_k": None, "truncation": truncate}
         if function is not None:
             params["function_to_apply"] = function
-        return _refuse_errors((await answers(request, body.model, CLASSIFYING, records, params)).answers)
+        return _refuse_errors((await answers(request, name, CLASSIFYING, records, params)).answers)
 
     @post("/v1/embeddings")
     async def embeddings(request: Request, body: schemas.EmbeddingsBody) -> Response:
@@ -203,17 +203,23 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
         is_batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
         texts = body.inputs if is_batch else [_listed(body.inputs)]
         records = [dict(zip(("text", "text_pair"), each, strict=False)) for each in texts]
-        found = await classes(request, body, records, "none" if body.raw_scores else None)
+        found = await classes(
+            request, body.model, records, body.truncate, "none" if body.raw_scores else None
+        )
         return _json(found if is_batch else found[0])
 
     @post("/rerank")
     async def rerank(request: Request, body: schemas.RerankBody) -> Response:
         """Texts by how well they fit a query, for a model with one label, as text-embeddings-inference gives them."""
-        served = _find(batcher, body.model, CLASSIFYING)
+        classifiers = [info for info in batcher.models.values() if info.task == CLASSIFYING]
+        ranking = (info.name for info in classifiers if len(info.labels) == 1)
+        served = _find(batcher, body.model or next(ranking, None), CLASSIFYING)
         if (count := len(served.labels)) != 1:
             raise RequestError(404, f"{served.name} has {count} labels; a model that ranks has one")
         records = [{"text": body.query, "text_pair": text} for text in body.texts]
-        found = await classes(request, body, records, "none" if body.raw_scores else "sigmoid")
+        found = await classes(
+            request, served.name, records, body.truncate, "none" if body.raw_scores else "sigmoid"
+        )
         ranks = [{"index": index, "score": each[0]["score"]} for index, each in enumerate(found)]
         if body.return_text:
             ranks = [{**rank, "text": body.texts[rank["index"]]} for rank in ranks]
