@@ -19,12 +19,23 @@ import torch
 from convbert.ops import compiled
 from helpers import FORMS
 
-SLOW = (
-    "export/test_onnx.py export/test_other_runtimes.py finetuning/test_run.py model/test_compile.py "
-    "pretraining/test_launching.py ops/test_gpu_interpreted.py test_benchmarks.py pretraining/test_run.py "
-    "pretraining/test_warm_start.py cli/test_convert.py pretraining/test_corpus_prepare.py test_readme.py "
-    "tokenization/test_tokenization.py ops/test_gpu_compiles.py serving/test_process.py"
-).split()
+SLOW = [
+    "export/test_onnx.py",
+    "export/test_other_runtimes.py",
+    "finetuning/test_run.py",
+    "model/test_compile.py",
+    "pretraining/test_launching.py",
+    "ops/test_gpu_interpreted.py",
+    "test_benchmarks.py",
+    "pretraining/test_run.py",
+    "pretraining/test_warm_start.py",
+    "cli/test_convert.py",
+    "pretraining/test_corpus_prepare.py",
+    "test_readme.py",
+    "tokenization/test_tokenization.py",
+    "ops/test_gpu_compiles.py",
+    "serving/test_process.py",
+]
 """Files that take longest. They come first, so that no process is left alone with one of them at the end."""
 
 
