@@ -31,6 +31,7 @@ VERBS = (
     ["convert"],
     ["push"],
     ["doctor"],
+    ["serve"],
 )
 
 
