@@ -21,7 +21,7 @@ from convbert.util.errors import InputError
 @pytest.fixture(autouse=True)
 def brief(monkeypatch, tmp_path):
     """Timing of a moment, and a place of its own for temporary files."""
-    monkeypatch.setattr(module, "_SECONDS", 0.3)
+    monkeypatch.setattr(module, "SECONDS", 0.3)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     return tmp_path / "scratch"

@@ -10,7 +10,7 @@ import numpy as np
 from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.masking import IGNORED, MaskingCollator
 
-_BLOCK = 4_000_000  # token pairs sorted at a time
+BLOCK = 4_000_000  # token pairs sorted at a time
 _ENOUGH = 20_000_000  # tokens counted, of larger corpora; the counts of more take memory and hours, and change little
 _ROWS = 128  # masked positions scored at a time
 
@@ -41,7 +41,7 @@ class BigramModel:
         tokens = np.zeros(self.vocab_size, dtype=np.int64)
         table = (self.vocab_size, self.vocab_size)
         pairs = csr_array(table, dtype=np.int64)
-        for block in _split(blocks, _BLOCK):
+        for block in _split(blocks, BLOCK):
             tokens += np.bincount(block, minlength=self.vocab_size)
             keep = ~(is_special[block[:-1]] | is_special[block[1:]])
             ends = block[:-1][keep], block[1:][keep]

@@ -137,7 +137,7 @@ def _times(factor: float, parts: Flops) -> Flops:
 
 BYTES = 16
 """Of each parameter in fp32: weight, gradient, and AdamW's two moments."""
-_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def check_memory(plan: PretrainingPlan, vocab_size: int) -> None:
@@ -181,7 +181,7 @@ def machine_memory() -> int:
     import psutil  # type: ignore[import-untyped]  # comes with accelerate
 
     limits = [psutil.virtual_memory().total]
-    for file in _CGROUPS:
+    for file in CGROUPS:
         try:
             limits.append(int(file.read_text()))
         except (OSError, ValueError):  # not mounted, or "max"

@@ -35,7 +35,7 @@ from convbert.pretraining.masking import uniform
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 
-_OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
+OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
 _COUNTED_AT_ONCE = 10_000_000  # tokens, of which [UNK] is counted in a moment
 _ROUNDS = 12  # fewer leave a trace of the order in corpora of a few dozen sequences
 
@@ -149,7 +149,7 @@ class SequenceDataset(Dataset):
 
     def _reader(self, number: int) -> ShardReader:
         if number not in self._open:
-            if len(self._open) >= _OPEN_AT_ONCE:
+            if len(self._open) >= OPEN_AT_ONCE:
                 self._open.clear()
             shard = self.manifest.shards[number]
             path = self.folder / SHARDS / shard.file

@@ -35,7 +35,7 @@ from convbert.util.optional import require
 _SAMPLE_BYTES = 2_000_000
 _SAMPLE_FILES = 16
 _EXCERPT_BYTES = 1 << 18
-_SECONDS = 12.0
+SECONDS = 12.0
 _PILOT_ROWS = 2
 _FOR_EVER = 10**8
 """Steps that the timing does not reach."""
@@ -114,7 +114,7 @@ def dry_run(
             check_enough(plan, train)
         for note in train.notes(resolved.unk_token_id):
             report(f"{'the corpus' if share == 1.0 else 'a sample of the corpus'}: {note}")
-        report(f"timing {_SECONDS:.0f} seconds of training")
+        report(f"timing {SECONDS:.0f} seconds of training")
         run = Run(_endless(plan), folder, resolved, train, None, device, lambda message: None)
         # A vocabulary learned from the sample may be smaller than the one that the corpus will give.
         is_learned = tokenizer is None and prepared is None and plan.start_from is None
@@ -130,7 +130,7 @@ def _measure(plan: PretrainingPlan, run: Run, vocab_size: int, share: float) -> 
     cost = step_cost(objective, sequences=per_step, length=length, mask_prob=plan.mask_prob)
     device = _device(run.device)
     activations, seconds_per_row = _pilot(objective.to(device), run, device)
-    rows = max(1, min(plan.batch_size, int(_SECONDS / 4 / seconds_per_row)))
+    rows = max(1, min(plan.batch_size, int(SECONDS / 4 / seconds_per_row)))
     seconds, utilisation = _time_steps(objective, replace(run, plan=run.plan.override(batch_size=rows)))
     seconds_per_step = seconds * per_step / rows
     count = parameter_counts(objective)
@@ -284,7 +284,7 @@ def _time_steps(objective: Objective, run: Run) -> tuple[float, Any]:
     trainer = run.build_trainer(objective, TrainingBudget(max_steps=_FOR_EVER), StopOnSignal())
     for shown in (ProgressLine, ReportPage):
         trainer.remove_callback(shown)
-    watch = _StopWatch(_SECONDS)
+    watch = _StopWatch(SECONDS)
     trainer.add_callback(watch)
     trainer.train()
     return watch.seconds_per_step, trainer.more_metrics

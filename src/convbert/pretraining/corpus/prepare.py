@@ -32,7 +32,7 @@ _OWN_FILES = {
     *(name + end for name in (JOURNAL, MANIFEST) for end in ("", ".partial")),
 }
 """What a kill may leave before there is a manifest."""
-_SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
+SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 1 << 21, 1 << 25, 256
 
 
 @dataclass(frozen=True)
@@ -297,8 +297,8 @@ class _Meter:
 def _block_bytes(inputs: list[TextSource]) -> int:
     """By what stays the same when a run is repeated: the corpus, never the workers."""
     sizes = [source.size for source in inputs]
-    share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK  # size 0: not known
-    return min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+    share = sum(sizes) // BLOCKS if all(sizes) else LARGEST_BLOCK  # size 0: not known
+    return min(max(share, SMALLEST_BLOCK), LARGEST_BLOCK)
 
 
 def _identity(inputs: list[TextSource]) -> list[str]:
