@@ -12,6 +12,7 @@ EXTRAS = {
     "ray": ("ray",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "executorch": ("executorch",),
     "bench": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""
