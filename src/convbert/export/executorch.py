@@ -23,7 +23,9 @@ def write_program(source: Traceable, folder: Path) -> Path:
         InputError: the model is for multiple choice.
     """
     if len(source.axes) == 3:
-        raise InputError(f"executorch takes one text at a time, and a {type(source.model).__name__} several choices")
+        raise InputError(
+            f"executorch takes one text at a time, and a {type(source.model).__name__} several choices"
+        )
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower

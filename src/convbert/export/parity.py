@@ -102,7 +102,9 @@ def _text(batch: dict[str, Tensor], row: int, length: int) -> dict[str, Tensor]:
 def _real(name: str, length: int) -> tuple[slice, ...]:
     """The part of a text's output that is of its tokens, not of padding."""
     every, tokens = slice(None), slice(length)
-    return {"attentions": (every, every, tokens, tokens), "conv_kernels": (every, tokens)}.get(name, (tokens,))
+    return {"attentions": (every, every, tokens, tokens), "conv_kernels": (every, tokens)}.get(
+        name, (tokens,)
+    )
 
 
 def _largest(difference: Tensor) -> float:

@@ -107,9 +107,7 @@ def export(
         report("tracing and compiling" if format in ("torch", "executorch") else "tracing")
         for name, path, run in _write(format, target, place, precisions, opset):
             report(f"checking {path.name}")
-            result.parity[name] = check_parity(
-                target, run, name, one_at_a_time=format == "executorch"
-            )
+            result.parity[name] = check_parity(target, run, name, one_at_a_time=format == "executorch")
             if path.suffix == ".onnx":
                 result.opset = opset_of(path)
         result.files = {
