@@ -11,7 +11,8 @@ export async function showMaps(run, text, pair) {
   );
   const [, layers, heads, length] = attentions.dims;
   const size = kernels.dims[4];
-  const tokens = run.tokenizer.tokenize(text, { pair, add_special_tokens: true }).slice(0, Math.min(length, MOST_TOKENS));
+  const shown = Math.min(length, MOST_TOKENS);
+  const tokens = run.tokenizer.tokenize(text, { pair, add_special_tokens: true }).slice(0, shown);
   const weights = {
     attention: (layer, head, from, to) => attentions.data[((layer * heads + head) * length + from) * length + to],
     kernel: (layer, head, from, place) => kernels.data[((layer * length + from) * heads + head) * size + place],

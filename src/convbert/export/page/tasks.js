@@ -64,8 +64,9 @@ async function showClasses(run, text, second) {
   }
   const are_independent = problem === "multi_label_classification" || scores.length === 1;
   const shares = are_independent ? scores.map(sigmoid) : softmax(scores);
-  const ranked = shares.map((share, number) => [id2label?.[number] ?? `LABEL_${number}`, share]).sort((a, b) => b[1] - a[1]);
-  return [card("", ...ranked.slice(0, LONGEST_BAR_LIST).map(([label, share]) => bar(label, share)))];
+  const bars = shares.map((share, number) => [id2label?.[number] ?? `LABEL_${number}`, share])
+    .sort((a, b) => b[1] - a[1]).slice(0, LONGEST_BAR_LIST);
+  return [card("", ...bars.map(([label, share]) => bar(label, share)))];
 }
 
 const kindOf = (label) => label.replace(/^[BILUSEM][-_]/, "");
@@ -109,9 +110,10 @@ async function showReplaced(run, text) {
   const { logits } = await run.model.forward(run.tokenizer(text, { truncation: true }));
   const shares = logits.tolist()[0].map(sigmoid);
   const places = locate(text, run.tokenizer.tokenize(text, { add_special_tokens: true }).slice(0, shares.length));
-  const spans = places.flatMap((place, number) => place
-    ? [{ start: place[0], end: place[1], background: shade(shares[number]), title: `${(shares[number] * 100).toFixed(1)} %` }]
-    : []);
+  const spans = places.flatMap((place, number) => {
+    const told = `${(shares[number] * 100).toFixed(1)} %`;
+    return place ? [{ start: place[0], end: place[1], background: shade(shares[number]), title: told }] : [];
+  });
   return [card("", passage(text, spans))];
 }
 
