@@ -23,7 +23,13 @@ SLOW = (
     *("finetuning/test_run.py", "pretraining/test_run.py", "test_readme.py", "model/test_compile.py"),
     *("training/test_interruption.py", "training/test_processes.py", "pretraining/test_launching.py"),
     *("ops/test_gpu_interpreted.py", "ops/test_gpu_compiles.py", "pretraining/test_corpus_prepare.py"),
-    *("pretraining/test_beginning.py", "test_auto.py", "test_benchmarks.py", "finetuning/test_commands.py"),
+    *(
+        "serving/test_process.py",
+        "pretraining/test_beginning.py",
+        "test_auto.py",
+        "test_benchmarks.py",
+        "finetuning/test_commands.py",
+    ),
 )
 """Files that take longest. They come first, so that no process is left alone with one of them at the end."""
 

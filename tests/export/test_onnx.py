@@ -174,9 +174,7 @@ def test_the_ten_lines_of_the_documentation(exported, tmp_path):
         if place.exists():
             (packages / name).symlink_to(place)
     (tmp_path / "exported").symlink_to(exported / "out")
-    program = (
-        f"import sys; sys.path.append({str(packages)!r})\n{DOCUMENTED}\nprint(logits.shape)"
-    )
+    program = f"import sys; sys.path.append({str(packages)!r})\n{DOCUMENTED}\nprint(logits.shape)"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program],
         capture_output=True,

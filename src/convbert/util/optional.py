@@ -13,6 +13,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "bench": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""

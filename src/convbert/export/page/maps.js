@@ -1,6 +1,6 @@
 // What the tokens of a text read: attention between all of them, and the dynamic kernels, which weigh each token's
 // neighbours. An export with --with-attentions has them as outputs.
-import { card, element, heatMap } from "./views.js";
+import { card, element, heatMap } from "./draw.js";
 
 const MOST_TOKENS = 64;
 const percent = (share) => `${(share * 100).toFixed(1)} %`;

@@ -1,7 +1,7 @@
 // What each head is called, what stands in the form at first, and how its answer is made and shown.
-import { bar, card, element, heatMap, locate, passage, shade } from "./views.js";
-
-const LONGEST_BAR_LIST = 10;
+import {
+  bar, card, drawAnswer, drawClasses, drawMasks, drawPassage, drawSimilarities, element, shade,
+} from "./draw.js";
 
 export const TASKS = {
   ConvBertForMaskedLM: {
@@ -48,11 +48,7 @@ const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boo
 async function showMasks(run, text) {
   if (!text.includes("[MASK]")) throw new Error("The text has no [MASK].");
   const found = await run(text, { top_k: 5 });
-  const masks = Array.isArray(found[0]) ? found : [found];
-  return masks.map((candidates, number) => card(
-    masks.length > 1 ? `[MASK] ${number + 1}` : "[MASK]",
-    ...candidates.map(({ token_str, score }) => bar(token_str, score, candidates[0].score)),
-  ));
+  return drawMasks(Array.isArray(found[0]) ? found : [found]);
 }
 
 async function showClasses(run, text, second) {
@@ -64,9 +60,30 @@ async function showClasses(run, text, second) {
   }
   const are_independent = problem === "multi_label_classification" || scores.length === 1;
   const shares = are_independent ? scores.map(sigmoid) : softmax(scores);
-  const bars = shares.map((share, number) => [id2label?.[number] ?? `LABEL_${number}`, share])
-    .sort((a, b) => b[1] - a[1]).slice(0, LONGEST_BAR_LIST);
-  return [card("", ...bars.map(([label, share]) => bar(label, share)))];
+  const found = shares.map((score, number) => ({ label: id2label?.[number] ?? `LABEL_${number}`, score }));
+  return [drawClasses(found.sort((a, b) => b.score - a.score))];
+}
+
+// Where each token stands: transformers.js gives no offsets, so tokens are found in the text one after the other, in
+// the form that an uncased tokenizer sees.
+function locate(text, tokens) {
+  const plain = [];
+  const places = [];
+  [...text].forEach((character, index) => {
+    for (const part of character.normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase()) {
+      plain.push(part);
+      places.push(index);
+    }
+  });
+  const joined = plain.join("");
+  let from = 0;
+  return tokens.map((token) => {
+    const word = token.replace(/^##/, "").normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase();
+    const start = joined.indexOf(word, from);
+    if (start < 0) return null;
+    from = start + word.length;
+    return [places[start], places[from - 1] + 1];
+  });
 }
 
 const kindOf = (label) => label.replace(/^[BILUSEM][-_]/, "");
@@ -84,17 +101,15 @@ async function showTags(run, text) {
     if (last && goesOn && isNear) last.end = place[1];
     else spans.push({ start: place[0], end: place[1], kind: kindOf(entity) });
   });
-  return [card("", passage(text, spans))];
+  return [drawPassage(text, spans)];
 }
 
 async function showAnswer(run, text, question) {
   if (!question.trim()) throw new Error("Ask a question.");
   const { answer, score } = await run(question, text);
-  const start = text.toLowerCase().indexOf(answer.toLowerCase());
-  const made = card("", bar(answer || "(no answer)", score));
-  if (start < 0 || !answer) return [made];
-  const before = [...text.slice(0, start)].length;
-  return [made, card("", passage(text, [{ start: before, end: before + [...answer].length }]))];
+  const found = text.toLowerCase().indexOf(answer.toLowerCase());
+  const start = found < 0 ? found : [...text.slice(0, found)].length;
+  return drawAnswer(text, { answer, score, start, end: start + [...answer].length });
 }
 
 async function showChoices(run, text, beginning) {
@@ -114,19 +129,12 @@ async function showReplaced(run, text) {
     const told = `${(shares[number] * 100).toFixed(1)} %`;
     return place ? [{ start: place[0], end: place[1], background: shade(shares[number]), title: told }] : [];
   });
-  return [card("", passage(text, spans))];
+  return [drawPassage(text, spans)];
 }
 
 async function showSimilarities(run, text) {
   const lines = linesOf(text);
   if (!lines.length) throw new Error("Write a text.");
   const vectors = (await run(lines, { pooling: "mean", normalize: true })).tolist();
-  const rows = lines.map((name, row) => ({
-    name: `${row + 1}  ${name}`,
-    cells: vectors.map((vector) => {
-      const value = vector.reduce((sum, x, index) => sum + x * vectors[row][index], 0);
-      return [value.toFixed(2), value];
-    }),
-  }));
-  return [card("Cosine similarity", heatMap("similarities", lines.map((_, number) => `${number + 1}`), rows))];
+  return [drawSimilarities(lines, vectors)];
 }

@@ -1,4 +1,5 @@
-// The parts that answers are shown with.
+// How answers are drawn: the same on the page that runs in the browser and on that of the server.
+const LONGEST_BAR_LIST = 10;
 
 export function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -28,8 +29,8 @@ export function bar(name, share, longest = 1) {
 export const shade = (share) =>
   `color-mix(in srgb, var(--accent) ${Math.round(Math.max(0, Math.min(1, share)) * 75)}%, transparent)`;
 
-// A text with marked spans: start and end count characters; a background in place of the usual one where it is given.
-export function passage(text, spans) {
+// A text with marked spans: start and end count characters; with a background in place of the usual one.
+function passage(text, spans) {
   const characters = [...text];
   const body = element("div", "passage");
   let done = 0;
@@ -78,24 +79,34 @@ export function heatMap(className, columns, rows) {
   return frame;
 }
 
-// Where each token stands: transformers.js gives no offsets, so tokens are found in the text one after the other, in
-// the form that an uncased tokenizer sees.
-export function locate(text, tokens) {
-  const plain = [];
-  const places = [];
-  [...text].forEach((character, index) => {
-    for (const part of character.normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase()) {
-      plain.push(part);
-      places.push(index);
-    }
-  });
-  const joined = plain.join("");
-  let from = 0;
-  return tokens.map((token) => {
-    const word = token.replace(/^##/, "").normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase();
-    const start = joined.indexOf(word, from);
-    if (start < 0) return null;
-    from = start + word.length;
-    return [places[start], places[from - 1] + 1];
-  });
+// Candidates of each mask, best first.
+export function drawMasks(masks) {
+  return masks.map((candidates, number) => card(
+    masks.length > 1 ? `[MASK] ${number + 1}` : "[MASK]",
+    ...candidates.map(({ token_str, score }) => bar(token_str, score, candidates[0].score)),
+  ));
+}
+
+export function drawClasses(found, title) {
+  return card(title, ...found.slice(0, LONGEST_BAR_LIST).map(({ label, score }) => bar(label, score)));
+}
+
+export const drawPassage = (text, spans) => card("", passage(text, spans));
+
+// The answer, and where it stands.
+export function drawAnswer(text, { answer, score, start, end }) {
+  const made = card("", bar(answer || "(no answer)", score));
+  return answer && start >= 0 ? [made, drawPassage(text, [{ start, end }])] : [made];
+}
+
+// Cosines of vectors of length 1, each line with each.
+export function drawSimilarities(lines, vectors) {
+  const rows = lines.map((name, row) => ({
+    name: `${row + 1}  ${name}`,
+    cells: vectors.map((vector) => {
+      const value = vector.reduce((sum, x, index) => sum + x * vectors[row][index], 0);
+      return [value.toFixed(2), value];
+    }),
+  }));
+  return card("Cosine similarity", heatMap("similarities", lines.map((_, number) => `${number + 1}`), rows));
 }
