@@ -30,6 +30,7 @@ VERBS = (
     ["prepare"],
     ["convert"],
     ["doctor"],
+    ["serve"],
 )
 
 
