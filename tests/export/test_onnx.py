@@ -80,7 +80,7 @@ def test_every_head_answers_as_transformers_does(head, tmp_path):
     theirs = getattr(transformers.models.convbert, head, None)
     oracle = model if theirs is None else theirs.from_pretrained(folder).eval()
     if head in PIPELINES:
-        assert_pipelines_agree(PIPELINES[head], folder, root / "out")
+        assert_pipelines_agree(PIPELINES[head], folder, tmp_path / "out")
     for row, length in enumerate(LENGTHS):
         if head == "ConvBertForMultipleChoice":
             alone = {name: x[row : row + 1] for name, x in batch.items()}
