@@ -98,8 +98,8 @@ def convert_from_tensorflow(
         parts = parts_in(tensors)
     for folder, part in parts.items():
         config = None
-        if settings is not None:
-            with naming(settings):
+        if content is not None:
+            with naming(settings or source):
                 config = config_from_tensorflow(content, part)
         with naming(prefix):
             models[folder] = fit(
