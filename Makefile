@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench setup clean
+.PHONY: demo test test-fast check format bench wheel docs setup clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -33,6 +33,18 @@ format: $(READY)
 # BENCH: parts and options, as in `make bench BENCH="forward --no-compile"`; all parts by default.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# dist/: the source distribution, and a wheel for any Linux of this processor's kind; then tried in an empty environment.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py
+
+# build/docs/index.html, without a network; a broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . build/docs
 
 setup: $(READY)
 
