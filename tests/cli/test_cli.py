@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 import convbert
 import tiny
 from convbert.cli import main
-from convbert.cli.lines import LONGEST_LINE_BYTES, read_blocks
+from convbert.cli.inputs import LONGEST_LINE_BYTES, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
 VERBS = (
@@ -146,6 +147,20 @@ def test_fill_mask_table(model_dir, capsys):
     assert all(found["token_str"] in table and f"{found['score']:.3f}" in table for found in best[:2])
 
 
+def test_fill_mask_reads_a_compressed_file_as_it_reads_the_file(model_dir, tmp_path, capsys):
+    plain, packed = tmp_path / "texts.txt", tmp_path / "texts.txt.gz"
+    plain.write_bytes(b"the [MASK] sat .\n")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    said = []
+    for file in (plain, packed):
+        assert main(["fill-mask", "--file", str(file), "--model", str(model_dir)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert main(["fill-mask", "--file", str(packed), "--model", str(model_dir)]) == 2
+    assert str(packed) in capsys.readouterr().err
+
+
 def test_fill_mask_answers_a_file_in_its_order(model_dir, tmp_path, capsys):
     texts = [f"the [MASK] {'and a dog ' * (number % 5)}." for number in range(40)]
     file = tmp_path / "texts.txt"
@@ -252,7 +267,7 @@ def test_blocks_are_small_and_lose_nothing():
     lines = [b"%d " % number + b"word " * (number % 300) for number in range(3000)]
     stream = CountingStream(b"\n".join(lines))
     blocks = list(read_blocks(stream, "big"))
-    assert [line.text.encode() for block in blocks for line in block] == lines
+    assert [line.content.encode() for block in blocks for line in block] == lines
     assert 0 < stream.largest <= 1 << 20
     assert max(sum(line.size for line in block) for block in blocks) < 1 << 20
 
@@ -271,7 +286,7 @@ def test_a_line_without_end_does_not_fill_the_memory():
             return count
 
     (block,) = read_blocks(io.BufferedReader(Endless()), "endless")
-    assert "longer than 1 MiB" in str(block[0].text)
+    assert "longer than 1 MiB" in str(block[0].content)
     assert block[0].size <= LONGEST_LINE_BYTES + 1
 
 

@@ -9,6 +9,7 @@ import tiny
 from convbert import ConvBertTokenizerFast, InputError
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.data import Example
+from convbert.finetuning.inference import Split
 from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS, Task, find_task
@@ -158,12 +159,12 @@ def test_texts_of_unknown_words_are_said_and_not_trained_on(task, inputs, target
     adapter = adapter_of(TASKS[task], ("a", "neutral"))
     examples = [Example("here", "0", inputs, target)]
     features = adapter.features(examples, tokenizer, PLAN)
-    (note,) = feature_notes("dev", adapter, examples, features, tokenizer, PLAN)
+    (note,) = feature_notes(Split("dev", adapter, examples, features, PLAN), tokenizer)
     assert "100.0%" in note
     assert "ωω" in note
     taught = adapter.features(examples, tokenizer, PLAN, training=True)
     with pytest.raises(InputError, match="UNK"):
-        feature_notes("train", adapter, examples, taught, tokenizer, PLAN, training=True)
+        feature_notes(Split("train", adapter, examples, taught, PLAN), tokenizer, training=True)
 
 
 def test_questions_that_no_window_answers_are_counted(tokenizer):
@@ -175,10 +176,10 @@ def test_questions_that_no_window_answers_are_counted(tokenizer):
     ]
     adapter = adapter_of(TASKS["squad1"])
     taught = adapter.features(examples, tokenizer, PLAN, training=True)
-    (note,) = feature_notes("train", adapter, examples, taught, tokenizer, PLAN, training=True)
+    (note,) = feature_notes(Split("train", adapter, examples, taught, PLAN), tokenizer, training=True)
     assert "1 of 2 questions" in note
     with pytest.raises(InputError, match="max_length"):
-        feature_notes("train", adapter, examples[1:], [], tokenizer, PLAN, training=True)
+        feature_notes(Split("train", adapter, examples[1:], [], PLAN), tokenizer, training=True)
 
 
 # ------------------------------------------------------------------------------------------- a dev part
@@ -320,8 +321,8 @@ def test_impossible_questions_have_no_answer_whatever_the_tool_has_written(tmp_p
 )
 def test_a_task_of_a_model_folder_is_checked_field_by_field(field, value):
     row = json.loads(json.dumps(TASKS["text-classification"].to_dict()))
-    with pytest.raises(InputError, match=rf"finetuning\.json: {field}"):
+    with pytest.raises(InputError, match=rf"finetuning\.json: .*{field}"):
         Task.from_dict({**row, field: value}, "finetuning.json")
-    if field in ("name", "kind", "columns", "metrics", "files"):
-        with pytest.raises(InputError, match=rf"finetuning\.json: {field}"):
+    if field in ("name", "kind", "columns", "metrics"):
+        with pytest.raises(InputError, match=rf"finetuning\.json: .*{field}"):
             Task.from_dict({name: each for name, each in row.items() if name != field}, "finetuning.json")

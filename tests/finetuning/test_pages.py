@@ -20,10 +20,9 @@ from convbert.finetuning.data import Example, Feature
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.inference import Split
-from convbert.finetuning.mistakes import answered, tagged, worst_mistakes
+from convbert.finetuning.mistakes import answered, tagged, token_influence, worst_mistakes
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.report import intervals, report_html
-from convbert.finetuning.saliency import token_influence
 from convbert.finetuning.tasks import TASKS
 from convbert.report.page import tokens
 from labelled import sentence, write_objects, write_sentences

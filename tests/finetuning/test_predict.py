@@ -294,12 +294,12 @@ WORD_PER_LINE = ("eng.testb", "ned.dev", "a.iob2", "a.BMES", "a.bioes.gz", "a.co
 def test_files_with_a_word_a_line_are_known_by_their_endings(name, tmp_path):
     content = b"the\ncat\n\na\ndog\n"  # nothing but words: the lines do not tell
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    with open_input(str(tmp_path / name), "auto", ["tokens"], tags=["O", "B-X"], report=print) as given:
-        rows = [item.row.cells["tokens"] for block in given.blocks for item in block]
+    given = open_input(str(tmp_path / name), "auto", ["tokens"], tags=["O", "B-X"], report=print)
+    rows = [item.content.cells["tokens"] for block in given.blocks for item in block]
     assert rows == [["the", "cat"], ["a", "dog"]]
 
 
 def test_texts_of_a_part_called_test_stay_texts(tmp_path):
     (tmp_path / "reviews.test").write_text("the cat\na dog\n")
-    with open_input(str(tmp_path / "reviews.test"), "auto", ["text"], report=print) as given:
-        assert [item.row.cells["text"] for block in given.blocks for item in block] == ["the cat", "a dog"]
+    given = open_input(str(tmp_path / "reviews.test"), "auto", ["text"], report=print)
+    assert [item.content.cells["text"] for block in given.blocks for item in block] == ["the cat", "a dog"]

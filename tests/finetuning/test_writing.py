@@ -11,9 +11,12 @@ from convbert.finetuning.writing import model_card
 
 METRICS = {
     "model": "embedded",
-    "files": {"train": "glue/MNLI/train.tsv", "dev": ["glue/dev_matched.tsv", "glue/dev_mismatched.tsv"]},
-    "train_examples": 392_702,
-    "dev_examples": {"dev_matched": 9815, "dev_mismatched": 9832},
+    "files": {
+        "train": "glue/MNLI/train.tsv",
+        "dev_matched": "glue/dev_matched.tsv",
+        "dev_mismatched": "glue/dev_mismatched.tsv",
+    },
+    "examples": {"train": 392_702, "dev_matched": 9815, "dev_mismatched": 9832},
     "metric": "accuracy",
     "scores": {"dev_matched": {"accuracy": 0.5}, "dev_mismatched": {"accuracy": 0.25}},
     "baseline": None,

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizer
 
 from convbert.tokenization import (
     SPECIAL_TOKENS,
@@ -111,25 +111,6 @@ def test_slow_equals_fast_on_tricky_pieces(options):
 
 
 CODE_POINTS = [*range(0xD800), *range(0xE000, 0x110000)]
-# Lower-casing and accents act on characters one by one, so the two switched on together show nothing new.
-SWEPT = [
-    {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": True},
-    {"do_lower_case": False, "strip_accents": True, "tokenize_chinese_chars": False},
-    {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False},
-]
-
-
-@pytest.mark.parametrize("options", SWEPT, ids=["chinese", "accents", "case"])
-def test_every_code_point_is_normalized_and_split_alike(options):
-    """Compared before WordPiece, where an unknown word would hide a difference."""
-    slow, fast = (build(kind, *options.items()) for kind in (ConvBertTokenizer, ConvBertTokenizerFast))
-    backend = fast.backend_tokenizer
-    for start in range(0, len(CODE_POINTS), 8192):
-        text = " ".join(f"a{chr(code)}b" for code in CODE_POINTS[start : start + 8192])
-        normalized = slow.normalize(text)
-        assert normalized == backend.normalizer.normalize_str(text)
-        expected = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized)]
-        assert slow.split_words(normalized) == expected
 
 
 def test_the_character_tables_say_what_unicode_says():
@@ -690,16 +671,39 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, tokenizer_class, monkeypatch)
     for name in ("vocab.txt", "tokenizer.json"):
         (tmp_path / name).write_text("old")
 
-    def fill(path, text, **kwargs):
-        with open(path, "w") as file:
-            file.write(text[: len(text) // 2])
+    def fill(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", fill)
+    monkeypatch.setattr(Path, "write_bytes", fill)
     for save in (tokenizer.save_vocabulary, tokenizer.save_pretrained):
         with pytest.raises(InputError, match="cannot be written: No space left"):
             save(tmp_path)
     monkeypatch.undo()
     for name in ("vocab.txt", "tokenizer.json"):
         assert (tmp_path / name).read_text() == "old"
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+# ---------------------------------------------------------------------- private names of transformers
+
+
+@pytest.mark.parametrize(
+    ("theirs", "names"),
+    [
+        (
+            PreTrainedTokenizer,
+            (
+                *("_add_tokens", "_update_trie", "_update_total_vocab_size", "_tokenize", "_encode_plus"),
+                *("_convert_token_to_id", "_convert_id_to_token", "_save_pretrained", "_from_pretrained"),
+            ),
+        ),
+        (BertTokenizer, ("_encode_plus", "_save_pretrained", "_from_pretrained")),
+    ],
+)
+def test_transformers_has_the_private_methods_that_are_overridden(theirs, names):
+    gone = [name for name in names if not callable(getattr(theirs, name, None))]
+    assert not gone, (
+        f"{theirs.__name__} no longer calls {', '.join(gone)}: see tokenization/slow.py and fast.py"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from convbert.cli.failures import say
-from convbert.files.atomic import atomic_write, read_json
+from convbert.files.atomic import atomic_write
 from convbert.util.errors import InputError
 
 try:
@@ -23,10 +23,8 @@ _RECORD = re.compile(rb'\{"(line|row)": (\d+), ("error": )?')
 
 
 class Answers:
-    """A file of answers, or stdout.
-
-    Until all are there, the file has the ending .partial, beside it lies what it was started with, and other processes
-    are kept away by a lock.
+    """A file of answers, or stdout. Until all are there, the file has the ending .partial, beside it lies what it was
+    started with, and other processes are kept away by a lock.
 
     Args:
         path: None is stdout.
@@ -34,11 +32,7 @@ class Answers:
         command: what makes another run the same one.
 
     Attributes:
-        done: lines that have been answered, by an interrupted run, too.
-        failed: how many of them have no answer.
-
-    Raises:
-        InputError: the file is there already, another process writes it, or it was started otherwise.
+        done, failed: lines that have been answered, by an interrupted run, too; and how many of them have no answer.
     """
 
     def __init__(self, path: Path | None, resume: bool, command: dict[str, Any]) -> None:
@@ -77,7 +71,10 @@ class Answers:
             raise InputError(f"{path}: is there already; remove it, or choose another --output")
 
     def _check_command(self, command: dict[str, Any], resume: bool) -> None:
-        before = read_json(self._command)
+        from convbert.training.run_folder import differences
+        from convbert.util.schema import read_json
+
+        before = read_json(self._command) if self._command.exists() else None
         if not isinstance(before, dict):
             if resume:
                 return
@@ -85,14 +82,10 @@ class Answers:
                 f"{self._partial}: an interrupted run left it, and how that was started is not known; go on with "
                 "--resume, or remove it"
             )
-        now = json.loads(json.dumps(command, allow_nan=False))
-        changes = [
-            f"{name} was {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]
-        ]
-        if changes:
+        if changes := differences(before, json.loads(json.dumps(command, allow_nan=False))):
             raise InputError(
-                f"{self._partial}: an interrupted run left it that was started otherwise: {'; '.join(changes)}; give "
-                "the command as it was, or remove the file"
+                f"{self._partial}: an interrupted run left it that was started otherwise: {changes}; give the command "
+                "as it was, or remove the file"
             )
 
     def _seek_to_the_end(self) -> None:
@@ -133,10 +126,8 @@ class Answers:
                 self._stream.close()
 
     def write(self, unit: str, number: int, place: str, record: dict[str, Any] | InputError) -> None:
-        """One line of JSON: the number of the line or row, and its answer or its error.
-
-        Args:
-            place: where it stands, for messages, where an error does not say it.
+        """One line of JSON: the number of the line or row, and its answer, or its error, which is at `place`, if it
+        does not say.
         """
         if isinstance(record, InputError):
             self.failed += 1

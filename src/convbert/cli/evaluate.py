@@ -9,28 +9,24 @@ from typing import Annotated, Any
 import typer
 
 from convbert.cli.failures import say
-from convbert.cli.finetune import (
-    AnswersColumn,
-    ChoiceColumns,
-    ContextColumn,
-    IdColumn,
-    LabelColumn,
+from convbert.cli.finetune import task_of
+from convbert.cli.options import (
+    Device,
+    Explain,
     OnBadRow,
-    PairColumn,
-    QuestionColumn,
-    TextColumn,
-    TokensColumn,
     check_file,
     check_model_path,
     check_on_bad_row,
-    task_of,
+    with_columns,
 )
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 
+@with_columns()
 def run(
     model: Annotated[str, typer.Option(help="Folder of a fine-tuned model, or its name on the Hub.")],
+    columns: dict[str, str | None],
     task: Annotated[
         str | None,
         typer.Option(help="Name in the table of tasks; by default the one the model was trained for."),
@@ -43,23 +39,12 @@ def run(
     output: Annotated[
         Path | None, typer.Option(help="Folder for predictions, metrics.json, report.html, GLUE submissions.")
     ] = None,
-    text_column: TextColumn = None,
-    text_pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    tokens_column: TokensColumn = None,
-    choice_columns: ChoiceColumns = None,
-    question_column: QuestionColumn = None,
-    context_column: ContextColumn = None,
-    answers_column: AnswersColumn = None,
-    id_column: IdColumn = None,
     on_bad_row: OnBadRow = "fail",
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Answer data that has no labels, without a score.")
     ] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Also draw attention maps and dynamic kernels: explain.html.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
+    explain: Explain = False,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the scores as one JSON object.")] = False,
 ) -> None:
     """Score a fine-tuned model on labelled data, by the metrics of its task.
@@ -84,29 +69,17 @@ def run(
         raise InputError(f"{data}: there is no such folder")
     check_on_bad_row(on_bad_row)
     check_model_path(model)
-    columns = {
-        "text": text_column,
-        "text_pair": text_pair_column,
-        "label": label_column,
-        "tokens": tokens_column,
-        "choices": choice_columns,
-        "question": question_column,
-        "context": context_column,
-        "answers": answers_column,
-        "id": id_column,
-    }
     if task is None and any(columns.values()):
         raise InputError("columns belong to a task: give --task, too")
-    chosen = None if task is None else task_of(task, **columns)
+    chosen = None if task is None else task_of(task, columns)
     from convbert.finetuning.evaluation import FinetunedModel, evaluate
 
     finetuned = FinetunedModel.load(model, chosen, device)
     files = [file] if file is not None else finetuned.adapter.task.find_files(data or Path(), split)
-    name = split if file is None else file.stem
     metrics = evaluate(
         finetuned,
         files,
-        name,
+        split if file is None else file.stem,
         output,
         unlabelled=unlabelled,
         explain=explain,

@@ -20,11 +20,7 @@ def say(message: str) -> None:
 
 
 def use_utf8() -> None:
-    """Write answers as UTF-8, whatever the locale: they are data, and no text may be lost.
-
-    Raises:
-        InputError: stdout is closed.
-    """
+    """Write answers as UTF-8, whatever the locale: they are data, and no text may be lost."""
     if sys.stdout is None:
         raise InputError("stdout is closed: there is nowhere to write to")
     if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.lines import Line, open_stdin, read_blocks
+from convbert.cli.inputs import Item, open_lines
+from convbert.cli.options import Device, Model, Precision
 from convbert.cli.progress import Advance, progress_line
 from convbert.util.errors import InputError
 
@@ -29,15 +29,9 @@ def run(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Tokens shown for each [MASK].")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON Lines: one object per text.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help='"auto", "fp32", "bf16" or "int8"; "convbert doctor" says what each gains here.'),
-    ] = "auto",
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = "auto",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over lines that cannot be used, and say how many.")
     ] = False,
@@ -64,7 +58,7 @@ def run(
         fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
         skipped, answered, first = 0, 0, ""
         for lines in blocks:
-            answers = fill.stream([line.text for line in lines], on_error="return")
+            answers = fill.stream([line.content for line in lines], on_error="return")
             for line, masks in zip(lines, answers, strict=True):
                 if not isinstance(masks, InputError):
                     # A text with one mask comes without the list of masks around it.
@@ -98,36 +92,32 @@ def _source(texts: list[str], file: str | None) -> list[str] | str:
 
 
 @contextmanager
-def _open(source: list[str] | str) -> Iterator[tuple[Iterable[list[Line]], Advance]]:
+def _open(source: list[str] | str) -> Iterator[tuple[Iterator[list[Item]], Advance]]:
     """Blocks of lines, and whom to tell how far they are."""
     if isinstance(source, list):
-        yield (
-            [[Line(f"text {number}", number, text) for number, text in enumerate(source, start=1)]],
-            lambda texts, size: None,
-        )
-    elif source == "-":
-        with progress_line() as advance:
-            yield read_blocks(open_stdin(), "stdin"), advance
+        texts = [Item(number, text, f"text {number}") for number, text in enumerate(source, start=1)]
+        yield iter([texts]), lambda texts, size: None
     else:
-        with open(source, "rb") as stream, progress_line(os.fstat(stream.fileno()).st_size) as advance:
-            yield read_blocks(stream, source), advance
+        blocks, size = open_lines(source)
+        with progress_line(size) as advance:
+            yield blocks, advance
 
 
-def _write_json(line: Line, masks: Masks) -> None:
-    record = {"line": line.number, "text": line.text, "masks": masks}
+def _write_json(line: Item, masks: Masks) -> None:
+    record = {"line": line.number, "text": line.content, "masks": masks}
     print(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
-def _write_row(line: Line, masks: Masks) -> None:
-    print(line.text, *(" ".join(found["token_str"] for found in mask) for mask in masks), sep="\t")
+def _write_row(line: Item, masks: Masks) -> None:
+    print(line.content, *(" ".join(found["token_str"] for found in mask) for mask in masks), sep="\t")
 
 
-def _write_table(line: Line, masks: Masks) -> None:
+def _write_table(line: Item, masks: Masks) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(line.text)), title_justify="left", title_style="bold")
+    table = Table(title=Text(line.content), title_justify="left", title_style="bold")
     for number in range(1, len(masks) + 1):
         table.add_column("[MASK]" if len(masks) == 1 else f"[MASK] {number}")
         table.add_column("score", justify="right")

@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convbert.cli.failures import INTERRUPTED, is_first_process, say
+from convbert.cli.options import (
+    Explain,
+    Model,
+    OnBadRow,
+    check_file,
+    check_model_path,
+    check_on_bad_row,
+    with_columns,
+)
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
@@ -17,29 +26,13 @@ if TYPE_CHECKING:
     from convbert.finetuning.folder import Files
     from convbert.finetuning.tasks import Task
 
-TextColumn = Annotated[str | None, typer.Option(help="Column of the text (or of the premise of choices).")]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, labels, number or tags.")]
-TokensColumn = Annotated[str | None, typer.Option(help="Tagging: column of the words.")]
-QuestionColumn = Annotated[str | None, typer.Option(help="Questions: column of the question.")]
-ContextColumn = Annotated[str | None, typer.Option(help="Questions: column of the text with the answer.")]
-AnswersColumn = Annotated[
-    str | None, typer.Option(help='Questions: column of {"text": [...], "answer_start": [...]}.')
-]
-IdColumn = Annotated[str | None, typer.Option(help="Column of a name for each example, as questions have.")]
-OnBadRow = Annotated[
-    str,
-    typer.Option(help='"skip" leaves out and counts rows that cannot be used; "fail" refuses the file.'),
-]
-ChoiceColumns = Annotated[
-    str | None, typer.Option(help="Choices: their columns, with commas between them, or one column of lists.")
-]
 
-
+@with_columns()
 def run(
     task: Annotated[
         str, typer.Option(help="Name in the table of tasks, such as sst2; see docs/finetuning.md.")
     ],
+    columns: dict[str, str | None],
     data: Annotated[
         Path | None,
         typer.Option(help="Folder with train.* and dev.* (or valid.*, val.*), in the formats of the task."),
@@ -49,23 +42,11 @@ def run(
         Path | None,
         typer.Option(help="Dev file; without one, a tenth of the training data is split off."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
-    ] = None,
+    model: Model = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the run; the model ends up in its model/. By default runs/TASK."),
     ] = None,
-    text_column: TextColumn = None,
-    text_pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    tokens_column: TokensColumn = None,
-    choice_columns: ChoiceColumns = None,
-    question_column: QuestionColumn = None,
-    context_column: ContextColumn = None,
-    answers_column: AnswersColumn = None,
-    id_column: IdColumn = None,
     on_bad_row: OnBadRow = "fail",
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds; the best model is kept.")] = 1,
     lora: Annotated[
@@ -74,9 +55,7 @@ def run(
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Replace the head of a model that was fine-tuned before.")
     ] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Also draw attention maps and dynamic kernels: explain.html.")
-    ] = False,
+    explain: Explain = False,
     device: Annotated[str | None, typer.Option(help='"cpu" leaves a GPU unused.')] = None,
     settings: Annotated[
         list[str] | None,
@@ -106,22 +85,10 @@ def run(
       convbert finetune --task entities --train train.conll --dev dev.conll --set epochs=10 --set patience=2
       convbert finetune --task multiple-choice --train a.jsonl --dev b.jsonl --choice-columns one,two,three
     """
-    # What can be refused without torch, whose import takes seconds.
     require("train", "convbert finetune")
-    chosen = task_of(
-        task,
-        text=text_column,
-        text_pair=text_pair_column,
-        label=label_column,
-        tokens=tokens_column,
-        choices=choice_columns,
-        question=question_column,
-        context=context_column,
-        answers=answers_column,
-        id=id_column,
-    )
-    files = files_of(chosen, data, train, dev)
-    overrides = plan_changes(settings or (), lora=lora)
+    chosen = task_of(task, columns)
+    files = _files_of(chosen, data, train, dev)
+    overrides = _plan_changes(settings or (), lora=lora)
     check_on_bad_row(on_bad_row)
     if device not in (None, "cpu"):
         raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
@@ -149,17 +116,16 @@ def run(
     return 0
 
 
-def task_of(name: str, **columns: str | None) -> Task:
+def task_of(name: str, columns: dict[str, str | None]) -> Task:
     """The row of the table, with the columns that were named, by role; `label` are the tags of tagging."""
     from convbert.finetuning.tasks import TASKS, find_task
 
     if name in TASKS and TASKS[name].kind == "tagging":
-        columns["tags"] = columns.pop("label", None)
+        columns = {"tags" if role == "label" else role: column for role, column in columns.items()}
     return find_task(name, columns)
 
 
-def files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None) -> Files:
-    """The files to train and score on."""
+def _files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None) -> Files:
     from convbert.finetuning.folder import Files
 
     if data is not None:
@@ -174,25 +140,7 @@ def files_of(task: Task, data: Path | None, train: Path | None, dev: Path | None
     return found
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no file."""
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
-
-
-def check_model_path(model: str | None) -> None:
-    """Refuse what can only be a folder and is not there; the rest is for `find_model`, which imports torch."""
-    if model is not None and model.startswith((".", "/", "~")) and not Path(model).exists():
-        raise InputError(f"{model}: there is no such folder")
-
-
-def check_on_bad_row(given: str) -> None:
-    """Refuse what is neither of the two."""
-    if given not in ("skip", "fail"):
-        raise InputError(f'--on-bad-row must be "skip" or "fail", got {given!r}')
-
-
-def plan_changes(words: Iterable[str], *, lora: bool) -> dict[str, Any]:
+def _plan_changes(words: Iterable[str], *, lora: bool) -> dict[str, Any]:
     """Fields of the plan that the command changes, checked."""
     from convbert.finetuning.recipes import FinetuningPlan
     from convbert.util.settings import parse_settings

@@ -1,70 +1,51 @@
-"""What `convbert predict` reads: lines of text, JSON Lines, or the rows of a table, in blocks, with constant memory."""
+"""Texts and rows to be answered, from a stream or a file, in blocks: memory does not grow with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
-from convbert.cli.lines import BLOCK_BYTES, Line, open_stdin, read_blocks
-from convbert.finetuning.readers import CONLL_ENDINGS, SPLIT_ENDINGS, Row, ending_of, iter_rows
+from convbert.cli.options import check_file
+from convbert.files.lines import open_stream
 from convbert.util.errors import InputError
-from convbert.util.schema import parse_json
 
-_TABLES = {
-    "csv": ".csv",
-    "tsv": ".tsv",
-    "parquet": ".parquet",
-    "conll": ".conll",
-    "conllu": ".conllu",
-    "json": ".json",
-}
-"""Format to the ending that the readers of labelled data know it by."""
+_TABLES = ("csv", "tsv", "parquet", "conll", "conllu", "json")
+"""Formats that the readers of labelled data know by the ending of this name."""
 FORMATS = ("auto", "text", "jsonl", *_TABLES)
-_BY_ENDING = {
-    **dict.fromkeys(CONLL_ENDINGS, "conll"),
-    **{ending: name for name, ending in _TABLES.items()},
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
 _MAGIC = {
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "compressed by gzip",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
 }
-_ROWS = 512
-"""In a block, at most."""
+_BLOCK_BYTES = 1 << 18
+_BLOCK_ROWS = 512
+LONGEST_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line or a row to be answered, or why there is none.
+    """A line or a row to be answered.
 
     Args:
         number: of the line or the row, from 1.
-        place: where it stands, for messages; "" where the error says it.
+        content: a text, a `Row` of cells, or an `InputError` that says why it cannot be used.
+        place: where it stands, for messages ("texts.txt: line 17"); "" where the error says it.
         size: bytes that it takes in its file, where that is known.
     """
 
     number: int
-    row: Row | InputError
+    content: Any
     place: str = ""
     size: int = 0
 
 
 @dataclass(frozen=True)
 class Input:
-    """Items in blocks, as they arrive.
-
-    Args:
-        unit: what is numbered: "line" or "row".
-        format: one of `FORMATS`, but "auto".
-        size: bytes in all, where known.
-    """
+    """Items in blocks, as they arrive; "line" or "row" is what is numbered, and `size` is in bytes, where known."""
 
     unit: str
     format: str
@@ -72,7 +53,6 @@ class Input:
     blocks: Iterator[list[Item]]
 
 
-@contextmanager
 def open_input(
     name: str,
     given: str,
@@ -81,30 +61,20 @@ def open_input(
     headerless: Sequence[str] = (),
     tags: Sequence[str] = (),
     report: Callable[[str], None],
-) -> Iterator[Input]:
+) -> Input:
     """Open a file, or stdin for "-".
 
     Args:
         given: one of `FORMATS`; "auto" goes by the ending, and by the first lines where it says nothing.
-        wanted: the columns of a table that are read.
-        headerless: columns of a table without a header.
+        wanted, headerless: the columns of a table that are read; those of one without a header.
         tags: of a tagger: a text file whose lines end with one of them is in CoNLL columns, and so is "eng.testb".
         report: told what the input was taken for.
-
-    Raises:
-        InputError: no such file, or one that cannot be read in this format.
     """
     check_input(name, given)
     shown = "stdin" if name == "-" else name
-    ending = "" if name == "-" else ending_of(Path(name))
-    format_ = given if given != "auto" else _BY_ENDING.get(ending)
-    if given == "auto" and tags and ending in SPLIT_ENDINGS:
-        format_ = "conll"
-    if format_ in _TABLES:
-        yield _table(name, format_, wanted, headerless, report)
-        return
-    with _open(name) as (stream, size):
-        blocks = read_blocks(stream, shown)
+    format_ = given if given != "auto" else _format_of(name, bool(tags))
+    if format_ not in _TABLES:
+        blocks, size = open_lines(name)
         first = next(blocks, [])
         if name != "-":  # the last line of a short file, without an end; a pipe may be slow
             first = [*first, *next(blocks, [])]
@@ -112,117 +82,160 @@ def open_input(
             format_ = _guess(first, tags if name != "-" else ())
             if format_ != "text":
                 report(f"{shown}: is read as {format_} (--format text takes each line as it is)")
-        if format_ in _TABLES:
-            yield _table(name, format_, wanted, headerless, report)
-            return
-        yield Input("line", format_, size, _items(chain([first], blocks), format_, shown, report))
+        if format_ not in _TABLES:
+            return Input("line", format_, size, _read_cells(chain([first], blocks), format_, shown, report))
+    return Input("row", format_, None, _read_rows(name, format_, wanted, headerless, report))
 
 
 def check_input(name: str, given: str) -> None:
-    """What can be refused before a model is loaded.
-
-    Raises:
-        InputError: see `open_input`.
-    """
+    """What can be refused before a model is loaded; see `open_input`."""
     if given not in FORMATS:
         raise InputError(f"--format must be one of {', '.join(FORMATS)}; got {given}")
+    if name != "-":
+        check_file(Path(name))
+    elif given in _TABLES:
+        raise InputError(f"--format {given} is read from a file: name it by --input")
+    elif kind := _magic_of(getattr(_stdin(), "peek", lambda size: b"")(4)):
+        raise InputError(f"stdin: is {kind}; name the file by --input")
+
+
+def open_lines(name: str) -> tuple[Iterator[list[Item]], int | None]:
+    """The lines of a file, which may be compressed, or of stdin for "-"; and its bytes, where that is known."""
     if name == "-":
-        if given in _TABLES:
-            raise InputError(f"--format {given} is read from a file: name it by --input")
-        peek = getattr(open_stdin(), "peek", lambda size: b"")
-        if (kind := _magic_of(peek(4))) is not None:
-            raise InputError(f"stdin: is {kind}; name the file by --input")
-    elif not Path(name).is_file():
-        raise InputError(f"{name}: {'is a folder' if Path(name).is_dir() else 'there is no such file'}")
+        return read_blocks(_stdin(), "stdin"), None
+    ending = Path(name).suffix.lower()
+    compression = ending if ending in (".gz", ".zst") else ""
+    with open(name, "rb") as raw:
+        if not compression and (kind := _magic_of(raw.read(4))):
+            raise InputError(f"{name}: is {kind}: its name should end so, or say --format")
+
+    def blocks() -> Iterator[list[Item]]:
+        with open_stream(Path(name), compression) as stream:
+            yield from read_blocks(stream, name)
+
+    return blocks(), None if compression else Path(name).stat().st_size
+
+
+def read_blocks(stream: IO[bytes], name: str) -> Iterator[list[Item]]:
+    """The lines that have arrived, as soon as there are any: a file in blocks, a slow pipe as it is written (`read1`).
+    Lines that are not UTF-8 or longer than `LONGEST_LINE_BYTES` keep their place, with an error instead of a text.
+    """
+    number, rest = 0, b""
+    while arrived := stream.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]
+        *whole, rest = (rest + arrived).split(b"\n")
+        rest = rest[:LONGEST_LINE_BYTES]  # of a longer line it is enough to know that it is one
+        if whole:
+            yield [_read_line(raw, number + place, name) for place, raw in enumerate(whole, start=1)]
+        number += len(whole)
+    if rest:
+        yield [_read_line(rest, number + 1, name)]
+
+
+def _read_line(raw: bytes, number: int, name: str) -> Item:
+    text: str | InputError
+    try:
+        text = raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        text = InputError(
+            f"not UTF-8 text: byte {error.start + 1} (0x{raw[error.start]:02x}): {error.reason}"
+        )
+    if len(raw) >= LONGEST_LINE_BYTES:
+        text = InputError(f"longer than {LONGEST_LINE_BYTES >> 20} MiB; one text per line is expected")
+    return Item(number, text, f"{name}: line {number}", len(raw) + 1)
+
+
+def _stdin() -> IO[bytes]:
+    if sys.stdin is None:
+        raise InputError("stdin is closed: there is nothing to read")
+    return sys.stdin.buffer
 
 
 def _magic_of(beginning: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if beginning.startswith(magic)), None)
 
 
-@contextmanager
-def _open(name: str) -> Iterator[tuple[Any, int | None]]:
-    """The stream, and how many bytes it has where that is known."""
-    if name == "-":
-        yield open_stdin(), None
-        return
-    from convbert.pretraining.corpus.files import open_bytes
-    from convbert.pretraining.corpus.sources import COMPRESSIONS, TextFile
+def _format_of(name: str, is_for_tags: bool) -> str | None:
+    """By the ending of a file's name; None where that says nothing."""
+    from convbert.finetuning.readers import CONLL_ENDINGS, SPLIT_ENDINGS, ending_of
 
-    source = TextFile(Path(name), "text", COMPRESSIONS.get(Path(name).suffix.lower()))
-    if source.compression is None:
-        with open(name, "rb") as raw:
-            beginning = raw.read(4)
-        if (kind := _magic_of(beginning)) is not None:
-            raise InputError(f"{name}: is {kind}: its name should end so, or say --format")
-    with open_bytes(source) as (read, _):
-        yield SimpleNamespace(read1=read), None if source.compression else source.size
+    ending = "" if name == "-" else ending_of(Path(name))
+    if ending.removeprefix(".") in FORMATS[2:] and ending:
+        return ending.removeprefix(".")
+    if ending in CONLL_ENDINGS or (is_for_tags and ending in SPLIT_ENDINGS):
+        return "conll"
+    return "jsonl" if ending == ".ndjson" else None
 
 
-def _guess(lines: Sequence[Line], tags: Sequence[str]) -> str:
+def _guess(lines: Sequence[Item], tags: Sequence[str]) -> str:
     """Of an ending that says nothing: what most lines look like."""
-    texts = [text for line in lines if isinstance(line.text, str) and (text := line.text.strip())]
+    texts = [text for line in lines if isinstance(line.content, str) and (text := line.content.strip())]
     braced = sum(text.startswith("{") for text in texts)
     if braced and 10 * braced >= 9 * len(texts):  # of JSON Lines a few may be damaged
-        objects = sum(isinstance(_parsed(text), dict) for text in texts)
-        return "jsonl" if 2 * objects > braced else "text"
+        return "jsonl" if 2 * sum(map(_is_object, texts)) > braced else "text"
     tagged = sum(len(cells := text.split()) > 1 and cells[-1] in tags for text in texts)
     return "conll" if 2 * tagged > len(texts) else "text"
 
 
-def _parsed(text: str | InputError) -> Any:
+def _is_object(text: str | InputError) -> bool:
+    from convbert.util.schema import parse_json
+
+    if isinstance(text, InputError) or not text.lstrip().startswith("{"):
+        return False
     try:
-        return parse_json(text) if isinstance(text, str) and text.lstrip().startswith("{") else None
+        parse_json(text)
     except InputError:
-        return None
+        return False
+    return True
 
 
-def _items(
-    blocks: Iterable[list[Line]], format_: str, name: str, report: Callable[[str], None]
+def _read_cells(
+    blocks: Iterator[list[Item]], format_: str, name: str, report: Callable[[str], None]
 ) -> Iterator[list[Item]]:
+    """Lines as rows: of one cell, `text`, or of the object that they hold."""
+    from convbert.finetuning.cells import Row
+    from convbert.util.schema import parse_json
+
+    def row(line: Item) -> Any:
+        if isinstance(line.content, InputError):
+            return line.content
+        if not line.content.strip():
+            return InputError("is empty")
+        try:
+            cells = {"text": line.content} if format_ == "text" else parse_json(line.content)
+        except InputError as error:
+            return error
+        if isinstance(cells, dict):
+            return Row(line.place, cells)
+        return InputError(
+            f"a JSON object is wanted, got {line.content!r:.60} (--format text reads plain lines)"
+        )
+
     objects = 0
     for lines in blocks:
-        if format_ == "text":
-            objects += sum(isinstance(_parsed(line.text), dict) for line in lines)
-        yield [Item(line.number, _row(line, format_), line.place, line.size) for line in lines]
+        objects += sum(_is_object(line.content) for line in lines) if format_ == "text" else 0
+        yield [replace(line, content=row(line)) for line in lines]
     if objects:
         report(f"{name}: {objects:,} lines that look like JSON objects were read as text (see --format)")
 
 
-def _row(line: Line, format_: str) -> Row | InputError:
-    if isinstance(line.text, InputError):
-        return line.text
-    if not line.text.strip():
-        return InputError("is empty")
-    if format_ == "text":
-        return Row(line.place, {"text": line.text})
-    try:
-        cells = parse_json(line.text)
-    except InputError as error:
-        return error
-    if not isinstance(cells, dict):
-        return InputError(f"a JSON object is wanted, got {line.text!r:.60} (--format text reads plain lines)")
-    return Row(line.place, cells)
-
-
-def _table(
+def _read_rows(
     name: str, format_: str, wanted: Sequence[str], headerless: Sequence[str], report: Callable[[str], None]
-) -> Input:
-    rows = iter_rows(Path(name), headerless, wanted, report, ending=_TABLES[format_])
+) -> Iterator[list[Item]]:
+    from convbert.finetuning.readers import iter_rows
 
-    def blocks() -> Iterator[list[Item]]:
-        block: list[Item] = []
-        characters = 0
-        for number, row in enumerate(rows, start=1):
-            block.append(Item(number, row, "" if isinstance(row, InputError) else row.place))
-            characters += 0 if isinstance(row, InputError) else sum(map(_length, row.cells.values()))
-            if len(block) == _ROWS or characters > BLOCK_BYTES:
-                yield block
-                block, characters = [], 0
-        if block:
+    block: list[Item] = []
+    size = 0
+    for number, row in enumerate(iter_rows(Path(name), headerless, wanted, report, f".{format_}"), start=1):
+        if isinstance(row, InputError):
+            block.append(Item(number, row))
+        else:
+            block.append(Item(number, row, row.place))
+            size += sum(_length(cell) for cell in row.cells.values())
+        if len(block) == _BLOCK_ROWS or size > _BLOCK_BYTES:
             yield block
-
-    return Input("row", format_, None, blocks())
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _length(cell: Any) -> int:

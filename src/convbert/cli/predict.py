@@ -11,16 +11,7 @@ import typer
 
 from convbert.cli.answers import Answers
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.finetune import (
-    ChoiceColumns,
-    ContextColumn,
-    IdColumn,
-    PairColumn,
-    QuestionColumn,
-    TextColumn,
-    TokensColumn,
-    check_model_path,
-)
+from convbert.cli.options import INPUTS, Device, Precision, check_model_path, with_columns
 from convbert.cli.progress import progress_line
 from convbert.util.errors import InputError
 
@@ -29,7 +20,9 @@ if TYPE_CHECKING:
     from convbert.finetuning.prediction import RecordReader
 
 
+@with_columns(*INPUTS)
 def run(
+    columns: dict[str, str | None],
     model: Annotated[
         str | None, typer.Option(help="Folder of a fine-tuned model, or its name on the Hub.")
     ] = None,
@@ -59,24 +52,14 @@ def run(
             "what the first lines look like.",
         ),
     ] = "auto",
-    text_column: TextColumn = None,
-    text_pair_column: PairColumn = None,
-    tokens_column: TokensColumn = None,
-    choice_columns: ChoiceColumns = None,
-    question_column: QuestionColumn = None,
-    context_column: ContextColumn = None,
-    id_column: IdColumn = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume", help="Go on with an interrupted run into --output, as the same command does anyway."
         ),
     ] = False,
-    precision: Annotated[
-        str,
-        typer.Option(help='"auto", "fp32", "bf16" or "int8"; "convbert doctor" says what each gains here.'),
-    ] = "auto",
-    device: Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')] = None,
+    precision: Precision = "auto",
+    device: Device = None,
 ) -> int:
     """Answer every line or row of a file with a fine-tuned model, or turn it into a vector.
 
@@ -102,15 +85,6 @@ def run(
 
     check_input(input_file, format_)
     check_model_path(model)
-    columns = {
-        "text": text_column,
-        "text_pair": text_pair_column,
-        "tokens": tokens_column,
-        "choices": choice_columns,
-        "question": question_column,
-        "context": context_column,
-        "id": id_column,
-    }
     command = {
         "model": model,
         "embeddings": embeddings,
@@ -121,8 +95,8 @@ def run(
     }
     with Answers(output, resume, command) as answers:
         answerer = _answerer(model, embeddings, columns, precision, device)
-        with open_input(input_file, format_, **answerer.reading(), report=say) as given:
-            _answer_all(given, answerer, answers, to_file=output is not None)
+        given = open_input(input_file, format_, **answerer.reading(), report=say)
+        _answer_all(given, answerer, answers, to_file=output is not None)
         answers.report(given.unit)
     return WRONG_INPUT if answers.failed == answers.done > 0 else 0
 
@@ -133,13 +107,12 @@ def _answer_all(given: Input, answerer: RecordReader, answers: Answers, *, to_fi
     started, before, is_checked = monotonic(), answers.done, given.unit == "line"
     with progress_line(given.size, to_file=to_file) as advance:
         for block in given.blocks:
-            if not is_checked and (
-                row := next((i.row for i in block if not isinstance(i.row, InputError)), None)
-            ):
-                answerer.check_columns(row)
+            rows = [item.content for item in block if not isinstance(item.content, InputError)]
+            if not is_checked and rows:
+                answerer.check_columns(rows[0])
                 is_checked = True
             items = [item for item in block if item.number > answers.done]
-            for item, record in zip(items, answerer.answer([item.row for item in items]), strict=True):
+            for item, record in zip(items, answerer.answer([item.content for item in items]), strict=True):
                 answers.write(given.unit, item.number, item.place, record)
             answers.flush()
             advance(len(items), sum(item.size for item in block))

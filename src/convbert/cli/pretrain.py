@@ -14,7 +14,7 @@ import typer
 
 from convbert.cli.estimate import show_estimate
 from convbert.cli.failures import INTERRUPTED, is_first_process, say
-from convbert.cli.finetune import check_model_path
+from convbert.cli.options import check_model_path
 from convbert.cli.prepare import (
     DocumentPerLine,
     KeepAccents,

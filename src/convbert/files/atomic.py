@@ -149,14 +149,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _let_go(*_held))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is none, or a damaged one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there in full or not at all, whenever the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ from convbert.util.optional import require
 
 
 @contextmanager
-def _stream(path: Path, compression: str) -> Iterator[IO[bytes]]:
+def open_stream(path: Path, compression: str) -> Iterator[IO[bytes]]:
+    """The bytes of a file, without its compression (".gz", ".zst" or "")."""
     try:
         if compression == ".zst":
             require("train", f"reading {path}")
@@ -43,7 +44,7 @@ def numbered_lines(path: Path, compression: str) -> Iterator[tuple[int, str]]:
         InputError: nothing but space, or not UTF-8 text; the message names the line.
     """
     number, is_empty = 0, True
-    with _stream(path, compression) as stream:
+    with open_stream(path, compression) as stream:
         for raw in stream:
             try:
                 text = raw.decode("utf-8-sig" if number == 0 else "utf-8")

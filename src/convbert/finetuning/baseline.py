@@ -10,13 +10,12 @@ import numpy as np
 
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.inference import Split
 
 
 def majority(adapter: TaskAdapter, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
-    """The commonest answer of the training data, or the mean; of a word, the tag it has most often.
-
-    To questions: no answer, where that may be right; else the first three words of the context, as many as one often
-    has.
+    """The commonest answer of the training data, or the mean; of a word, the tag it has most often. To questions: no
+    answer, where that may be right; else the first three words of the context, as many as one often has.
     """
     task = adapter.task
     targets = [example.target for example in train]
@@ -44,12 +43,20 @@ def majority(adapter: TaskAdapter, train: Sequence[Example], examples: Sequence[
 
 
 def is_constant(adapter: TaskAdapter, answers: Sequence[Any]) -> bool:
-    """Whether all answers are the same, of tags those of all words.
-
-    Numbers are that where they differ by less than a hundredth of the training data's deviation, or are NaN.
+    """Whether all answers are the same, of tags those of all words; of numbers, whether they differ by less than a
+    hundredth of
+    the training data's deviation, or are NaN.
     """
     if adapter.task.kind == "regression":
         return not np.ptp(answers) > 0.01 * getattr(adapter, "deviation", 1.0)
     if adapter.task.kind == "tagging":
         answers = [tag for tags in answers for tag in tags]
     return len(set(map(str, answers))) == 1
+
+
+def has_collapsed(split: Split, predictions: Sequence[Prediction]) -> bool:
+    """Whether all answers are the same, and should not be: the model has learned nothing, or its weights are no numbers
+    any more."""
+    answers = [prediction["answer"] for prediction in predictions]
+    targets = [example.target for example in split.examples]
+    return is_constant(split.adapter, answers) and not is_constant(split.adapter, targets)

@@ -16,8 +16,9 @@ from typing import Any
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
 
-_DECIMAL = re.compile(r"-?\d+\.0+")
 Report = Callable[[str], None]
+"""Told what a reader should know of."""
+_DECIMAL = re.compile(r"-?\d+\.0+")
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,9 @@ _NO_LABEL = ("nan", "-nan", "<na>", "nat", "#n/a")
 
 
 def label_in(cell: Any, place: str, column: str) -> str:
-    """The label in a cell.
+    """The label in a cell; an `InputError` where there is none, or something that is no label.
 
     A column of whole numbers with gaps becomes one of floats with NaN in pandas: 1.0 is the label 1, and NaN is none.
-
-    Raises:
-        InputError: there is none, or something that is no label.
     """
     if isinstance(cell, float):
         cell = None if not isfinite(cell) else int(cell) if cell.is_integer() else cell
@@ -88,45 +86,39 @@ def _is_number(label: str) -> bool:
 
 
 def list_in(row: Row, column: str) -> Any:
-    """The list or object in a cell; where cells are text, in CSV and TSV, it is written as JSON, or as Python has it.
-
-    Raises:
-        InputError: it begins like a list and is none.
-    """
+    """The list or object in a cell. Where cells are text, in CSV and TSV, it is written as JSON, or as pandas writes a
+    column of lists, ['a', 'b']; NumPy's ['a' 'b'] would be one text, and is refused."""
     cell = row.cells.get(column)
-    if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
-        try:
-            return parse_json(cell)
-        except InputError as error:
-            return _python_list(cell, f"{row.place}: {column}", error)
-    return cell
-
-
-def _python_list(cell: str, place: str, error: InputError) -> Any:
-    """What pandas writes of a column of lists: ['a', 'b']. NumPy's ['a' 'b'] would be one text, and is refused."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")):
+        return cell
     try:
-        kinds = [token.type for token in generate_tokens(StringIO(cell.strip()).readline)]
-        if (STRING, STRING) not in pairwise(kinds):
-            return literal_eval(cell.strip())
-    except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError):
-        pass
-    raise InputError(f"{place}: must be a list in JSON, got {cell!r:.60} ({error})") from error
+        return parse_json(cell)
+    except InputError as error:
+        try:
+            kinds = [token.type for token in generate_tokens(StringIO(cell.strip()).readline)]
+            if (STRING, STRING) not in pairwise(kinds):
+                return literal_eval(cell.strip())
+        except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError):
+            pass
+        raise InputError(
+            f"{row.place}: {column}: must be a list in JSON, got {cell!r:.60} ({error})"
+        ) from error
 
 
 def strings_in(row: Row, column: str) -> list[str]:
     """The list of strings in a cell; see `list_in`."""
     cell = sequence_in(row, column)
-    if not all(isinstance(item, str) for item in cell):
-        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
-    return cell
+    if all(isinstance(item, str) for item in cell):
+        return cell
+    raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
 
 
 def sequence_in(row: Row, column: str) -> list[Any]:
     """The list in a cell, which must not be empty; see `list_in`."""
     cell = list_in(row, column)
-    if not isinstance(cell, list) or not cell:
-        raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
-    return cell
+    if isinstance(cell, list) and cell:
+        return cell
+    raise InputError(f"{row.place}: {column} must be a list of strings, got {cell!r:.60}")
 
 
 def choices_in(row: Row, columns: str) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from convbert.finetuning.cells import Read, Report, Row
 from convbert.inference.tags import read_scheme
@@ -26,8 +26,7 @@ _ENOUGH = 8
 """From so many lines on, a column is judged by what its cells have in common."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line, and whether nothing but lines with "#" stands before it in its sentence."""
 
     number: int
@@ -35,16 +34,15 @@ class Line:
     cells: tuple[str, ...]
     begins: bool
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether it may be a comment."""
+        return self.text.startswith("#")
 
-@dataclass(frozen=True)
-class Layout:
-    """Which column, from 0, is what.
 
-    Attributes:
-        chosen: name to column.
-        width: cells of a line; 0 where lines may differ.
-        is_counted: whether the first column counts the words.
-        note: for a reader.
+class Layout(NamedTuple):
+    """Column, from 0, by name; cells of a line, 0 where lines may differ; whether the first counts the words; a note
+    for a reader.
     """
 
     chosen: dict[str, int]
@@ -59,7 +57,6 @@ def read_sentences(
     """The columns that there are, and the sentences; an error stands for a sentence that cannot be used.
 
     Args:
-        numbered: lines with their numbers.
         wanted: the columns to keep: `NAMES`, "xpos" of CoNLL-U, or numbers from 1.
         report: told of comment lines, and which column was taken for what, where there are more than two.
 
@@ -86,18 +83,16 @@ def _sentence(path: Path, block: Sequence[Line], kept: dict[str, int], layout: L
     words = [line for line in block if not layout.is_counted or not _LEFT_OUT.fullmatch(line.cells[0])]
     width = layout.width or 1 + max(kept.values(), default=0)
     for line in words:
-        if len(line.cells) < width or (layout.width and len(line.cells) > width):
-            return InputError(
-                f"{path}: line {line.number}: {len(line.cells)} columns, where there should be {width}: "
-                f"{line.text!r:.60}"
-            )
-        if layout.is_counted and not line.cells[0].isdecimal():
-            return InputError(
-                f"{path}: line {line.number}: {line.cells[0]!r:.40} where the number of the word should be"
-            )
+        problem, count = "", len(line.cells)
+        if count < width or (layout.width and count > width):
+            problem = f"{count} columns, where there should be {width}: {line.text!r:.60}"
+        elif layout.is_counted and not line.cells[0].isdecimal():
+            problem = f"{line.cells[0]!r:.40} where the number of the word should be"
         # Words may be empty: in the Broad Twitter Corpus some are, and read as [UNK].
-        if not all(line.cells[number].strip() for number in list(kept.values())[1:]):
-            return InputError(f"{path}: line {line.number}: an empty cell: {line.text!r:.60}")
+        elif not all(line.cells[number].strip() for number in list(kept.values())[1:]):
+            problem = f"an empty cell: {line.text!r:.60}"
+        if problem:
+            return InputError(f"{path}: line {line.number}: {problem}")
     cells = {name: [line.cells[number] for line in words] for name, number in kept.items()}
     tags = cells.get("tags", [])
     if any("*" in tag for tag in tags) and all(map(_BRACKETS.fullmatch, tags)):
@@ -114,29 +109,23 @@ def _blocks(numbered: Iterable[tuple[int, str]]) -> tuple[list[list[Line]], list
             continue
         # A no-break space is part of a token, as in "10\u00a0000".
         cells = text.rstrip("\t ").split("\t") if "\t" in text else [cell for cell in text.split(" ") if cell]
-        begins = all(line.text.startswith("#") for line in blocks[-1])
+        begins = all(line.is_marked for line in blocks[-1])
         blocks[-1].append(Line(number, text, tuple(cells), begins))
-    is_comment = _tell_comments([line for block in blocks for line in block])
-    comments = [line.text for block in blocks for line in block if is_comment(line)]
-    kept = [[line for line in block if not is_comment(line)] for block in blocks]
-    return [block for block in kept if block], comments
-
-
-def _tell_comments(lines: Sequence[Line]) -> Callable[[Line], bool]:
-    """A line with "#" is a word where it looks like the others: as many cells, and at the end one of their tags."""
-    marked = [line.text.startswith("#") for line in lines]
-    others = [line for line, is_marked in zip(lines, marked, strict=True) if not is_marked] or lines
-    width = _width(others)
-    tags = {line.cells[-1] for line in lines if not line.begins or not line.text.startswith("#")} | {"#"}
+    lines = [line for block in blocks for line in block]
+    width = _width([line for line in lines if not line.is_marked] or lines)
+    tags = {line.cells[-1] for line in lines if not line.begins or not line.is_marked} | {"#"}
 
     def is_comment(line: Line) -> bool:
-        if not line.text.startswith("#"):
+        """A line with "#" is a word where it looks like the others: as many cells, and at the end one of their tags."""
+        if not line.is_marked:
             return False
         looks_alike = line.cells[-1] in tags or _has_entities([line.cells[-1]])
         is_key = bool(_KEY_AND_VALUE.match(line.text)) and len(line.cells) > 2
         return len(line.cells) != width or (line.begins and (is_key or not looks_alike))
 
-    return is_comment
+    comments = [line.text for line in lines if is_comment(line)]
+    kept = ([line for line in block if not is_comment(line)] for block in blocks)
+    return [block for block in kept if block], comments
 
 
 def _width(lines: Sequence[Line]) -> int:
@@ -146,25 +135,19 @@ def _width(lines: Sequence[Line]) -> int:
 def _layout(
     path: Path, blocks: Sequence[Sequence[Line]], comments: Sequence[str], wanted: Sequence[str]
 ) -> Layout:
-    """What the columns hold.
-
-    Raises:
-        InputError: that is not clear, and not said in `wanted`.
-    """
+    """What the columns hold; an `InputError` where that is not clear, and not said in `wanted`."""
     lines = [line for block in blocks for line in block]
     width = _width(lines)
     columns = list(zip(*(line.cells for line in lines if len(line.cells) == width), strict=True))
     is_counted = width > 2 and _counts(blocks)
     if wanted and all(name.isdecimal() for name in wanted):
         return Layout({}, 0, is_counted)
-    if found := next(
-        filter(None, map(_GLOBAL_COLUMNS.match, comments)), None
-    ):  # CoNLL-U Plus names its columns
-        names = found[1].split()
+    named = next(filter(None, map(_GLOBAL_COLUMNS.match, comments)), None)
+    if named is not None:  # CoNLL-U Plus names its columns
+        names = named[1].split()
         if not {"FORM", "UPOS"} <= set(names):
-            raise InputError(
-                f"{path}: has the columns {', '.join(names)}; FORM and UPOS are read, or choose by number"
-            )
+            told = f"has the columns {', '.join(names)}; FORM and UPOS are read, or choose by number"
+            raise InputError(f"{path}: {told}")
         note = "the words are read from the column FORM, their tags from UPOS"
         chosen = {"tokens": names.index("FORM"), "tags": names.index("UPOS")}
         return Layout(chosen, width, names[0] == "ID", note)
@@ -184,7 +167,14 @@ def _layout(
     words, note = int(is_counted), ""
     tags = _tag_column(columns, words)
     if width > 2:
-        _check_words(path, columns[words], words)
+        cells = columns[words]
+        are_numbers = all(map(str.isdecimal, cells))
+        if len(cells) >= _ENOUGH and (are_numbers or len(set(cells)) == 1):
+            what = "nothing but numbers" if are_numbers else f"{cells[0]!r:.40} on every line"
+            raise InputError(
+                f"{path}: column {words + 1} holds {what}: which column has the words, and which the tags? "
+                "Give their numbers (--tokens-column 2 --label-column 4)"
+            )
         note = f"of {width} columns, the words are read from {words + 1}, the tags from {tags + 1}"
         note += " (column 1 numbers the words)" if is_counted else ""
     return Layout({"tokens": words, "tags": tags}, max(width, 2), is_counted, note)
@@ -200,17 +190,6 @@ def _counts(blocks: Sequence[Sequence[Line]], column: int = 0) -> bool:
         return all(b - a == 1 for row in rows for a, b in pairwise(row))
     through = list(chain.from_iterable(rows))
     return through[0] in (0, 1) and all(b - a == 1 for a, b in pairwise(through))
-
-
-def _check_words(path: Path, cells: Sequence[str], column: int) -> None:
-    """Refuse a column that holds something else than words."""
-    if len(cells) < _ENOUGH or not (len(set(cells)) == 1 or all(map(str.isdecimal, cells))):
-        return
-    what = "nothing but numbers" if all(map(str.isdecimal, cells)) else f"{cells[0]!r:.40} on every line"
-    raise InputError(
-        f"{path}: column {column + 1} holds {what}: which column has the words, and which the tags? "
-        "Give their numbers (--tokens-column 2 --label-column 4)"
-    )
 
 
 def _tag_column(columns: Sequence[Sequence[str]], first: int) -> int:

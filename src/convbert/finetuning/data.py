@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,6 @@ from convbert.inference.engine import Tokens
 Prediction = dict[str, Any]
 """What a model says of an example, as written to a file; `answer` is what is scored."""
 Array = np.ndarray[Any, Any]
-Report = Callable[[str], None]
-"""Told what a reader should know of."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,7 @@ class Example:
     """One example.
 
     Args:
-        place: where it stands, for messages: "train.tsv: line 17".
-        key: its name in files of predictions.
+        place, key: where it stands, for messages ("train.tsv: line 17"); its name in files of predictions.
         inputs: what the model is shown, by role: see `Task`.
         target: the right answer; None in test data.
     """
@@ -88,7 +85,7 @@ def counted(counts: Counter[str], most: int = 20) -> str:
 
 
 def order_labels(names: set[str]) -> tuple[str, ...]:
-    """Numbers by value, words by alphabet; also those of equal value, so that the order is the same in every run."""
+    """Numbers by value, words by alphabet, which also orders those of equal value."""
     ordered = sorted(names)
     try:
         return tuple(sorted(ordered, key=float))

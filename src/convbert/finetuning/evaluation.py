@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from convbert.files.atomic import atomic_folder, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.data import Example, Feature, Prediction, Report
+from convbert.finetuning.cells import Report
+from convbert.finetuning.data import Example, Prediction
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs
 from convbert.finetuning.inference import Split
@@ -65,7 +66,6 @@ class FinetunedModel:
 
         Args:
             task: None is the one that the folder names, or what its head is for.
-            device: None takes a GPU where there is one.
             precision: see `convbert.load`, for a model that will only answer; None is fp32, with gradients.
 
         Raises:
@@ -91,15 +91,11 @@ class FinetunedModel:
         on_bad_row: str = "fail",
         report: Report = lambda message: None,
     ) -> Split:
-        """The examples of a file.
-
-        Args:
-            unlabelled: leave labels out. Otherwise only a test file of GLUE may lack them.
-            on_bad_row: "skip" leaves out rows that cannot be used; "fail" refuses the file.
-            report: told how many rows were left out, and what a reader should know of the texts.
+        """The examples of a file; those of GLUE's test data may lack labels, and others where they are `unlabelled`.
 
         Raises:
-            InputError: unusable data, or a label that the model does not know.
+            InputError: unusable data (rows are left out with `on_bad_row="skip"`), or a label that the model does not
+                know.
         """
         may_lack_labels = self.adapter.task.submission_of(path) is not None
         labelled = False if unlabelled else None if may_lack_labels else True
@@ -107,9 +103,10 @@ class FinetunedModel:
         if examples[0].target is not None:
             self.adapter.check(examples)
         features = self.adapter.features(examples, self.tokenizer, self.plan)
-        for note in feature_notes(name, self.adapter, examples, features, self.tokenizer, self.plan):
+        split = Split(name, self.adapter, examples, features, self.plan)
+        for note in feature_notes(split, self.tokenizer):
             report(note)
-        return Split(name, self.adapter, examples, features, self.plan)
+        return split
 
 
 def evaluate(
@@ -123,18 +120,16 @@ def evaluate(
     on_bad_row: str = "fail",
     report: Report = print,
 ) -> dict[str, Any]:
-    """Score a model on files, or only answer those without labels.
+    """Score a model on files, separately, or only answer those without labels.
 
     Args:
-        files: several are scored separately.
         output_dir: for predictions, `metrics.json`, `report.html`, and for GLUE's test data its submission files.
         unlabelled: answer without a score, whether or not there are labels.
         explain: write `explain.html`, too.
-        on_bad_row: see `FinetunedModel.split`.
         report: told at the end what a reader should know of the data.
 
     Returns:
-        `scores`: name of each split to its metrics; and how many examples each has.
+        What `metrics.json` holds: `scores`, name of each split to its metrics; how many `examples` each has; ...
 
     Raises:
         InputError: unusable data, or `output_dir` is the folder of a training run.
@@ -142,32 +137,27 @@ def evaluate(
     if output_dir is not None:
         refuse_runs(output_dir)
     notes: list[str] = []
+    names = [split_name] if len(files) == 1 else [path.stem for path in files]
     splits = [
-        finetuned.split(
-            split_name if len(files) == 1 else path.stem, path, unlabelled, on_bad_row, notes.append
-        )
-        for path in files
+        finetuned.split(name, path, unlabelled, on_bad_row, notes.append)
+        for name, path in zip(names, files, strict=True)
     ]
     answers = [split.predict(finetuned.model) for split in splits]
-    labelled = {
-        split.name: split.score(found)
-        for split, found in zip(splits, answers, strict=True)
-        if split.examples[0].target is not None
-    }
+    pairs = list(zip(splits, answers, strict=True))
     metrics = {
         "model": finetuned.source,
         "task": finetuned.adapter.task.name,
-        "files": {split.name: str(path) for split, path in zip(splits, files, strict=True)},
+        "files": dict(zip(names, map(str, files), strict=True)),
         "examples": {split.name: len(split.examples) for split in splits},
-        "scores": labelled,
+        "scores": {split.name: split.score(found) for split, found in pairs if split.is_labelled},
         "date": time.strftime("%Y-%m-%d"),
     }
     if output_dir is not None:
         with atomic_folder(output_dir) as draft:
-            for path, split, found in zip(files, splits, answers, strict=True):
+            for path, (split, found) in zip(files, pairs, strict=True):
                 write_predictions(draft, split, found)
                 name = split.adapter.task.submission_of(path)
-                if name is not None and split.examples[0].target is None:
+                if name is not None and not split.is_labelled:
                     (draft / name).write_text(submission(split, found), encoding="utf-8")
             write_json(draft / "metrics.json", metrics)
             model, tokenizer = finetuned.model, finetuned.tokenizer
@@ -192,15 +182,14 @@ def write_pages(
 ) -> None:
     """Write `report.html` (for labelled data), and `explain.html` where it was asked for."""
     require("train", "report.html")
-    if split.examples[0].target is not None:
+    if split.is_labelled:
         title = f"Fine-tuned for {split.adapter.task.name}, scored on {split.name}"
         text = report_html(title, metrics, split, predictions, model, tokenizer, histories, train)
         (folder / "report.html").write_text(text, encoding="utf-8")
     if explain:
-        firsts: dict[int, Feature] = {}
-        for feature in split.features:  # of the windows of a long text the first
-            firsts.setdefault(feature.example, feature)
-        chosen = list(firsts.values())[:EXPLAINED]
+        # Of the windows of a long text the first.
+        firsts = {feature.example: feature for feature in reversed(split.features)}
+        chosen = [firsts[number] for number in sorted(firsts)[:EXPLAINED]]
         shown = [next(iter(split.examples[feature.example].inputs.values())) for feature in chosen]
         captions = [" ".join(each) if isinstance(each, list) else str(each) for each in shown]
         about = {"model": metrics.get("model"), "task": split.adapter.task.name, "data": split.name}

@@ -31,12 +31,8 @@ def explain_html(
     captions: Sequence[str],
     about: Mapping[str, Any] | None = None,
 ) -> str:
-    """A page that shows, for each example, how every layer mixes its tokens.
-
-    Args:
-        features: the examples; of choices, the first is shown.
-        captions: what to call each.
-        about: facts for the head of the page: model, task, data.
+    """A page that shows, for each example (of choices, the first), how every layer mixes its tokens; `about` are facts
+    for its head.
     """
     shown = [{"caption": c, **_look(model, tokenizer, f)} for c, f in zip(captions, features, strict=True)]
     options = "".join(
@@ -44,7 +40,7 @@ def explain_html(
         for n, c in enumerate(captions)
     )
     layers = "".join(f"<option value={n}>layer {n + 1}</option>" for n in range(len(shown[0]["layers"])))
-    longest = max(len(_ids(feature)[0]) for feature in features)
+    longest = max(len(feature.texts[0].input_ids) for feature in features)
     cut = f" Of longer texts the first {_MOST_TOKENS} tokens are shown." if longest > _MOST_TOKENS else ""
     script = resources.files(__package__).joinpath("explain.js").read_text(encoding="utf-8")
     data = json.dumps(shown, allow_nan=False).replace("<", "\\u003c")
@@ -68,7 +64,7 @@ def explain_html(
 def _look(
     model: ConvBertPreTrainedModel, tokenizer: ConvBertTokenizerFast, feature: Feature
 ) -> dict[str, Any]:
-    ids, types = _ids(feature)
+    ids, types, *_ = feature.texts[0]
     shown = slice(_MOST_TOKENS)
     was_training = model.training
     model.eval()
@@ -79,27 +75,19 @@ def _look(
         output_conv_kernels=True,
     )
     model.train(was_training)
+
+    def packed(weights: Tensor) -> str:
+        """Weights between 0 and 1 as bytes, in base 64."""
+        numbers = (weights.float() * 255).round().byte().cpu().contiguous().numpy()
+        return base64.b64encode(numbers.tobytes()).decode()
+
     layers = [
         {
             "heads": attention.shape[1],
             "taps": kernels.shape[-1],
-            "attention": _pack(attention[0, :, shown, shown]),  # (H, T, T)
-            "kernels": _pack(kernels[0, shown].transpose(0, 1)),  # (H, T, K)
+            "attention": packed(attention[0, :, shown, shown]),  # (H, T, T)
+            "kernels": packed(kernels[0, shown].transpose(0, 1)),  # (H, T, K)
         }
         for attention, kernels in zip(output.attentions, output.conv_kernels, strict=True)
     ]
     return {"tokens": tokenizer.convert_ids_to_tokens(ids[shown]), "layers": layers}
-
-
-def _ids(feature: Feature) -> tuple[list[int], list[int]]:
-    """Tokens and types of a text; of choices, those of the first."""
-    if isinstance(feature.input_ids[0], list):
-        return feature.input_ids[0], feature.token_type_ids[0]
-    return feature.input_ids, feature.token_type_ids
-
-
-def _pack(weights: Tensor) -> str:
-    """Weights between 0 and 1 as bytes, in base 64."""
-    return base64.b64encode(
-        (weights.float() * 255).round().byte().cpu().contiguous().numpy().tobytes()
-    ).decode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ _MAY_CHANGE = ("bf16", "log_every", "seeds", "contents")
 
 @dataclass(frozen=True)
 class Files:
-    """Where the labelled data lies; several dev files are scored separately, and the first chooses the model.
-
-    Without a dev file, a part of the training data is split off.
+    """Where the labelled data lies. Several dev files are scored separately, and the first chooses the model; without
+    one, a part of the training data is split off.
     """
 
     train: Path
@@ -65,10 +63,8 @@ class RunFolder(run_folder.RunFolder):
         return run_folder.RunFolder(self.root / f"seed-{seed}")
 
     def check(self, record: dict[str, Any]) -> None:
-        """Check that the folder is empty, or that it is the same run that goes on.
-
-        Raises:
-            InputError: the folder holds another run, something else, or a damaged record.
+        """Refuse a folder that holds another run, something else, or a damaged record; an empty one, or the same run,
+        is fine.
         """
         stored = read_record(_Record, self.record)
         if stored is None:
@@ -103,12 +99,6 @@ class RunFolder(run_folder.RunFolder):
     def history(self, seed: int) -> list[dict[str, Any]]:
         """The entries of a seed's log."""
         return read_log(self.of_seed(seed).log)
-
-    def clear_checkpoints(self, seed: int) -> None:
-        """Remove what only an interrupted run needs."""
-        for pattern in ("checkpoint-*", "unused-checkpoint-*"):
-            for checkpoint in self.of_seed(seed).root.glob(pattern):
-                shutil.rmtree(checkpoint)
 
 
 def refuse_runs(folder: Path) -> None:

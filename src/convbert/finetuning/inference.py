@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +29,11 @@ class Split:
     features: list[Feature]
     plan: FinetuningPlan
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are right answers, for all or for none."""
+        return self.examples[0].target is not None
+
     def predict(
         self,
         model: nn.Module,
@@ -45,24 +49,6 @@ class Split:
         """The task's metrics."""
         return self.adapter.score(self.examples, predictions)
 
-    def loss(self, predictions: Sequence[Prediction]) -> float | None:
-        """The mean loss, as in training; None where predictions lack the probabilities that it takes."""
-        losses = [_loss(self.adapter, *pair) for pair in zip(self.examples, predictions, strict=True)]
-        return None if None in losses else float(np.mean(np.array(losses, dtype=float)))
-
-
-def _loss(adapter: TaskAdapter, example: Example, prediction: Prediction) -> float | None:
-    target, shares = example.target, prediction.get("probabilities")
-    if isinstance(target, float):
-        return float(((prediction["answer"] - target) / getattr(adapter, "deviation", 1.0)) ** 2)
-    if shares is None:
-        return None
-    if isinstance(target, tuple):  # of several labels, each is a question of its own
-        right = [share if name in target else 1 - share for name, share in shares.items()]
-    else:
-        right = [shares[target]]
-    return float(-np.log(np.maximum(right, 1e-12)).mean())
-
 
 def run_features(
     model: nn.Module,
@@ -70,11 +56,7 @@ def run_features(
     features: Sequence[Feature],
     max_tokens: int = MAX_TOKENS,
 ) -> list[Array]:
-    """What the model says of every feature, in their order; it is left in the mode it was in.
-
-    Raises:
-        InputError: it says NaN or infinity.
-    """
+    """What the model says of every feature, in their order; an `InputError` where that is NaN or infinity."""
     task = AnswerTask(
         lambda feature: feature.texts,
         partial(adapter.forward, unwrap(model)),

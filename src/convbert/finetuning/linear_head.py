@@ -28,10 +28,9 @@ class LinearHead(nn.Module):
 
 
 def use_linear_head(model: ConvBertForSequenceClassification) -> None:
-    """Give `model` a fresh linear head, to be trained, and then put into the usual one by `fold_linear_head`.
-
-    Raises:
-        InputError: the usual head of this model could not hold it.
+    """Give `model` a fresh linear head, to be trained, and then put into the usual one by `fold_linear_head`; an
+    `InputError` where
+    the usual head of this model could not hold it.
     """
     config = model.config
     probe = torch.linspace(-4, 4, 81, dtype=torch.float64)
@@ -40,11 +39,9 @@ def use_linear_head(model: ConvBertForSequenceClassification) -> None:
         raise InputError(
             f"head 'linear' cannot be stored with hidden_act {config.hidden_act!r}: GELU is needed"
         )
-    if 2 * config.num_labels > config.hidden_size:
-        raise InputError(
-            f"head 'linear' cannot be stored: {config.num_labels} labels need a hidden_size of "
-            f"{2 * config.num_labels}, and it is {config.hidden_size}"
-        )
+    if (needed := 2 * config.num_labels) > config.hidden_size:
+        why = f"{config.num_labels} labels need a hidden_size of {needed}, and it is {config.hidden_size}"
+        raise InputError(f"head 'linear' cannot be stored: {why}")
     head = LinearHead(config.hidden_size, config.num_labels, head_dropout(config))
     head.apply(model._init_weights)
     model.classifier = head  # type: ignore[assignment]  # until it is folded

@@ -26,11 +26,7 @@ def target_modules(model: ConvBertPreTrainedModel) -> list[str]:
 
 
 def add_adapters(model: ConvBertPreTrainedModel, plan: FinetuningPlan) -> nn.Module:
-    """The model with adapters of `plan.lora_rank` beside its dense layers; they and the head are trained.
-
-    Raises:
-        InputError: peft is not installed, or the rank exceeds the model's width.
-    """
+    """The model with adapters of `plan.lora_rank` beside its dense layers; they and the head are trained."""
     if plan.lora_rank > (width := model.config.hidden_size):
         raise InputError(f"lora_rank ({plan.lora_rank}) exceeds the model's hidden_size ({width})")
     require("lora", "--lora")

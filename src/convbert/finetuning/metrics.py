@@ -1,8 +1,10 @@
-"""Scores of predictions, by name; the formulas are scikit-learn's and scipy's."""
+"""Metrics of (gold, predicted), by name; the formulas are scikit-learn's and scipy's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,31 +12,43 @@ import numpy as np
 Scores = dict[str, float]
 
 
+def _sklearn(name: str, gold: Sequence[Any], predicted: Sequence[Any], **options: Any) -> float:
+    return float(getattr(import_module("sklearn.metrics"), name)(gold, predicted, **options))
+
+
+def _correlation(name: str, gold: Sequence[float], predicted: Sequence[float]) -> float:
+    """0 where one of the two does not vary: a spread at the level of rounding is none, and would give noise."""
+    for values in (gold, predicted):
+        spread = float(np.ptp(values))
+        if not np.isfinite(spread) or spread <= 1e-9 * max(1.0, float(np.max(np.abs(values)))):
+            return 0.0
+    return float(getattr(import_module("scipy.stats"), name)(gold, predicted)[0])
+
+
+matthews = partial(_sklearn, "matthews_corrcoef")
+"""Matthews correlation, CoLA's metric; 0 where one label is always given."""
+macro_f1 = partial(_sklearn, "f1_score", average="macro", zero_division=0)
+"""Unweighted mean of the F1 of every label that occurs."""
+pearson = partial(_correlation, "pearsonr")
+"""Linear correlation."""
+spearman = partial(_correlation, "spearmanr")
+"""Correlation of ranks."""
+
+
 def accuracy(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
     """Share of answers that are right."""
     return float(np.mean([g == p for g, p in zip(gold, predicted, strict=True)]))
 
 
-def matthews(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
-    """Matthews correlation, CoLA's metric; 0 where one label is always given."""
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(gold, predicted))
-
-
-def macro_f1(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
-    """Unweighted mean of the F1 of every label that occurs."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(gold, predicted, average="macro", zero_division=0))
+def mean_squared_error(gold: Sequence[float], predicted: Sequence[float]) -> float:
+    """In the square of the target's unit."""
+    return float(np.mean((np.asarray(gold, dtype=float) - np.asarray(predicted, dtype=float)) ** 2))
 
 
 def positive_f1(gold: Sequence[Any], predicted: Sequence[Any], positive: Any) -> float:
     """F1 of one label: MRPC's and QQP's."""
-    from sklearn.metrics import f1_score
-
     hits = [[label == positive for label in labels] for labels in (gold, predicted)]
-    return float(f1_score(*hits, zero_division=0))
+    return _sklearn("f1_score", *hits, zero_division=0)
 
 
 def micro_f1(gold: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> float:
@@ -42,31 +56,6 @@ def micro_f1(gold: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> float:
     hits = sum(len(g & p) for g, p in zip(gold, predicted, strict=True))
     total = sum(map(len, gold)) + sum(map(len, predicted))
     return 2 * hits / total if total else 0.0
-
-
-def pearson(gold: Sequence[float], predicted: Sequence[float]) -> float:
-    """Linear correlation; 0 where all predictions are equal."""
-    from scipy.stats import pearsonr
-
-    return float(pearsonr(gold, predicted)[0]) if _varies(gold) and _varies(predicted) else 0.0
-
-
-def spearman(gold: Sequence[float], predicted: Sequence[float]) -> float:
-    """Correlation of ranks; 0 where all predictions are equal."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(gold, predicted)[0]) if _varies(gold) and _varies(predicted) else 0.0
-
-
-def mean_squared_error(gold: Sequence[float], predicted: Sequence[float]) -> float:
-    """Mean squared error, in the square of the target's unit."""
-    return float(np.mean((np.asarray(gold, dtype=float) - np.asarray(predicted, dtype=float)) ** 2))
-
-
-def _varies(values: Sequence[float]) -> bool:
-    # A spread at the level of rounding is none: a correlation with it would be noise.
-    spread = float(np.ptp(values))
-    return bool(np.isfinite(spread)) and spread > 1e-9 * max(1.0, float(np.max(np.abs(values))))
 
 
 METRICS: dict[str, Callable[..., float]] = {

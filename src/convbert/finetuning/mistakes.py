@@ -7,12 +7,13 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from convbert.finetuning import squad
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.tagging import Tagging
-from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.data import Example, Feature, Prediction
 from convbert.finetuning.inference import Split
-from convbert.finetuning.saliency import token_influence
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.report.page import tokens
 from convbert.tokenization import ConvBertTokenizerFast
@@ -28,23 +29,22 @@ def worst_mistakes(
     model: ConvBertPreTrainedModel,
     tokenizer: ConvBertTokenizerFast,
 ) -> str:
-    numbered = enumerate(zip(split.examples, predictions, strict=True))
-    errors = sorted(
-        ((how_wrong(split.adapter, e, p), number) for number, (e, p) in numbered), key=lambda x: -x[0]
-    )
+    kind = split.adapter.task.kind
+    pairs = list(zip(split.examples, predictions, strict=True))
+    errors = [how_wrong(split.adapter, *pair) for pair in pairs]
     cards = []
-    for error, number in errors[:_WORST]:
-        if error <= 0:
+    for number in sorted(range(len(pairs)), key=lambda each: -errors[each])[:_WORST]:
+        if errors[number] <= 0:
             break
-        example, prediction = split.examples[number], predictions[number]
-        if split.adapter.task.kind == "tagging":
+        example, prediction = pairs[number]
+        if kind == "tagging":
             shown = tagged(example, prediction)
-        elif split.adapter.task.kind == "question-answering":
+        elif kind == "question-answering":
             shown = answered(example, prediction)
         else:
             shown = _read(split, number, prediction, model, tokenizer)
         cards.append(f"<div class='card'>{shown}<div class='note'>{escape(example.place)}</div></div>")
-    return _LEGENDS.get(split.adapter.task.kind, _INFLUENCE) + "".join(cards) if cards else ""
+    return _LEGENDS.get(kind, _INFLUENCE) + "".join(cards) if cards else ""
 
 
 def how_wrong(adapter: TaskAdapter, example: Example, prediction: Prediction) -> float:
@@ -92,7 +92,8 @@ def _read(
         ids, output = feature.input_ids[answer], answer
         right, said = (example.inputs["choices"][choice] for choice in (example.target, answer))
     elif adapter.task.kind == "multi-label":
-        label = _most_wrong_label(example, prediction)
+        shares = prediction["probabilities"].items()
+        label = max(shares, key=lambda pair: abs(pair[1] - (pair[0] in example.target)))[0]
         output, explained = adapter.labels.index(label), f", most wrong: <b><bdi>{escape(label)}</bdi></b>"
     else:
         output = adapter.labels.index(answer) if answer in adapter.labels else 0
@@ -106,12 +107,27 @@ def _head(said: str, sure: str, right: str) -> str:
     return f"model: <b><bdi>{escape(said)}</bdi></b>{sure}, right: <b><bdi>{escape(right)}</bdi></b>"
 
 
-def _most_wrong_label(example: Example, prediction: Prediction) -> str:
-    distance = {
-        name: abs(probability - (name in example.target))
-        for name, probability in prediction["probabilities"].items()
-    }
-    return max(distance, key=distance.__getitem__)
+def token_influence(
+    model: ConvBertPreTrainedModel, adapter: TaskAdapter, feature: Feature, output: int
+) -> list[float]:
+    """How much each token speaks for one of the model's outputs (a label, a choice), between -1 and 1.
+
+    The sum over a token's word embedding of value times gradient of the output's logit, over the largest such sum
+    (Denil et al., 2014, arXiv 1412.6815; Shrikumar et al., 2016, arXiv 1605.01713). Of choices, the chosen one is read.
+    """
+    was_training = model.training
+    model.eval()
+    batch = adapter.collate([Feature(0, feature.input_ids, feature.token_type_ids)], 0)
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    words = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
+    with torch.enable_grad():
+        logit = model(inputs_embeds=words, **batch).logits[0, output]
+        (gradient,) = torch.autograd.grad(logit, words)
+    model.train(was_training)
+    speaks = (words * gradient).sum(-1)[0].detach()
+    if speaks.dim() == 2:
+        speaks = speaks[output][: len(feature.input_ids[output])]
+    return (speaks / speaks.abs().max().clamp(min=1e-12)).tolist()
 
 
 def _shown(value: Any) -> str:

@@ -9,24 +9,10 @@ from typing import Any
 
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.data import Example, Feature, counted
-from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.inference import Split
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
-
-
-def cut_note(
-    name: str,
-    adapter: TaskAdapter,
-    examples: Sequence[Example],
-    features: Sequence[Feature],
-    plan: FinetuningPlan,
-) -> list[str]:
-    """A sentence on how many examples were cut, or none."""
-    cut = len({feature.example for feature in features if feature.is_cut})
-    limit = f"{adapter.cut_at} ({getattr(plan, adapter.cut_at)} tokens)"
-    return [f"{name}: {cut:,} of {len(examples):,} texts are longer than {limit} and are cut"] if cut else []
-
 
 _FEW = 5
 """A label with fewer examples is hardly learned."""
@@ -45,67 +31,45 @@ def label_notes(name: str, adapter: TaskAdapter, examples: Sequence[Example]) ->
     return notes
 
 
-def feature_notes(
-    name: str,
-    adapter: TaskAdapter,
-    examples: Sequence[Example],
-    features: Sequence[Feature],
-    tokenizer: ConvBertTokenizerFast,
-    plan: FinetuningPlan,
-    training: bool = False,
-) -> list[str]:
+def feature_notes(split: Split, tokenizer: ConvBertTokenizerFast, training: bool = False) -> list[str]:
     """Sentences on texts that were cut, questions that no window answers, and words that the tokenizer does not know.
-
-    Raises:
-        InputError: in training, nothing is left to learn from, or every token is [UNK].
+    Refuses training where nothing is left to learn from, or every token is [UNK].
     """
-    notes = cut_note(name, adapter, examples, features, plan)
+    name, total, plan, field = split.name, len(split.examples), split.plan, split.adapter.cut_at
+    notes, unknown = [], UnknownTokens(tokenizer)
+    for feature in split.features:
+        count_unknown(feature, split.examples[feature.example].inputs, unknown)
+    if cut := len({feature.example for feature in split.features if feature.is_cut}):
+        limit = f"{field} ({getattr(plan, field)} tokens)"
+        notes.append(f"{name}: {cut:,} of {total:,} texts are longer than {limit} and are cut")
     if training:
-        missing = len(examples) - len({feature.example for feature in features})
-        if missing == len(examples):
+        missing = total - len({feature.example for feature in split.features})
+        if missing == total:
             raise InputError(f"{name}: no example has its answer within a window: raise max_length")
         if missing:
             notes.append(
-                f"{name}: {missing:,} of {len(examples):,} questions are left out: no window of max_length "
+                f"{name}: {missing:,} of {total:,} questions are left out: no window of max_length "
                 f"({plan.max_length} tokens) holds their answer"
             )
-    unknown = count_unknown(features, tokenizer, examples)
-    if training and unknown.is_everything:
-        raise InputError(f"{name}: nothing can be learned: {unknown.sentence()}")
+        if unknown.is_everything:
+            raise InputError(f"{name}: nothing can be learned: {unknown.sentence()}")
     sentence = unknown.sentence()
     return [*notes, f"{name}: {sentence}"] if sentence else notes
 
 
-def count_unknown(
-    features: Sequence[Feature],
-    tokenizer: ConvBertTokenizerFast,
-    examples: Sequence[Example],
-    into: UnknownTokens | None = None,
-) -> UnknownTokens:
-    """How many tokens of some features are [UNK]."""
-    counter = into or UnknownTokens(tokenizer)
-    for feature in features:
-        text = _text_of_inputs(examples[feature.example].inputs)
-        rows = feature.input_ids if isinstance(feature.input_ids[0], list) else [feature.input_ids]
-        for ids in rows:
-            counter.add(ids, text)
-    return counter
-
-
-def _text_of_inputs(inputs: dict[str, Any]) -> str:
-    texts = (" ".join(each) if isinstance(each, list) else each for each in inputs.values())
-    return next((text for text in texts if isinstance(text, str)), "")
+def count_unknown(feature: Feature, inputs: dict[str, Any], counter: UnknownTokens) -> None:
+    """Count the tokens of a feature that are [UNK]."""
+    shown = (" ".join(each) if isinstance(each, list) else each for each in inputs.values())
+    example = next((text for text in shown if isinstance(text, str)), "")
+    for text in feature.texts:
+        counter.add(text.input_ids, example)
 
 
 def split_off_dev(
     adapter: TaskAdapter, examples: Sequence[Example], share: float = 0.1, seed: int = 0
 ) -> tuple[list[Example], list[Example]]:
-    """Training examples, and a part of them to score on.
-
-    Every label keeps its share. Examples with the same text (or questions about one context) stay on one side.
-
-    Raises:
-        InputError: there are too few.
+    """Training examples, and a part of them to score on, with each label's share. Examples with the same text (or
+    questions about one context) stay on one side.
     """
     groups: dict[Any, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from math import isfinite
@@ -35,33 +34,36 @@ class RecordReader(ABC):
 
     Plain text is the `text`. A JSON object or a row has columns, or the names of their roles.
 
-    Attributes:
-        columns: role to column.
-        wanted: columns that every answer needs.
-        cut: records so far that were too long and were cut.
-        unknown: how many of their tokens are `[UNK]`.
+    Args:
+        forward: see `AnswerTask`.
+        columns, wanted: role to column; those that every answer needs.
+        counts: has `cut`, records so far that were too long and were cut, and `unknown`, how many tokens are `[UNK]`.
     """
 
-    columns: dict[str, str]
-    wanted: list[str]
-    engine: Engine
-    cut: int
-    unknown: UnknownTokens
+    def __init__(
+        self, model: Any, forward: Callable[..., Any], columns: dict[str, str], wanted: list[str], counts: Any
+    ) -> None:
+        self.columns, self.wanted, self.counts = columns, wanted, counts
+        self.engine = Engine(model, AnswerTask(self._encode, forward, self._decode))
+
+    @abstractmethod
+    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
+        """The texts of a record, by column."""
+
+    @abstractmethod
+    def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        """The answer, from each text's own rows."""
 
     def answer(self, records: Iterable[Record]) -> Iterator[Answer]:
         """An answer for each record, in order, or the reason why it has none."""
-        return self.engine.answer(records, on_error="return")
+        return self.engine.answer(map(_read, records), on_error="return")
 
     def reading(self) -> dict[str, Any]:
         """What a reader of files has to know; see `open_input`."""
         return {"wanted": self.wanted}
 
     def check_columns(self, row: Row) -> None:
-        """Refuse a table without a column that every answer needs, by its first row.
-
-        Raises:
-            InputError: naming the columns that there are.
-        """
+        """Refuse a table without a column that every answer needs, by its first row."""
         cells = self._by_column(row.cells)
         may_be_split = "tokens" in self.columns and "text" in cells
         for column in self.wanted:
@@ -73,59 +75,44 @@ class RecordReader(ABC):
 
     def notes(self) -> list[str]:
         """What a reader should know of the texts."""
-        cut = "texts that are longer than the model was trained for, and were cut"
-        notes = [f"{cut}: {self.cut:,}"] if self.cut else []
-        return notes + [sentence for sentence in [self.unknown.sentence()] if sentence]
-
-    @abstractmethod
-    def encode(self, cells: dict[str, Any]) -> list[Tokens]:
-        """The texts of a record, by column."""
-
-    def _encode(self, record: str | Row) -> list[Tokens]:
-        return self.encode(self._by_column(read_cells(record) if isinstance(record, str) else record.cells))
+        cut, unknown = self.counts.cut, self.counts.unknown.sentence()
+        long = f"texts that are longer than the model was trained for, and were cut: {cut:,}"
+        return ([long] if cut else []) + ([unknown] if unknown else [])
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
         """The cells by column, where the record names a role instead."""
         renamed = {self.columns[role]: cell for role, cell in cells.items() if role in self.columns}
         return {**renamed, **cells}
 
-    def _with_id(self, record: Any, answer: Prediction) -> Prediction:
-        """The id as it stands in the record; NaN, an empty cell, is None."""
-        cells = read_cells(record) if isinstance(record, str) else record.cells
-        column = self.columns.get("id", "id")
-        if column not in cells:
+    def _encode(self, record: Row) -> list[Tokens]:
+        return self.encode(self._by_column(record.cells))
+
+    def _decode(self, record: Row, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+        answer, column = self.decode(texts, rows), self.columns.get("id", "id")
+        if column not in record.cells:
             return answer
-        cell = cells[column]
+        cell = record.cells[column]  # NaN is an empty one
         return {"id": None if isinstance(cell, float) and not isfinite(cell) else cell, **answer}
 
 
 class Predictor(RecordReader):
-    """Answers of a fine-tuned model, by the roles of its task.
-
-    They are `text` and `text_pair`; `tokens`, or `text` to be split into words; `question` and `context`; `text`,
-    `prefix` and `choices`.
+    """Answers of a fine-tuned model, by the roles of its task: `text` and `text_pair`; `tokens`, or `text` to be split
+    into words; `question` and `context`; `text`, `prefix` and `choices`.
 
     Args:
         columns: role to column, where the data has other names than the task.
-
-    Raises:
-        InputError: a role that the task does not have.
     """
 
     def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
         self.adapter, self.tokenizer, self.plan = finetuned.adapter, finetuned.tokenizer, finetuned.plan
-        self.columns = {**self.adapter.task.columns}
-        for role, column in (columns or {}).items():
-            if column and role != "id" and role not in self.columns:
-                raise InputError(
-                    f"{self.adapter.task.name} has no column for {role}; it has {', '.join(self.columns)}"
-                )
-            self.columns |= {role: column} if column else {}
-        self.adapter.task = dataclasses.replace(self.adapter.task, columns=self.columns)
-        self.wanted = self.adapter.task.input_columns
         self.cut, self.unknown = 0, UnknownTokens(self.tokenizer)
+        task, named = self.adapter.task, {role: name for role, name in (columns or {}).items() if name}
+        for role in named.keys() - task.columns.keys() - {"id"}:
+            raise InputError(f"{task.name} has no column for {role}; it has {', '.join(task.columns)}")
+        known = {**task.columns, **named}
+        self.adapter.task = task.override(columns={role: known[role] for role in task.columns})
         forward = partial(self.adapter.forward, finetuned.model)
-        self.engine = Engine(finetuned.model, AnswerTask(self._encode, forward, self._decode))
+        super().__init__(finetuned.model, forward, known, self.adapter.task.input_columns, self)
 
     def reading(self) -> dict[str, Any]:
         task = self.adapter.task
@@ -141,75 +128,60 @@ class Predictor(RecordReader):
         example = Example("the line", "", inputs)
         features = self.adapter.features([example], self.tokenizer, self.plan)
         self.cut += any(feature.is_cut for feature in features)
-        count_unknown(features, self.tokenizer, [example], into=self.unknown)
+        for feature in features:
+            count_unknown(feature, inputs, self.unknown)
         return [text._replace(detail=(example, feature)) for feature in features for text in feature.texts]
 
-    def _decode(self, record: Any, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+    def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
         # The choices of an example are texts of one feature.
         pairs = groupby(zip(texts, rows, strict=True), key=lambda pair: id(pair[0].detail[1]))
         groups = [list(group) for _, group in pairs]
         windows = [(group[0][0].detail[1], array_of([own for _, own in group])) for group in groups]
         example = texts[0].detail[0]
-        prediction = self.adapter.decode(example, windows, self.plan)
-        return self._with_id(record, record_of(self.adapter, example, prediction))
+        return record_of(self.adapter, example, self.adapter.decode(example, windows, self.plan))
 
 
 class Embedder(RecordReader):
-    """A vector for each text, `{"embedding": [C numbers]}`.
+    """A vector for each text, `{"embedding": [C numbers]}`; `columns` are those of `text` and `id`."""
 
-    Args:
-        pooling: see `FeatureExtraction`.
-        columns: of the roles `text` and `id`.
-    """
-
-    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: Mapping[str, str]) -> None:
-        self.pipe, self.columns, self.wanted = pipe, {**columns}, [columns["text"]]
+    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str]) -> None:
+        self.pipe = pipe
         forward = partial(text_vectors, pipe.model, how=pooling)
-        self.engine = Engine(pipe.model, AnswerTask(self._encode, forward, self._decode))
-
-    @property
-    def cut(self) -> int:  # type: ignore[override]
-        return self.pipe.cut
-
-    @property
-    def unknown(self) -> UnknownTokens:  # type: ignore[override]
-        return self.pipe.unknown
+        super().__init__(pipe.model, forward, columns, [columns["text"]], pipe)
 
     def encode(self, cells: dict[str, Any]) -> list[Tokens]:
         return [self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), truncation=True)]
 
-    def _decode(self, record: Any, texts: list[Tokens], rows: list[Rows]) -> Prediction:
+    def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
         # The shortest decimals that are read back as the same fp32 numbers.
-        numbers = [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]
-        return self._with_id(record, {"embedding": numbers})
+        return {"embedding": [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]}
 
 
 def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:
-    """What is written of a prediction: of tags, with the words, and with the entities that they mark."""
+    """What is written of a prediction: of tags, with the words, and with the entities that they mark, by their words,
+    and by their characters where these were split from a text."""
     if not isinstance(adapter, Tagging):
         return {name: value for name, value in prediction.items() if name not in ("n_best", "best_span")}
-    record = {**prediction, "tokens": example.inputs["tokens"]}
+    words, inputs = example.inputs["tokens"], example.inputs
+    record = {**prediction, "tokens": words}
     if adapter.scheme.marks_spans:
-        groups = group_tags(prediction["answer"], adapter.scheme.parts)
-        record["entities"] = [_entity(example.inputs, *group) for group in groups if group[0]]
+        record["entities"] = []
+        for kind, first, last in group_tags(prediction["answer"], adapter.scheme.parts):
+            found = {"type": kind, "text": " ".join(words[first : last + 1]), "first": first, "last": last}
+            if "offsets" in inputs:
+                start, end = inputs["offsets"][first][0], inputs["offsets"][last][1]
+                found |= {"text": inputs["text"][start:end], "start": start, "end": end}
+            record["entities"] += [found] if kind else []
     return record
 
 
-def _entity(inputs: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
-    """An entity by its words, and by its characters where they were split from a text; see `split_text`."""
-    found = {"type": name, "text": " ".join(inputs["tokens"][first : last + 1]), "first": first, "last": last}
-    if "offsets" in inputs:
-        start, end = inputs["offsets"][first][0], inputs["offsets"][last][1]
-        found |= {"text": inputs["text"][start:end], "start": start, "end": end}
-    return found
-
-
-def read_cells(line: str) -> dict[str, Any]:
-    """The object of a JSON line; a line that does not look like one is the `text`.
-
-    Raises:
-        InputError: nothing but space, or damaged JSON.
-    """
-    if not line.strip():
-        raise InputError("is empty")
-    return parse_json(line) if line.lstrip().startswith("{") else {"text": line}
+def _read(record: Record) -> Row | InputError:
+    """The object of a JSON line; a line that does not look like one is the `text`."""
+    if not isinstance(record, str):
+        return record
+    if not record.strip():
+        return InputError("is empty")
+    try:
+        return Row("the line", parse_json(record) if record.lstrip().startswith("{") else {"text": record})
+    except InputError as error:
+        return error

@@ -45,10 +45,8 @@ def read_table(
     wanted: Sequence[str] = (),
     report: Report = lambda message: None,
 ) -> Table:
-    """Read a file by the ending of its name; see `iter_rows`.
-
-    Raises:
-        InputError: no such file, an ending that is not known, empty, or damaged as a whole.
+    """Read a file by the ending of its name; see `iter_rows`. An `InputError` refuses it where it is missing or
+    damaged as a whole.
     """
     columns, rows = _open(path, headerless, wanted, report, None)
     found = list(rows)
@@ -70,8 +68,8 @@ def iter_rows(
 
     `.tsv` has no quoting, `.csv` has, and is separated by commas, semicolons or tabs. Both have a header, unless their
     first line names none of the columns `wanted` and has as many cells as `headerless`. `.jsonl` has an object a line;
-    `.json` is SQuAD's, a list of objects, or JSON Lines. `.conll` and its like have a token a line, see `conll`.
-    The text formats may be compressed: `.gz`, `.zst`.
+    `.json` is SQuAD's, a list of objects, or JSON Lines. `.conll` and its like have a token a line, see `conll`. The
+    text formats may be compressed: `.gz`, `.zst`.
 
     Args:
         report: told what was recognised: another separator, columns.
@@ -115,13 +113,21 @@ def _open(
     if kind == ".tsv":
         lines, kind = _look_for_tokens(lines, wanted)
     if kind in (".tsv", ".csv"):
-        return _read_delimited(path, lines, kind, headerless, wanted, report)
+        cells = _csv_cells(path, lines, wanted, report) if kind == ".csv" else _tsv_cells(lines)
+        first = next(cells, None)
+        if first is None or isinstance(first, InputError):
+            raise first or InputError(f"{path}: has no rows")
+        names = first[1]
+        has_header = not headerless or bool(set(wanted) & set(names)) or len(names) != len(headerless)
+        columns = tuple(names if has_header else headerless)
+        rows = cells if has_header else chain([first], cells)
+        return columns, (_row(path, columns, found) for found in rows)
     if kind == ".json":
         return None, _read_json(path, lines)
     if kind in (".jsonl", ".ndjson"):
         return None, _read_json_lines(path, lines)
-    columns, found = read_sentences(path, without_ends(lines), wanted, report)
-    return columns, iter(found)
+    tokens, sentences = read_sentences(path, without_ends(lines), wanted, report)
+    return tokens, iter(sentences)
 
 
 def _look_for_tokens(
@@ -139,36 +145,16 @@ def _look_for_tokens(
     return chain(begin, lines), ".conll" if is_conll else ".tsv"
 
 
-# -------------------------------------------------------------------------------------------- TSV and CSV
-
-
-def _read_delimited(
-    path: Path,
-    lines: Iterator[tuple[int, str]],
-    kind: str,
-    headerless: Sequence[str],
-    wanted: Sequence[str],
-    report: Report,
-) -> _Opened:
-    split = _csv_cells(path, lines, wanted, report) if kind == ".csv" else _tsv_cells(lines)
-    first = next(split, None)
-    if first is None or isinstance(first, InputError):
-        raise first or InputError(f"{path}: has no rows")
-    has_header = not headerless or bool(set(wanted) & set(first[1])) or len(first[1]) != len(headerless)
-    columns = tuple(first[1] if has_header else headerless)
-
-    def row(found: _Cells) -> Read:
-        if isinstance(found, InputError):
-            return found
-        number, cells = found
-        if len(cells) != len(columns):
-            return InputError(f"{path}: line {number}: {len(cells)} cells for the {len(columns)} columns")
-        return Row(f"{path}: line {number}", dict(zip(columns, cells, strict=True)))
-
-    return columns, map(row, split if has_header else chain([first], split))
-
-
 _Cells = tuple[int, list[str]] | InputError
+
+
+def _row(path: Path, columns: Sequence[str], found: _Cells) -> Read:
+    if isinstance(found, InputError):
+        return found
+    number, cells = found
+    if len(cells) != len(columns):
+        return InputError(f"{path}: line {number}: {len(cells)} cells for the {len(columns)} columns")
+    return Row(f"{path}: line {number}", dict(zip(columns, cells, strict=True)))
 
 
 def _tsv_cells(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
@@ -204,7 +190,7 @@ def _csv_cells(
         csv.field_size_limit(usual_limit)
 
 
-_LONGEST_CELL = 1 << 27
+_LONGEST_CELL = 1 << 27  # of the csv module, which has 131,072
 _AFTER_RETURN = re.compile(r"(?<=\r)(?!\n|$)")
 
 
@@ -218,9 +204,6 @@ def _separator(header: str, wanted: Sequence[str]) -> str:
     if set(wanted) & set(found[by_name]):
         return by_name
     return "," if len(found[","]) > 1 else max(found, key=lambda each: len(found[each]))
-
-
-# ------------------------------------------------------------------------------------------ JSON and SQuAD
 
 
 def _read_json_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Read]:
@@ -265,35 +248,33 @@ def _read_json(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Read]:
     for number, item in enumerate(content, start=1):
         place = f"{path}: item {number}"
         if isinstance(item, dict) and item.keys() & {"paragraphs", "qas"}:
-            yield from _read_questions(path, place, item, "qas" if "qas" in item else "paragraphs")
+            yield from _read_questions(path, place, item)
         else:
             yield _row_or_error(place, item)
 
 
-class _Article(Schema):
-    paragraphs: list[dict[str, Any]]
-
-
-class _Paragraph(Schema):
-    qas: list[dict[str, Any]]
+class _Group(Schema):
+    paragraphs: list[dict[str, Any]] | None = None
+    qas: list[dict[str, Any]] | None = None
 
 
 class _Question(Schema):
     id: str | int | None = None
 
 
-def _read_questions(path: Path, place: str, item: dict[str, Any], part: str) -> Iterator[Read]:
+def _read_questions(path: Path, place: str, item: dict[str, Any]) -> Iterator[Read]:
     """The questions of an article ("paragraphs"), or of a paragraph ("qas")."""
     try:
-        parts = getattr(check(_Paragraph if part == "qas" else _Article, item, place), part)
+        group = check(_Group, item, place)
+        if group.paragraphs is None and group.qas is None:
+            raise InputError(f"{place}: qas: Field required")
     except InputError as error:
         yield error
         return
-    for number, each in enumerate(parts, start=1):
-        if part == "qas":
-            yield _read_question(path, f"{place}: question {number}", item, each)
-        else:
-            yield from _read_questions(path, f"{place}: paragraph {number}", each, "qas")
+    for number, question in enumerate(group.qas or (), start=1):
+        yield _read_question(path, f"{place}: question {number}", item, question)
+    for number, paragraph in enumerate((group.paragraphs or ()) if group.qas is None else (), start=1):
+        yield from _read_questions(path, f"{place}: paragraph {number}", paragraph)
 
 
 def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: dict[str, Any]) -> Read:
@@ -313,9 +294,6 @@ def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: 
     if name is None:
         return Row(place, cells)
     return Row(f"{path}: question {str(name)!r}", {"id": str(name), **cells})
-
-
-# ---------------------------------------------------------------------------------------------- Parquet
 
 
 def _read_parquet(path: Path) -> _Opened:
@@ -353,14 +331,16 @@ def _first_line(error: BaseException) -> str:
 
 def _class_names(metadata: Any) -> dict[str, list[str]]:
     """The names that the datasets library notes for numbers in lists (`ner_tags`), by column."""
+    names = {}
     try:
         features = parse_json((metadata or {})[b"huggingface"].decode())["info"]["features"]
-        inner = {
-            name: feature.get("feature") for name, feature in features.items() if isinstance(feature, dict)
-        }
-        return {name: each["names"] for name, each in inner.items() if each and each["_type"] == "ClassLabel"}
+        for column, feature in features.items():
+            inner = feature.get("feature") if isinstance(feature, dict) else None
+            if inner and inner["_type"] == "ClassLabel":
+                names[column] = inner["names"]
     except (KeyError, TypeError, AttributeError, ValueError):
         return {}
+    return names
 
 
 def _with_names(cells: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:

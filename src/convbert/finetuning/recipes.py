@@ -28,9 +28,8 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 
 @settings
 class FinetuningPlan(Settings):
-    """Everything that decides a run, except the data and the model it starts from.
-
-    The defaults are those of the original's `configure_finetuning.py`.
+    """Everything that decides a run, except the data and the model. The defaults are those of the original's
+    `configure_finetuning.py`.
     """
 
     # -- optimizer

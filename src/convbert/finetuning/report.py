@@ -12,6 +12,7 @@ from time import strftime
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
 from convbert.finetuning import squad
 from convbert.finetuning.adapters.base import TaskAdapter
@@ -20,24 +21,8 @@ from convbert.finetuning.inference import Split
 from convbert.finetuning.mistakes import worst_mistakes
 from convbert.inference.tags import entity_spans
 from convbert.model.convbert import ConvBertPreTrainedModel
-from convbert.report.page import (
-    Chart,
-    Line,
-    by_step,
-    confusion,
-    curves,
-    facts,
-    figure_svg,
-    note,
-    page,
-    plan_fields,
-    points,
-    readable,
-    section,
-    table,
-    tiles,
-    wilson,
-)
+from convbert.report import page as html
+from convbert.report.page import Chart, Line, note, points, readable, section, table
 from convbert.tokenization import ConvBertTokenizerFast
 
 History = Sequence[Mapping[str, Any]]
@@ -86,20 +71,19 @@ def report_html(
 
     Args:
         metrics: what `metrics.json` holds, or `{"scores": {split: {metric: value}}}`.
-        split, predictions: what is looked at.
         histories: name of a run to its log entries.
         train: the training data, to count its labels.
     """
     histories = histories or {}
-    return page(
+    return html.page(
         title,
         _summary(metrics, split),
         section("Scores", _scores(metrics, split, intervals(split, predictions))),
-        section("Model and data", facts(_about(metrics, split))),
+        section("Model and data", html.facts(_about(metrics, split))),
         section("Training", *_training(metrics, histories)),
         section("Answers", _overview(split, predictions, train)),
         section("Worst mistakes", worst_mistakes(split, predictions, model, tokenizer)),
-        section("Recipe", plan_fields(split.plan.to_dict())),
+        section("Recipe", html.plan_fields(split.plan.to_dict())),
     )
 
 
@@ -108,11 +92,10 @@ def _summary(metrics: Mapping[str, Any], split: Split) -> str:
     shown = [(f"{readable(name)}, {split.name}", f"{value:.4g}") for name, value in scores.items()][:1]
     for name, value in list((metrics.get("baseline") or {}).items())[:1]:
         shown.append((f"{readable(name)} without a model", f"{value:.4g}"))
-    guide = (
+    return html.tiles([*shown, (f"examples in {split.name}", f"{len(split.examples):,}")]) + note(
         "Read the scores first, then which labels or kinds of answers go wrong, then the worst mistakes one by one: "
         "they often show errors in the data."
     )
-    return tiles([*shown, (f"examples in {split.name}", f"{len(split.examples):,}")]) + note(guide)
 
 
 def _scores(metrics: Mapping[str, Any], split: Split, ranges: Mapping[str, Interval]) -> str:
@@ -155,7 +138,7 @@ def intervals(split: Split, predictions: Sequence[Prediction]) -> dict[str, Inte
     scores = adapter.score(split.examples, predictions)
     found = {}
     if adapter.task.kind in ("classification", "multiple-choice") and "accuracy" in scores:
-        found["accuracy"] = wilson(scores["accuracy"], count)
+        found["accuracy"] = html.wilson(scores["accuracy"], count)
     if missing := scores.keys() - found.keys():
         resamples = min(_RESAMPLES, max(50, _RESAMPLED // count))
         draws = np.random.default_rng(0).integers(count, size=(resamples, count))
@@ -198,61 +181,45 @@ def _training(metrics: Mapping[str, Any], histories: Mapping[str, History]) -> I
         top = 100.0 if metric in _IN_PERCENT else 1.0
         title = f"{readable(metric)} on {split}"
         scores.append(Chart(title=title, lines=lines, unit=readable(metric), top=top, levels=level))
-    yield curves([Chart(title="loss", lines=losses, unit="mean loss an example"), *scores])
+    yield html.curves([Chart(title="loss", lines=losses, unit="mean loss an example"), *scores])
     names = {"train_loss": "training loss"}
     for split, found in metrics["scores"].items():
         names |= {f"{split}_{name}": f"{readable(name)}, {split}" for name in ("loss", *found)}
     logged = {name for history in histories.values() for entry in history for name in entry}
-    yield by_step(histories, {name: names[name] for name in names if name in logged}, "train_loss")
+    yield html.by_step(histories, {name: names[name] for name in names if name in logged}, "train_loss")
 
 
 def _about(metrics: Mapping[str, Any], split: Split) -> dict[str, Any]:
     """What was trained on and scored on what, and when."""
     model = metrics.get("model")
-    counts = {"train": metrics.get("train_examples")}
-    counts |= metrics.get("dev_examples") or metrics.get("examples") or {split.name: len(split.examples)}
     found: dict[str, Any] = {
         "model": "the embedded English model" if model == "embedded" else model,
         "task": f"{split.adapter.task.name} ({split.adapter.task.kind})",
     }
-    files = dict(metrics.get("files", {}))
-    if isinstance(files.get("dev"), list):
-        files |= zip(metrics.get("dev_examples", {}), files.pop("dev"), strict=False)
-    for name, count in counts.items():
-        shown = [] if count is None else [f"{count:,} examples"]
-        if name in files:
-            shown = [*shown, _size(Path(files[name]))] if isfile(files[name]) else shown
-            shown.append(str(files[name]))
-        found[f"data, {name}"] = ", ".join(shown) or None
-    seeds = metrics.get("seeds", {})
-    if seeds:
+    for name, count in metrics.get("examples", {split.name: len(split.examples)}).items():
+        shown, file = [f"{count:,} examples"], metrics.get("files", {}).get(name)
+        if file is not None:
+            shown += [decimal(Path(file).stat().st_size), file] if isfile(file) else [file]
+        found[f"data, {name}"] = ", ".join(shown)
+    if seeds := metrics.get("seeds"):
         each = list(seeds.values())
         found["seeds"] = ", ".join(map(str, seeds))
-        found["steps"] = ", ".join(
-            f"{one['steps']:,} (the best after {one.get('best_step', one['steps']):,})" for one in each
-        )
+        steps = (f"{one['steps']:,} (the best after {one.get('best_step', one['steps']):,})" for one in each)
+        found["steps"] = ", ".join(steps)
         found["training time"] = f"{sum(one['minutes'] for one in each):.3g} minutes on {each[0]['device']}"
     found["date"] = metrics.get("date", strftime("%Y-%m-%d"))
     versions = [f"{name} {metrics[name]}" for name in ("torch", "transformers", "python") if name in metrics]
     return found | {"versions": ", ".join(versions) or None}
 
 
-def _size(file: Path) -> str:
-    size = file.stat().st_size
-    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
-
-
-# ------------------------------------------------------------------------------------------- overview
-
-
 def _overview(split: Split, predictions: Sequence[Prediction], train: Sequence[Example]) -> str:
-    right, trained = ([example.target for example in each] for each in (split.examples, train))
-    answers = [prediction["answer"] for prediction in predictions]
     if split.adapter.task.kind == "question-answering":
         return _questions(split, predictions)
-    return (_numbers if split.adapter.task.kind == "regression" else _labels)(
-        split.adapter, right, answers, trained
-    )
+    right, trained = ([example.target for example in each] for each in (split.examples, train))
+    answers = [prediction["answer"] for prediction in predictions]
+    if split.adapter.task.kind == "regression":
+        return _numbers(right, answers, trained)
+    return _labels(split.adapter, right, answers, trained)
 
 
 def _labels(adapter: TaskAdapter, right: list[Any], answers: list[Any], train: list[Any]) -> str:
@@ -277,7 +244,13 @@ def _labels(adapter: TaskAdapter, right: list[Any], answers: list[Any], train: l
     counts = [
         Counter(label for found in sets for label, *_ in found) for sets in (both, wanted, given, trained)
     ]
-    rows = [_rates(name, *(count[name] for count in counts)) for name in names]
+    rows = []
+    for name in names:
+        hits, *others = (count[name] for count in counts)
+        wanted_, given_, _ = others
+        shares = [hits / count if count else None for count in (given_, wanted_)]
+        f1 = 2 * hits / (given_ + wanted_) if given_ + wanted_ else None
+        rows.append((name, *shares, f1, *others))
     head = ("label", "precision", "recall", "F1", "right answers", "model's answers", "in training")
     shown = table(head[: 6 + bool(train)], [row[: 6 + bool(train)] for row in rows])
     never = [name for name in names if counts[1][name] and not counts[2][name]]
@@ -294,17 +267,10 @@ def _labels(adapter: TaskAdapter, right: list[Any], answers: list[Any], train: l
         for w, s in zip(wanted, given, strict=True)
         for g, a in zip(*(sorted(each, key=itemgetter(1)) for each in (w, s)), strict=True)
     )
-    return shown + confusion(names, [[pairs[g, a] for a in names] for g in names])
+    return shown + html.confusion(names, [[pairs[g, a] for a in names] for g in names])
 
 
-def _rates(label: str, hits: int, wanted: int, given: int, trained: int) -> tuple[Any, ...]:
-    """A row of the table; None where nothing can be said."""
-    precision, recall = (hits / count if count else None for count in (given, wanted))
-    f1 = 2 * hits / (given + wanted) if given + wanted else None
-    return label, precision, recall, f1, wanted, given, trained
-
-
-def _numbers(adapter: TaskAdapter, right: list[float], answers: list[float], train: list[float]) -> str:
+def _numbers(right: list[float], answers: list[float], train: list[float]) -> str:
     """How the numbers are spread, and each answer against the right one, on axes of one scale."""
     from matplotlib.figure import Figure
 
@@ -326,7 +292,7 @@ def _numbers(adapter: TaskAdapter, right: list[float], answers: list[float], tra
     axes.plot(limits, limits, color="grey", linewidth=0.8)
     axes.set(xlabel="right answer", ylabel="model's answer", xlim=limits, ylim=limits, aspect="equal")
     axes.grid(alpha=0.3)
-    return shown + note("Points on the line are right.") + figure_svg(figure)
+    return shown + note("Points on the line are right.") + html.figure_svg(figure)
 
 
 def _questions(split: Split, predictions: Sequence[Prediction]) -> str:
@@ -344,11 +310,6 @@ def _questions(split: Split, predictions: Sequence[Prediction]) -> str:
 def _question_metrics(split: Split, predictions: Sequence[Prediction]) -> list[dict[str, float]]:
     """F1 and exact match of each question, in percent."""
     may_be_missing = split.adapter.task.answers_may_be_missing
-    return [
-        squad.evaluate(
-            {"": [text for text, _ in example.target]},
-            {"": prediction["answer"]},
-            answers_may_be_missing=may_be_missing,
-        )
-        for example, prediction in zip(split.examples, predictions, strict=True)
-    ]
+    pairs = zip(split.examples, predictions, strict=True)
+    answered = [([text for text, _ in example.target], found["answer"]) for example, found in pairs]
+    return [squad.evaluate({"": g}, {"": a}, answers_may_be_missing=may_be_missing) for g, a in answered]

@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -21,7 +20,8 @@ from convbert.files.atomic import atomic_folder, folder_lock, write_json
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.baseline import majority
-from convbert.finetuning.data import Example, Feature, Report
+from convbert.finetuning.cells import Report
+from convbert.finetuning.data import Example
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import Files, RunFolder
 from convbert.finetuning.inference import Split
@@ -37,14 +37,9 @@ from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 
-@dataclass(frozen=True)
-class FinetuningResult:
-    """What a run gave.
-
-    Args:
-        finished: False when a signal ended it early; the same call goes on from there.
-        model_dir: the best seed's model, or None.
-        metrics: what `metrics.json` holds.
+class FinetuningResult(NamedTuple):
+    """Whether a run came to its end (else the same call goes on from there), its best model, and what `metrics.json`
+    holds.
     """
 
     finished: bool
@@ -69,22 +64,19 @@ def finetune(
 ) -> FinetuningResult:
     """Train a model for a task and score it.
 
-    Writes to `output_dir`: `run.json`, a folder for each seed with checkpoints and log, and at the end `model/`
-    (weights, configuration, tokenizer, model card), `dev_predictions.jsonl` (of the dev data), `report.html` and
-    `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run in good order. However a run ended, the
-    same call goes on with it.
+    Writes to `output_dir`: `run.json`, a folder for each seed with checkpoints and log, and at the end `model/`, the
+    predictions on the dev data, `report.html` and `metrics.json`. SIGTERM and Ctrl-C save a checkpoint and end the run
+    in good order. However a run ended, the same call goes on with it, with or without `resume`.
 
     Args:
         model: a folder or a name on the Hub; None is the embedded English model.
         seeds: runs, with the seeds `plan.seed`, `plan.seed` + 1, ...; the best one's model is kept. A finished run can
             be resumed with more of them.
         new_head: start the head anew, whatever the checkpoint was fine-tuned for.
-        resume: go on with the run in `output_dir`, as the same call does anyway.
         device: "cpu" leaves a GPU unused.
         overrides: fields of the plan.
-        explain: write `explain.html`, too: attention maps and dynamic kernels of a few dev examples.
+        explain: write `explain.html`, too.
         on_bad_row: "skip" leaves out rows that cannot be used, and counts them; "fail" refuses the file.
-        report: told what is being done, for a reader.
 
     Raises:
         InputError: unusable data, model or plan; `output_dir` holds something else, or another process trains in it.
@@ -135,26 +127,17 @@ def finetune(
                 report(line)
         tokenizer = read_tokenizer(source)
 
-        def features_of(name: str, examples: list[Example], training: bool = False) -> list[Feature]:
+        def split_of(name: str, examples: list[Example], training: bool = False) -> Split:
             features = adapter.features(examples, tokenizer, plan, training=training)
-            for line in feature_notes(name, adapter, examples, features, tokenizer, plan, training):
+            split = Split(name, adapter, examples, features, plan)
+            for line in feature_notes(split, tokenizer, training):
                 note(line)
-            return features
+            return split
 
+        taught = split_of("train", train, training=True).features
+        splits = [split_of(name, examples) for name, examples in dev.items()]
         trainer = SeedTrainer(
-            plan,
-            adapter,
-            source,
-            keep_head,
-            tokenizer,
-            features_of("train", train, training=True),
-            [
-                Split(name, adapter, examples, features_of(name, examples), plan)
-                for name, examples in dev.items()
-            ],
-            folder,
-            device,
-            report,
+            plan, adapter, source, keep_head, tokenizer, taught, splits, folder, device, report
         )
         results: dict[int, dict[str, Any]] = {}
         for seed in range(plan.seed, plan.seed + seeds):
@@ -197,23 +180,18 @@ def _metrics(
     trainer: SeedTrainer, results: dict[int, dict[str, Any]], files: Files, train: Sequence[Example]
 ) -> dict[str, Any]:
     """What `metrics.json` holds: medians over the seeds, and each seed's own."""
-    splits = trainer.splits
-    of_split = {
-        name: [seed["scores"][name] for seed in results.values()] for name in (s.name for s in splits)
-    }
-    first = of_split[splits[0].name]
+    splits, names = trainer.splits, [split.name for split in trainer.splits]
+    of_split = {name: [seed["scores"][name] for seed in results.values()] for name in names}
+    dev = [str(path) for path in files.dev] or [f"{files.train} (split off)"]
+    first = of_split[names[0]]
     metric = next(iter(first[0]))
     of_seed = {seed: scores[metric] for seed, scores in zip(results, first, strict=True)}
     baseline = majority(trainer.adapter, train, splits[0].examples)
     return {
         "task": trainer.adapter.task.name,
         "model": "",
-        "files": {
-            "train": str(files.train),
-            "dev": [str(path) for path in files.dev] or [f"{files.train} (split off)"],
-        },
-        "train_examples": len(train),
-        "dev_examples": {split.name: len(split.examples) for split in splits},
+        "files": {"train": str(files.train), **dict(zip(names, dev, strict=True))},
+        "examples": {"train": len(train), **{split.name: len(split.examples) for split in splits}},
         "metric": metric,
         "scores": {
             split: {name: statistics.median(each[name] for each in scores) for name in scores[0]}

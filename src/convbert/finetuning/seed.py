@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
@@ -15,8 +15,9 @@ from convbert.configuration import ConvBertConfig
 from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
-from convbert.finetuning.baseline import is_constant
-from convbert.finetuning.data import Feature, Prediction, Report
+from convbert.finetuning.baseline import has_collapsed
+from convbert.finetuning.cells import Report
+from convbert.finetuning.data import Feature
 from convbert.finetuning.folder import RunFolder
 from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
@@ -26,7 +27,6 @@ from convbert.finetuning.trainer import SCORE, EvaluateAtTheEnd, FinetuningTrain
 from convbert.finetuning.warm_start import build_model, read_config, write_task
 from convbert.finetuning.writing import write_predictions
 from convbert.inference.loading import ready
-from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.training.arguments import training_arguments, uses_bfloat16
 from convbert.training.batching import BalancedBatches
@@ -41,8 +41,7 @@ class SeedTrainer:
     """What all seeds of a run share.
 
     Args:
-        source: the checkpoint.
-        keep_head: go on with the checkpoint's own head.
+        source: the checkpoint, whose own head is kept with `keep_head`.
         features: of the training data.
         splits: the eval data; the first chooses the best checkpoint.
         device: "cpu" leaves a GPU unused.
@@ -60,10 +59,8 @@ class SeedTrainer:
     report: Report
 
     def train(self, seed: int) -> dict[str, Any] | None:
-        """Train, score, and write the folder of the seed.
-
-        Returns:
-            What its `metrics.json` holds; None where a signal ended it, and it can be resumed.
+        """Train, score, and write the folder of the seed: what its `metrics.json` holds, or None where a signal ended
+        it.
         """
         set_seed(seed)
         root, splits = self.folder.of_seed(seed).root, self.splits
@@ -88,11 +85,10 @@ class SeedTrainer:
         plan = tune_threshold(self.adapter.task, self.plan, splits[0].examples, predictions[0])
         for found in predictions:
             apply_threshold(self.adapter.task, found, plan)
+        pairs = list(zip(splits, predictions, strict=True))
         result = {
-            "scores": {
-                split.name: split.score(found) for split, found in zip(splits, predictions, strict=True)
-            },
-            "collapsed": _says_one_thing(splits[0], predictions[0]),
+            "scores": {split.name: split.score(found) for split, found in pairs},
+            "collapsed": has_collapsed(splits[0], predictions[0]),
             "steps": step,
             "skipped_steps": trainer.skipped_steps,
             "best_step": trainer.state.best_global_step or step,
@@ -102,8 +98,17 @@ class SeedTrainer:
         }
         trainer.accelerator.wait_for_everyone()  # each has read the best checkpoint, which goes now
         if trainer.is_world_process_zero():
-            self._write(root, trained, plan, predictions, result)
-            self.folder.clear_checkpoints(seed)
+            with atomic_folder(root / "model") as draft:
+                self.adapter.rescale(trained, to_data=True)
+                trained.save_pretrained(draft)
+                save_tokenizer(self.tokenizer, draft, trained.config.max_position_embeddings)
+                write_task(draft, self.adapter.task, plan)
+            with atomic_folder(root) as draft:
+                for split, found in pairs:
+                    write_predictions(draft, split, found)
+            write_json(root / "metrics.json", result)  # where it is, the seed is done
+            for checkpoint in (*root.glob("checkpoint-*"), *root.glob("unused-checkpoint-*")):
+                shutil.rmtree(checkpoint)
         return result
 
     def _build_trainer(
@@ -178,29 +183,3 @@ class SeedTrainer:
             f"seed {seed}: {trained / 1e6:.1f} M trained parameters; {len(self.features):,} examples or windows of "
             f"{mean:.0f} tokens on average; {trainer.budget.max_steps} steps, {precision}, {trainer.args.device}"
         )
-
-    def _write(
-        self,
-        root: Path,
-        model: ConvBertPreTrainedModel,
-        plan: FinetuningPlan,
-        predictions: list[list[Prediction]],
-        result: dict[str, Any],
-    ) -> None:
-        with atomic_folder(root / "model") as draft:
-            self.adapter.rescale(model, to_data=True)
-            model.save_pretrained(draft)
-            save_tokenizer(self.tokenizer, draft, model.config.max_position_embeddings)
-            write_task(draft, self.adapter.task, plan)
-        with atomic_folder(root) as draft:
-            for split, found in zip(self.splits, predictions, strict=True):
-                write_predictions(draft, split, found)
-        write_json(root / "metrics.json", result)  # where it is, the seed is done
-
-
-def _says_one_thing(split: Split, predictions: list[Prediction]) -> bool:
-    """Whether all answers are the same, and should not be: the model has learned nothing, or its weights are no
-    numbers any more."""
-    answers = [prediction["answer"] for prediction in predictions]
-    targets = [example.target for example in split.examples]
-    return is_constant(split.adapter, answers) and not is_constant(split.adapter, targets)

@@ -51,17 +51,15 @@ def evaluate(
         predicted: question to an answer, "" for none.
         answers_may_be_missing: the rules of SQuAD 2.0; by default those of 1.1.
     """
-    if answers_may_be_missing:
-        scores = {
-            "exact": [best_over_gold(exact_match, gold[key], predicted[key]) for key in gold],
-            "f1": [best_over_gold(f1, gold[key], predicted[key]) for key in gold],
-        }
-    else:
-        scores = {
-            "exact": [max(exact_match(text, predicted[key]) for text in gold[key]) for key in gold],
-            "f1": [max(f1_of_first_version(text, predicted[key]) for text in gold[key]) for key in gold],
-        }
-    return {name: 100 * sum(values) / len(gold) for name, values in scores.items()}
+
+    def best(rule: Callable[[str, str], float], key: str) -> float:
+        if answers_may_be_missing:
+            return best_over_gold(rule, gold[key], predicted[key])
+        return max(rule(text, predicted[key]) for text in gold[key])
+
+    f1_rule = f1 if answers_may_be_missing else f1_of_first_version
+    rules = {"exact": exact_match, "f1": f1_rule}
+    return {name: 100 * sum(best(rule, key) for key in gold) / len(gold) for name, rule in rules.items()}
 
 
 def best_threshold(
@@ -70,14 +68,11 @@ def best_threshold(
     null_odds: Mapping[str, float],
     rule: Callable[[str, str], float] = f1,
 ) -> tuple[float, float]:
-    """The threshold above which "no answer" is best given, and the score in percent it brings.
+    """The best score in percent, and the threshold of the odds above which "no answer" has to be given for it.
 
     Args:
         predicted: question to the best answer that is not "".
         null_odds: question to how much "no answer" is preferred to that.
-
-    Returns:
-        score, threshold: answer "" where the odds exceed the threshold.
     """
     has_answer = {key: any(normalize(answer) for answer in gold[key]) for key in gold}
     score = float(sum(not known for known in has_answer.values()))  # all questions are answered with ""

@@ -5,9 +5,7 @@ To add one, add a row to `TASKS` (docs/finetuning.md has an example).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +13,7 @@ from pydantic import Field
 
 from convbert.finetuning.readers import ENDINGS, ending_of
 from convbert.util.errors import InputError
-from convbert.util.schema import Schema, check
+from convbert.util.settings import Settings, settings
 
 _OPTIONAL_ROLES = ("text_pair", "prefix", "id")
 _SEQUENCE_ROLES = ("text", "text_pair", "label")
@@ -41,40 +39,50 @@ _METRICS = {
 """What each kind can be scored by."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What to predict from which columns of which files.
+_Columns = Annotated[tuple[str, ...], Field(strict=False)]  # a list in JSON
 
-    Args:
-        kind: one of `KINDS`: decides the head, the features and what a prediction is.
-        columns: role to column. Classification and regression: `text`, `text_pair` (optional), `label`. Tagging:
-            `tokens`, `tags`. Questions: `question`, `context`, `answers`, `id` (optional). Choices: `text`,
-            `prefix` (optional, put before every choice), `choices` (columns, comma between them, or one column of
-            lists), `label` (number of the right choice, from 0).
-        metrics: what is reported, see `metrics`; the first chooses the best checkpoint, so more of it must be better.
-        headerless: columns of files without a header.
-        values: role to what the file says to what is meant, as {"label": {"0": "negative", "1": "positive"}}.
-            Labels get this order in the model.
-        files: split to the names of its files, without a folder, where they are not the usual ones, see `STEMS`; all
-            that are there are scored separately.
-        recipe: fields of the plan in which the task differs.
-        submission: name of the file that GLUE's server takes; with several test files one for each, comma between them.
-        skips_broken_rows: rows of another number of cells or without a text are left out: in QQP as distributed there
-            are a few.
-        answers_may_be_missing: whether "no answer" is right for some questions (SQuAD 2.0).
-    """
 
-    name: str
+@settings
+class Task(Settings):
+    """What to predict from which columns of which files."""
+
+    name: Annotated[str, Field(min_length=1)]
     kind: str
-    columns: Mapping[str, str]
-    metrics: tuple[str, ...]
-    headerless: tuple[str, ...] = ()
-    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """One of `KINDS`: decides the head, the features and what a prediction is."""
+    columns: dict[str, str]
+    """Role to column. Classification and regression: `text`, `text_pair` (optional), `label`. Tagging: `tokens`,
+    `tags`. Questions: `question`, `context`, `answers`, `id` (optional). Choices: `text`, `prefix` (optional, put
+    before every choice), `choices` (columns, comma between them, or one column of lists), `label` (number of the right
+    choice, from 0)."""
+    metrics: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """What is reported, see `metrics`; the first chooses the best checkpoint, so more of it must be better."""
+    headerless: _Columns = ()
+    """Columns of files without a header."""
+    values: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Role to what the file says to what is meant, as {"label": {"0": "negative", "1": "positive"}}. Labels get this
+    order in the model."""
+    files: dict[str, _Columns] = Field(default_factory=dict)
+    """Split to the names of its files, without a folder, where they are not the usual ones, see `STEMS`; all that are
+    there are scored separately."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the plan in which the task differs."""
     submission: str = ""
+    """Name of the file that GLUE's server takes; with several test files one for each, comma between them."""
     skips_broken_rows: bool = False
+    """Rows of another number of cells or without a text are left out: in QQP as distributed there are a few."""
     answers_may_be_missing: bool = False
+    """Whether "no answer" is right for some questions (SQuAD 2.0)."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _ROLES:
+            raise InputError(f"kind: must be one of {', '.join(KINDS)}, got {self.kind!r:.40}")
+        roles = _ROLES[self.kind]
+        for role in (*self.columns, *roles):
+            if role not in roles or not self.columns.get(role, role in _OPTIONAL_ROLES):
+                raise InputError(f"columns: {self.kind} has the roles {', '.join(roles)}; {role!r:.40}")
+        for metric in self.metrics:
+            if metric not in _METRICS[self.kind]:
+                raise InputError(f"metrics: {self.kind} has no metric {metric!r:.40}")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -85,18 +93,12 @@ class Task:
     def input_columns(self) -> list[str]:
         """The columns that the model is shown; choices may have several."""
         shown = [column for role, column in self.columns.items() if role not in ("id", *TARGET_ROLES)]
-        return (
-            [name for column in shown for name in column.split(",") if name]
-            if "choices" in self.columns
-            else shown
-        )
+        if "choices" not in self.columns:
+            return shown
+        return [name for column in shown for name in column.split(",") if name]
 
     def find_files(self, folder: Path, split: str) -> list[Path]:
-        """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI).
-
-        Raises:
-            InputError: there is none, or it is not clear which one is meant.
-        """
+        """The files of a split in the folder of a data set: one, or several that are scored separately (MNLI)."""
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder")
         names = self._names(split)
@@ -127,54 +129,6 @@ class Task:
         stems = tuple(f"{stem}.*" for stem in STEMS.get(split, (split,)))
         return self.files.get(split) or (*stems, *_SPLIT_ENDINGS.get(split, ()))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain data, which `from_dict` reads."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Any, source: object = "task") -> Task:
-        """The task that `to_dict` wrote to JSON, in the file `source`.
-
-        Raises:
-            InputError: a field is missing, unknown, or not what it should be; the message names it.
-        """
-        found = check(_Row, row, source)
-        if unknown := sorted(found.model_extra or ()):
-            raise InputError(f"{source}: {unknown[0]}: a task has no such field")
-        roles = _ROLES.get(found.kind)
-        if roles is None:
-            raise InputError(f"{source}: kind: must be one of {', '.join(KINDS)}, got {found.kind!r:.40}")
-        for role in (*found.columns, *roles):
-            if role not in roles or not found.columns.get(role, role in _OPTIONAL_ROLES):
-                raise InputError(
-                    f"{source}: columns: {found.kind} has the roles {', '.join(roles)}; {role!r:.40}"
-                )
-        for name in found.metrics:
-            if name not in _METRICS[found.kind]:
-                raise InputError(f"{source}: metrics: {found.kind} has no metric {name!r:.40}")
-        tuples = {
-            "metrics": tuple(found.metrics),
-            "headerless": tuple(found.headerless),
-            "files": {split: tuple(names) for split, names in found.files.items()},
-        }
-        return cls(**{**found.model_dump(), **tuples})
-
-
-class _Row(Schema):
-    """The fields of a `Task` in JSON."""
-
-    name: Annotated[str, Field(min_length=1)]
-    kind: str
-    columns: dict[str, str]
-    metrics: Annotated[list[str], Field(min_length=1)]
-    headerless: list[str]
-    values: dict[str, dict[str, str]]
-    files: dict[str, list[str]]
-    recipe: dict[str, Any]
-    submission: str = ""
-    skips_broken_rows: bool = False
-    answers_may_be_missing: bool = False
-
 
 STEMS = {
     "train": ("train", "train-*", "*-ud-train"),
@@ -189,146 +143,107 @@ _TEXT = {"text": "sentence", "label": "label"}
 _PAIR = {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
 _ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
 _THREE_WAY = {label: label for label in ("entailment", "neutral", "contradiction")}
+_OWN = {"text": "text", "label": "label"}
 _FOUR = "answer0,answer1,answer2,answer3"
+_QUESTION = {role: role for role in ("id", "question", "context", "answers")}
+
+
+def _row(name: str, kind: str, columns: dict[str, str], metrics: str, header: str = "", **more: Any) -> Task:
+    """`metrics` and `header` (`headerless`) with spaces between the names."""
+    scores, headerless = tuple(metrics.split()), tuple(header.split())
+    return Task(name=name, kind=kind, columns=columns, metrics=scores, headerless=headerless, **more)
 
 
 def _classes(
-    name: str, columns: Mapping[str, str], labels: Mapping[str, str], *metrics: str, **more: Any
+    name: str, columns: dict[str, str], labels: tuple[str, ...] | dict[str, str], metrics: str, **more: Any
 ) -> Task:
-    """`labels`: what the file says to what is meant; none where they are found in the training data."""
-    values = {"label": labels} if labels else {}
-    return Task(name=name, kind="classification", columns=columns, values=values, metrics=metrics, **more)
+    """`labels`: what the file says to what is meant, where it does not say 0, 1, ..."""
+    meant = labels if isinstance(labels, dict) else {str(n): label for n, label in enumerate(labels)}
+    return _row(name, "classification", columns, metrics, values={"label": meant}, **more)
 
 
-def _number(name: str, columns: Mapping[str, str], *metrics: str, **more: Any) -> Task:
-    return Task(name=name, kind="regression", columns=columns, metrics=metrics, **more)
+def _glue(name: str, *row: Any, **more: Any) -> Task:
+    """`name` as GLUE's server has it."""
+    return _classes(name.lower().replace("-", ""), *row, **{"submission": f"{name}.tsv", **more})
 
 
-def _choosing(name: str, text: str, choices: str, prefix: str = "", **more: Any) -> Task:
+def _choices(name: str, text: str, choices: str, prefix: str = "", **more: Any) -> Task:
     columns = {"text": text, **({"prefix": prefix} if prefix else {}), "choices": choices, "label": "label"}
-    return Task(name=name, kind="multiple-choice", columns=columns, metrics=("accuracy",), **more)
+    return _row(name, "multiple-choice", columns, "accuracy", **more)
 
 
-def _tagging(name: str, *metrics: str) -> Task:
-    return Task(name=name, kind="tagging", columns={"tokens": "tokens", "tags": "tags"}, metrics=metrics)
+def _tags(name: str, metrics: str) -> Task:
+    return _row(name, "tagging", {"tokens": "tokens", "tags": "tags"}, metrics)
 
 
-def _answering(name: str, **more: Any) -> Task:
-    columns = {"id": "id", "question": "question", "context": "context", "answers": "answers"}
+def _questions(name: str, **more: Any) -> Task:
     recipe = {"epochs": 2, "max_length": 512}
-    return Task(
-        name=name, kind="question-answering", columns=columns, metrics=("f1", "exact"), recipe=recipe, **more
-    )
+    return _row(name, "question-answering", _QUESTION, "f1 exact", recipe=recipe, **more)
 
 
 _ROWS = (
     # -- GLUE, files as distributed; without a header where a set is commonly passed on that way
-    _classes(
-        "cola",
-        _TEXT,
-        {"0": "unacceptable", "1": "acceptable"},
-        *("matthews", "accuracy"),
-        headerless=("source", "label", "star", "sentence"),
-        submission="CoLA.tsv",
+    _glue(
+        *("CoLA", _TEXT, ("unacceptable", "acceptable"), "matthews accuracy"),
+        header="source label star sentence",
     ),
-    _classes(
-        "sst2",
-        _TEXT,
-        {"0": "negative", "1": "positive"},
-        "accuracy",
-        headerless=("sentence", "label"),
-        submission="SST-2.tsv",
-    ),
-    _classes(
-        "mrpc",
-        {"text": "#1 String", "text_pair": "#2 String", "label": "Quality"},
-        {"0": "not_equivalent", "1": "equivalent"},
-        *("accuracy", "positive_f1", "matthews"),
+    _glue("SST-2", _TEXT, ("negative", "positive"), "accuracy", header="sentence label"),
+    _glue(
+        *("MRPC", {"text": "#1 String", "text_pair": "#2 String", "label": "Quality"}),
+        *(("not_equivalent", "equivalent"), "accuracy positive_f1 matthews"),
         recipe={"both_orders": True},
-        submission="MRPC.tsv",
     ),
-    _number(
-        "stsb",
-        {**_PAIR, "label": "score"},
-        *("spearman", "pearson", "mean_squared_error"),
-        headerless=("sentence1", "sentence2", "score"),
+    _row(
+        *("stsb", "regression", {**_PAIR, "label": "score"}, "spearman pearson mean_squared_error"),
+        header="sentence1 sentence2 score",
         recipe={"both_orders": True, "epochs": 10},
         submission="STS-B.tsv",
     ),
-    _classes(
-        "qqp",
-        {"text": "question1", "text_pair": "question2", "label": "is_duplicate"},
-        {"0": "not_duplicate", "1": "duplicate"},
-        *("accuracy", "positive_f1"),
-        submission="QQP.tsv",
+    _glue(
+        *("QQP", {"text": "question1", "text_pair": "question2", "label": "is_duplicate"}),
+        *(("not_duplicate", "duplicate"), "accuracy positive_f1"),
         skips_broken_rows=True,
     ),
-    _classes(
-        "mnli",
-        {**_PAIR, "label": "gold_label"},
-        _THREE_WAY,
-        "accuracy",
-        files={
-            "dev": ("dev_matched.tsv", "dev_mismatched.tsv"),
-            "test": ("test_matched.tsv", "test_mismatched.tsv"),
-        },
+    _glue(
+        *("MNLI", {**_PAIR, "label": "gold_label"}, _THREE_WAY, "accuracy"),
+        files={part: (f"{part}_matched.tsv", f"{part}_mismatched.tsv") for part in ("dev", "test")},
         submission="MNLI-m.tsv,MNLI-mm.tsv",
     ),
-    _classes(
-        "ax",  # GLUE's diagnostics: a test for a model of MNLI
-        _PAIR,
-        _THREE_WAY,
-        *("matthews", "accuracy"),
+    _glue(  # GLUE's diagnostics: a test for a model of MNLI
+        *("AX", _PAIR, _THREE_WAY, "matthews accuracy"),
         files={"test": ("diagnostic.tsv", "AX.tsv", "test.tsv")},
-        submission="AX.tsv",
     ),
-    _classes(
-        "qnli",
-        {"text": "question", "text_pair": "sentence", "label": "label"},
-        _ENTAILMENT,
-        "accuracy",
-        submission="QNLI.tsv",
-    ),
-    _classes("rte", _PAIR, _ENTAILMENT, "accuracy", recipe={"epochs": 10}, submission="RTE.tsv"),
-    _classes("wnli", _PAIR, {"0": "not_entailment", "1": "entailment"}, "accuracy", submission="WNLI.tsv"),
+    _glue("QNLI", {"text": "question", "text_pair": "sentence", "label": "label"}, _ENTAILMENT, "accuracy"),
+    _glue("RTE", _PAIR, _ENTAILMENT, "accuracy", recipe={"epochs": 10}),
+    _glue("WNLI", _PAIR, ("not_entailment", "entailment"), "accuracy"),
     # -- SuperGLUE and multiple choice
     _classes(
-        "cb",
-        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
-        _THREE_WAY,
-        *("accuracy", "macro_f1"),
+        *("cb", {"text": "premise", "text_pair": "hypothesis", "label": "label"}, _THREE_WAY),
+        "accuracy macro_f1",
         recipe={"epochs": 20, "batch_size": 16},
     ),
-    _choosing(
+    _choices(
         *("copa", "premise", "choice1,choice2", "question"),
         values={"prefix": {"cause": "because", "effect": "so"}},
         recipe={"epochs": 10},
     ),
-    _choosing(
-        *("codah", "prompt", _FOUR),
-        headerless=("category", "prompt", *_FOUR.split(","), "label"),
-    ),
-    _choosing("cosmosqa", "context", _FOUR, "question", recipe={"max_length": 256}),
-    _choosing("swag", "sent1", "ending0,ending1,ending2,ending3", "sent2"),
+    _choices("codah", "prompt", _FOUR, header=f"category prompt {_FOUR.replace(',', ' ')} label"),
+    _choices("cosmosqa", "context", _FOUR, "question", recipe={"max_length": 256}),
+    _choices("swag", "sent1", "ending0,ending1,ending2,ending3", "sent2"),
     # -- tagging
-    *(_tagging(name, "entity_f1", "accuracy") for name in ("conll2003", "wnut17", "btc", "wikigold")),
-    *(_tagging(name, "accuracy", "macro_f1") for name in ("upos", "gum_upos")),
+    *(_tags(name, "entity_f1 accuracy") for name in ("conll2003", "wnut17", "btc", "wikigold")),
+    *(_tags(name, "accuracy macro_f1") for name in ("upos", "gum_upos")),
     # -- extractive question answering
-    *(_answering(name) for name in ("squad1", "xquad_en", "qamr", "covid_qa")),
-    _answering("squad2", answers_may_be_missing=True),
+    *(_questions(name) for name in ("squad1", "xquad_en", "qamr", "covid_qa")),
+    _questions("squad2", answers_may_be_missing=True),
     # -- your own files: columns as named on the command line
-    _classes("text-classification", {"text": "text", "label": "label"}, {}, "accuracy", "macro_f1"),
-    Task(
-        name="multi-label-classification",
-        kind="multi-label",
-        columns={"text": "text", "label": "labels"},
-        metrics=("micro_f1", "macro_f1"),
-    ),
-    _number("regression", {"text": "text", "label": "label"}, *_METRICS["regression"]),
-    _tagging("entities", "entity_f1", "accuracy"),
-    _tagging("tagging", "accuracy", "macro_f1"),
-    _answering("question-answering"),
-    _choosing("multiple-choice", "text", "choices"),
+    _row("text-classification", "classification", _OWN, "accuracy macro_f1"),
+    _row("multi-label-classification", "multi-label", {**_OWN, "label": "labels"}, "micro_f1 macro_f1"),
+    _row("regression", "regression", _OWN, "pearson spearman mean_squared_error"),
+    _tags("entities", "entity_f1 accuracy"),
+    _tags("tagging", "accuracy macro_f1"),
+    _questions("question-answering"),
+    _choices("multiple-choice", "text", "choices"),
 )
 
 TASKS = {task.name: task for task in _ROWS}
@@ -336,10 +251,7 @@ TASKS = {task.name: task for task in _ROWS}
 
 
 def find_task(name: str, columns: Mapping[str, str | None] | None = None) -> Task:
-    """The row of that name, with some columns named otherwise.
-
-    Args:
-        columns: role to column; None is no change. An empty name takes an optional column away.
+    """The row of that name, with some columns (by role) named otherwise; an empty name takes an optional column away.
 
     Raises:
         InputError: no such task, or it has no such role; the message lists what there is.
@@ -355,4 +267,4 @@ def find_task(name: str, columns: Mapping[str, str | None] | None = None) -> Tas
         if not changes[role] and role not in _OPTIONAL_ROLES:
             raise InputError(f"{name} needs a column for {role}: its name must not be empty")
     named = {role: column for role, column in {**task.columns, **changes}.items() if column}
-    return dataclasses.replace(task, columns=named, headerless=() if changes else task.headerless)
+    return task.override(columns=named, headerless=() if changes else task.headerless)

@@ -11,13 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import (
-    EarlyStoppingCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
 from convbert.finetuning.data import Feature
 from convbert.finetuning.inference import MAX_TOKENS, Split
@@ -33,7 +27,6 @@ class TaskObjective(nn.Module):
     """The model's own loss, weighed so that every example counts the same.
 
     Args:
-        model: a ConvBERT with a head, or the same with adapters.
         batch_size: examples in a batch, on average: the loss of a batch of n counts n / `batch_size` times, as batches
             of short texts have more of them. None where the loss is a mean over tokens.
     """
@@ -52,18 +45,16 @@ class TaskObjective(nn.Module):
 
 
 class FinetuningTrainer(ObjectiveTrainer):
-    """Scores eval data by the task's metrics.
+    """Scores `splits` by the task's metrics; the first metric of the first chooses the best checkpoint.
 
     Args:
-        splits: what is scored, one or several; the first metric of the first chooses the best checkpoint.
         labelled: the features of a split as for training, with targets.
-        kwargs: see `ObjectiveTrainer`.
     """
 
     def __init__(
         self,
         objective: TaskObjective,
-        args: TrainingArguments,
+        args: Any,
         *,
         splits: list[Split],
         labelled: Callable[[Split], list[Feature]],
@@ -74,9 +65,8 @@ class FinetuningTrainer(ObjectiveTrainer):
         self.splits, self.labelled = splits, cache(lambda number: labelled(splits[number]))
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "dev"):
-        """Scores named `<split>_<metric>`, losses, and `SCORE`.
-
-        (In a distributed run every process scores all of the eval data: it is small beside what it is trained on.)
+        """Scores named `<split>_<metric>`, losses, and `SCORE`; in a distributed run by every process, of all of the
+        eval data.
         """
         started = monotonic()
         metrics: dict[str, float] = {}
@@ -84,8 +74,7 @@ class FinetuningTrainer(ObjectiveTrainer):
             with self.accelerator.autocast():
                 predictions = split.predict(self.model.model)
             metrics |= {f"{split.name}_{name}": value for name, value in split.score(predictions).items()}
-            loss = split.loss(predictions)
-            loss = self._loss_of(number) if loss is None else loss
+            loss = self._loss_of(number)
             metrics |= {} if loss is None else {f"{split.name}_loss": loss}
         self.throughput.pause(monotonic() - started)
         self.log(dict(metrics))
@@ -95,7 +84,7 @@ class FinetuningTrainer(ObjectiveTrainer):
 
     @torch.no_grad()
     def _loss_of(self, number: int) -> float | None:
-        """The model's own loss, where predictions do not give it; None where no example can be trained on."""
+        """The model's own loss; None where no example can be trained on."""
         features, model = self.labelled(number), self.model.model
         losses, counts = [], []
         model.eval()
@@ -126,8 +115,6 @@ class EvaluateAtTheEnd(TrainerCallback):
     def __init__(self, budget: TrainingBudget) -> None:
         self.budget = budget
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.budget.fraction_done(state.global_step) >= 1.0:
             control.should_evaluate = True

@@ -49,9 +49,7 @@ def read_tokenizer(source: str) -> ConvBertTokenizerFast:
 
 def check_head(config: ConvBertConfig, source: str, adapter: TaskAdapter, new_head: bool) -> bool:
     """Whether the checkpoint's head is for this task, and training goes on with it, in its own order of labels.
-
-    Raises:
-        InputError: the checkpoint was fine-tuned for something else, and nobody said that its head should go.
+    Refuses one that was fine-tuned for something else, unless a `new_head` is wanted.
     """
     if new_head or architecture_of(config) in _PRETRAINED:
         return False
@@ -65,11 +63,7 @@ def check_head(config: ConvBertConfig, source: str, adapter: TaskAdapter, new_he
 
 
 def adapter_of_model(task: Task, config: ConvBertConfig, source: str) -> TaskAdapter:
-    """The task's adapter, with the labels of a fine-tuned model.
-
-    Raises:
-        InputError: the model has the head of another kind of task.
-    """
+    """The task's adapter, with the labels of a fine-tuned model; an `InputError` where its head is of another kind."""
     adapter = adapter_of(task, _labels_of(config))
     _check_fit(config, source, adapter, task.labels, "fine-tune it first")
     return adapter
@@ -80,16 +74,15 @@ def _check_fit(
 ) -> None:
     architecture, task, theirs = architecture_of(config), adapter.task.name, _labels_of(config)
     wanted, problem = adapter.model_class.__name__, adapter.config_changes().get("problem_type")
+    difference = ""
     if architecture != wanted:
-        raise InputError(f"{source}: is a {architecture}, and {task} needs a {wanted}; {remedy}")
-    if labels and set(theirs) != set(labels):
-        raise InputError(
-            f"{source}: has the labels {', '.join(theirs)}, and {task} has {', '.join(labels)}; {remedy}"
-        )
-    if problem and config.problem_type not in (None, problem):
-        raise InputError(
-            f"{source}: was trained for {config.problem_type}, and {task} is {problem}; {remedy}"
-        )
+        difference = f"is a {architecture}, and {task} needs a {wanted}"
+    elif labels and set(theirs) != set(labels):
+        difference = f"has the labels {', '.join(theirs)}, and {task} has {', '.join(labels)}"
+    elif problem and config.problem_type not in (None, problem):
+        difference = f"was trained for {config.problem_type}, and {task} is {problem}"
+    if difference:
+        raise InputError(f"{source}: {difference}; {remedy}")
 
 
 def _labels_of(config: ConvBertConfig) -> tuple[str, ...]:
@@ -99,11 +92,7 @@ def _labels_of(config: ConvBertConfig) -> tuple[str, ...]:
 def build_model(
     source: str, config: ConvBertConfig, adapter: TaskAdapter, plan: FinetuningPlan, keep_head: bool
 ) -> ConvBertPreTrainedModel:
-    """The checkpoint's encoder with a head for the task: its own, or a fresh one.
-
-    Raises:
-        InputError: the checkpoint's weights do not fill the encoder.
-    """
+    """The checkpoint's encoder with a head for the task: its own, or a fresh one."""
     for name, value in adapter.config_changes().items():
         setattr(config, name, value)
     if plan.dropout is not None:

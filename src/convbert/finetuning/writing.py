@@ -38,9 +38,8 @@ def read_predictions(folder: Path, name: str) -> list[Prediction]:
 
 
 def submission(split: Split, predictions: Sequence[Prediction]) -> str:
-    """The file that GLUE's server takes: index and prediction, labels as in the data.
-
-    Its one number, STS-B's similarity, goes from 0 to 5.
+    """The file that GLUE's server takes: index and prediction, labels as in the data. Its one number, STS-B's
+    similarity, goes from 0 to 5.
     """
     as_in_file = {meant: said for said, meant in split.adapter.task.values.get("label", {}).items()}
     lines = ["index\tprediction"]
@@ -54,19 +53,14 @@ def submission(split: Split, predictions: Sequence[Prediction]) -> str:
 
 def model_card(adapter: TaskAdapter, plan: FinetuningPlan, metrics: dict[str, Any]) -> str:
     """The README.md of a fine-tuned model: what it was made from and with, data, scores, recipe."""
+    scored = {**metrics["scores"], "most frequent answer": metrics["baseline"] or {}}
     rows = [
         f"| {split} | {name} | {value:.4f} |"
-        for split, scores in metrics["scores"].items()
+        for split, scores in scored.items()
         for name, value in scores.items()
     ]
-    if metrics["baseline"] is not None:
-        rows += [
-            f"| most frequent answer | {name} | {value:.4f} |" for name, value in metrics["baseline"].items()
-        ]
-    files = {"train": metrics["files"]["train"]}
-    files |= zip(metrics["dev_examples"], metrics["files"]["dev"], strict=True)
-    counts = {"train": metrics["train_examples"], **metrics["dev_examples"]}
-    data = [f"| {name} | `{Path(path).name}` | {counts[name]:,} |" for name, path in files.items()]
+    counts = metrics["examples"]
+    data = [f"| {name} | `{Path(path).name}` | {counts[name]:,} |" for name, path in metrics["files"].items()]
     model = metrics["model"]
     is_embedded, is_folder = model == "embedded", Path(model).exists()
     base = "the embedded English model" if is_embedded else f"`{Path(model).name if is_folder else model}`"

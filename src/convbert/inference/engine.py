@@ -51,8 +51,7 @@ class Engine:
 
     Args:
         model: run without gradients, in evaluation mode; it keeps the mode it was in.
-        max_tokens: tokens in a batch; a longer text makes a batch of its own.
-        max_texts: texts in a batch, at most.
+        max_tokens, max_texts: in a batch, at most; a longer text makes a batch of its own.
     """
 
     model: nn.Module
@@ -63,15 +62,14 @@ class Engine:
     def answer(
         self, records: Iterable[Any], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Iterator[Any]:
-        """Read ahead a bounded number of records, and give their answers one by one; an `InputError` is its own answer.
+        """Read ahead a bounded number of records, and give their answers one by one; an `InputError` is its own
+        answer.
 
         The first portion is small, so that the first answers wait for one batch only.
 
         Args:
-            on_error: "return" gives an `InputError` in place of an answer, and goes on.
-
-        Raises:
-            InputError: a record cannot be used. The message has its number; the answers before it have been given.
+            on_error: "return" gives an `InputError` in place of an answer, and goes on; "raise" stops at the first,
+                with the number of its record in the message, when the answers before it have been given.
         """
         answers = self._answers(records, stops=on_error == "raise")
         for number, answer in enumerate(answers, start=1):

@@ -83,23 +83,37 @@ def load(
         raise InputError(
             f"{name} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
         )
-    folder = str(embedded.folder()) if source is None else os.fspath(source)
-    check_source(folder)
-    model = load_filled(TASKS[name].model, folder, dtype="auto")
+    model = load_filled(TASKS[name].model, find_model(source), dtype="auto")
     set_precision(model, precision, place)
     return model.to(place).eval()
 
 
-def find_model(source: str | os.PathLike[str] | None) -> str:
+def find_model(source: PathLike | None) -> str:
     """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded model.
 
     Raises:
-        InputError: it can only be a folder, and there is none with a model in it.
+        InputError: it can only be a folder, and there is none with a model in it. A name on the Hub has one slash, and
+            not in front.
     """
     if source in (None, "embedded"):
         return str(embedded.folder())
     name = os.fspath(source)
-    check_source(name)
+    if os.path.isfile(name):
+        raise InputError(f"{name}: is a file; give the folder that holds it")
+    is_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
+    if not os.path.isdir(name):
+        if is_path:
+            raise InputError(f"{name}: there is no such folder")
+        if "/" not in name:
+            raise InputError(
+                f"{name}: there is no such folder; a name on the Hub has an owner, as in owner/{name}"
+            )
+    elif not os.path.isfile(os.path.join(name, "config.json")):
+        places = (os.path.join(name, part) for part in ("model", "generator"))
+        inside = [place for place in places if os.path.isfile(os.path.join(place, "config.json"))]
+        hint = f"; {' and '.join(inside)} can be meant" if inside else ""
+        raise InputError(f"{name}: holds no model: there is no config.json{hint}")
+    check_hub(name)
     return name
 
 
@@ -111,11 +125,8 @@ def load_filled(
     dtype: torch.dtype | str = torch.float32,
     optional_head: bool = False,
 ) -> Any:
-    """Load a model, on the CPU, and refuse weights that leave a part of it random.
-
-    Args:
-        config: in place of the stored one.
-        optional_head: what lies above the encoder may be missing.
+    """Load a model, on the CPU, and refuse weights that leave a part of it random; with `optional_head`, of the
+    encoder alone.
     """
     if os.path.isdir(source):
         check_sizes(Path(source), ConvBertConfig.from_pretrained(source))
@@ -141,10 +152,8 @@ def load_filled(
 
 
 def ready(model: ConvBertPreTrainedModel, source: object) -> ConvBertPreTrainedModel:
-    """The model, without the switches of its configuration that ask for more than answers.
-
-    Raises:
-        InputError: a weight is NaN or infinite, so that no answer would mean anything.
+    """The model, without the switches of its configuration that ask for more than answers; an `InputError` where a
+    weight is NaN or infinite.
     """
     config = model.config
     config.output_attentions = config.output_hidden_states = False
@@ -159,10 +168,8 @@ def ready(model: ConvBertPreTrainedModel, source: object) -> ConvBertPreTrainedM
 
 
 def unwrap(model: nn.Module) -> ConvBertPreTrainedModel:
-    """The model behind `torch.compile`, `DataParallel` and adapters of peft, which stay part of it.
-
-    Raises:
-        InputError: it is no ConvBERT, or its adapters are a prompt, which the model alone does not read.
+    """The model behind `torch.compile`, `DataParallel` and adapters of peft, which stay part of it. Refuses what is no
+    ConvBERT, and adapters that are a prompt, which the model alone does not read.
     """
     while not isinstance(model, ConvBertPreTrainedModel):
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
@@ -179,11 +186,7 @@ def unwrap(model: nn.Module) -> ConvBertPreTrainedModel:
 
 
 def find_task(task: str) -> str:
-    """The key of `TASKS`.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The key of `TASKS`; an `InputError` lists those that there are."""
     name = ALIASES.get(task, task)
     if name not in TASKS:
         raise InputError(f"there is no task {task!r}; there are {', '.join([*TASKS, *ALIASES])}")
@@ -191,11 +194,7 @@ def find_task(task: str) -> str:
 
 
 def find_device(device: Device) -> torch.device:
-    """The device, or the GPU where there is one for None.
-
-    Raises:
-        InputError: PyTorch cannot use it here.
-    """
+    """The device, or for None the GPU where there is one; an `InputError` says why PyTorch cannot use it here."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(device, int) and device < 0:
@@ -204,31 +203,6 @@ def find_device(device: Device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def check_source(source: str) -> None:
-    """Refuse what can only be a folder and is none; a name on the Hub is an owner's, with one slash, and not in front.
-
-    Raises:
-        InputError: a file, a folder that is not there, or one without a model in it.
-    """
-    if os.path.isfile(source):
-        raise InputError(f"{source}: is a file; give the folder that holds it")
-    is_path = (
-        source.startswith((".", "~", os.sep)) or source.count("/") > 1 or (os.sep != "/" and os.sep in source)
-    )
-    if is_path and not os.path.isdir(source):
-        raise InputError(f"{source}: there is no such folder")
-    if "/" not in source and not os.path.isdir(source):
-        raise InputError(
-            f"{source}: there is no such folder; a name on the Hub has an owner, as in owner/{source}"
-        )
-    if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
-        places = (os.path.join(source, name) for name in ("model", "generator"))
-        inside = [place for place in places if os.path.isfile(os.path.join(place, "config.json"))]
-        hint = f"; {' and '.join(inside)} can be meant" if inside else ""
-        raise InputError(f"{source}: holds no model: there is no config.json{hint}")
-    check_hub(source)
 
 
 @contextmanager

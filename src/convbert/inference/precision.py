@@ -20,11 +20,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse what cannot run.
-
-    Raises:
-        InputError: a word that is no `Precision`, or one that cannot run on `device`, with the reason.
-    """
+    """Refuse a word that is no `Precision`, or one that cannot run on `device`, with the reason."""
     if precision not in get_args(Precision):
         raise InputError(f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
     if reason := why_not(precision, device):
@@ -34,14 +30,12 @@ def check_precision(precision: str, device: torch.device) -> None:
 def set_precision(model: PreTrainedModel, precision: Precision, device: torch.device) -> None:
     """Make a model as it was loaded compute in `precision` on `device`, in place, to be run.
 
-    On a CPU the encoder is frozen at once, see `convbert.model.frozen`, and no weight asks for a gradient. In int8, the
-    encoder's wide linear layers compute in 8-bit numbers; embeddings, norms, convolutions and the head stay in fp32,
-    and so do the stored weights: while somebody listens to a layer, or a program is traced, the encoder runs in fp32.
+    On a CPU the encoder is frozen at once, see `convbert.model.frozen`, and no weight asks for a gradient. In int8,
+    the encoder's wide linear layers compute in 8-bit numbers; embeddings, norms, convolutions and the head stay in
+    fp32, and so do the stored weights: while somebody listens to a layer, or a program is traced, the encoder runs in
+    fp32.
 
-    Warns with a `SlowerWarning` where what was asked for runs, but fp32 would be faster.
-
-    Raises:
-        InputError: see `check_precision`.
+    Refuses what `check_precision` refuses, and warns with a `SlowerWarning` where fp32 would be faster.
     """
     check_precision(precision, device)
     name = automatic(device, model.dtype)[0] if precision == "auto" else precision

@@ -75,14 +75,7 @@ _RUNTIMES = {"onnx": _open_onnx, "openvino": _open_openvino}
 
 
 def open_runtime(runtime: str, path: Path) -> Run:
-    """An exported file, ready to run.
-
-    Args:
-        runtime: "onnx" or "openvino".
-
-    Raises:
-        InputError: the runtime cannot read the file: it is damaged, or of an opset that the runtime does not know.
-    """
+    """An exported file in "onnx" or "openvino", ready to run; an `InputError` where the runtime cannot read it."""
     try:
         return _RUNTIMES[runtime](path)
     except Exception as error:  # each runtime has classes of its own for that
@@ -136,11 +129,10 @@ class ExportedModel(ConvBertPreTrainedModel):
 
 
 def load_exported(folder: str | Path, task: str, runtime: str, precision: str = "auto") -> ExportedModel:
-    """The exported model in a folder, for a pipeline.
+    """The exported model in a folder, for a pipeline, run by "onnx" or "openvino".
 
     Args:
         task: a key of `TASKS`.
-        runtime: "onnx" or "openvino".
         precision: for ONNX, a key of `ONNX_FILES`; "auto" takes the first that is there.
 
     Raises:

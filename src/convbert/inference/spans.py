@@ -20,14 +20,9 @@ from convbert.util.errors import InputError
 Logits = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Window:
-    """What the model says about tokens first ... last - 1 of a text.
-
-    Attributes:
-        start, end: (last - first,) logits of an answer that starts, or ends, at the token.
-        no_start, no_end: the two logits of "no answer".
-    """
+class Window(NamedTuple):
+    """What the model says about tokens first ... last - 1 of a text: (last - first,) logits of an answer that starts,
+    or ends, at each, and the two logits of "no answer"."""
 
     first: int
     last: int
@@ -36,20 +31,11 @@ class Window:
     no_start: float
     no_end: float
 
-    @property
-    def no_answer(self) -> float:
-        """Logit of "no answer", as of a span."""
-        return self.no_start + self.no_end
-
 
 @dataclass(frozen=True)
 class Passage:
-    """A text to find answers in, as tokens.
-
-    Attributes:
-        ids: (N,) its tokens, without special ones.
-        offsets: per token, the characters [start, end) of the text that it stands for.
-        words: per token, the number of its word.
+    """A text to find answers in, as N tokens without special ones: their ids, the characters [start, end) that each
+    stands for, and the number of its word.
     """
 
     text: str
@@ -109,41 +95,36 @@ def read_windows(
 def find_answers(
     found: Sequence[tuple[Place, Any]], longest: int, count: int, *, whole_words: bool = False
 ) -> tuple[list[Span], Span] | None:
-    """The best spans, and "no answer", by the window that is least in favour of it.
+    """The best spans, and "no answer", by the window that is least in favour of it; None where nothing is shown.
 
     Args:
         found: windows on one passage, each with its (T, 2) logits of start and end.
         longest: tokens of an answer, at most.
         count: spans to give, at most; each stands for other characters.
         whole_words: extend spans to whole words.
-
-    Returns:
-        None where no window shows anything of the passage.
     """
     passage = found[0][0].passage if found else None
-    windows = [_window(place, np.asarray(logits, np.float64)) for place, logits in found]
-    windows = [window for window in windows if window.last > window.first]
+    windows = []
+    for place, given in found:
+        logits = np.asarray(given, np.float64)
+        shown = logits[place.before : place.before + place.last - place.first]
+        if len(shown):
+            windows.append(Window(place.first, place.last, shown[:, 0], shown[:, 1], *map(float, logits[0])))
     if passage is None or not windows:
         return None
-    seen_by, scale = best_seen(windows), log_scale(windows)
+    seen_by, scale = best_seen(windows), _log_scale(windows)
     spans: dict[tuple[int, int], Span] = {}
     for logit, first, last in best_spans(windows, longest):
         # Two spans of tokens may stand for the same words; the better one comes first.
-        place = passage.characters(first, last, whole_words)
+        characters = passage.characters(first, last, whole_words)
         window = windows[seen_by[first]]
         start = float(window.start[first - window.first])
-        spans.setdefault(place, Span(*place, start, logit - start, exp(logit - scale)))
+        spans.setdefault(characters, Span(*characters, start, logit - start, exp(logit - scale)))
         if len(spans) == count:
             break
-    null = min(windows, key=lambda window: window.no_answer)
-    no_answer = Span(0, 0, null.no_start, null.no_end, exp(null.no_answer - scale))
-    return list(spans.values()), no_answer
-
-
-def _window(place: Place, logits: Logits) -> Window:
-    shown = slice(place.before, place.before + place.last - place.first)
-    (no_start, no_end), start, end = logits[0], logits[shown, 0], logits[shown, 1]
-    return Window(place.first, place.last, start, end, float(no_start), float(no_end))
+    null = min(windows, key=lambda window: window.no_start + window.no_end)
+    score = exp(null.no_start + null.no_end - scale)
+    return list(spans.values()), Span(0, 0, null.no_start, null.no_end, score)
 
 
 def plan_windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
@@ -162,9 +143,8 @@ def plan_windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def best_seen(windows: Sequence[Window]) -> NDArray[np.int64]:
-    """Per token of the text, the number of the window that sees it with most context around it.
-
-    What counts is the shorter of the two sides, and the longer window where these are equal.
+    """Per token of the text, the number of the window that sees it with most context around it: on the shorter of the
+    two sides, and in the longer window where these are equal.
     """
     return most_context([(window.first, window.last) for window in windows], longer_wins=True)
 
@@ -185,39 +165,29 @@ def most_context(windows: Sequence[tuple[int, int]], *, longer_wins: bool = Fals
 def best_spans(windows: Sequence[Window], longest: int) -> Iterator[tuple[float, int, int]]:
     """Spans of at most `longest` tokens, best first: logit, first token, last token (inclusive)."""
     seen_by = best_seen(windows)
-    columns = [
-        _spans(window, seen_by[window.first : window.last] == number, longest)
-        for number, window in enumerate(windows)
-    ]
+    columns = []
+    for number, window in enumerate(windows):
+        size = len(window.end)
+        firsts = np.flatnonzero(seen_by[window.first : window.last] == number)[:, None]
+        lasts = firsts + np.arange(min(longest, size))
+        inside = lasts < size
+        logits = window.start[firsts] + window.end[np.where(inside, lasts, 0)]
+        firsts = np.broadcast_to(firsts, lasts.shape)
+        columns.append((logits[inside], firsts[inside] + window.first, lasts[inside] + window.first))
     logits, firsts, lasts = (np.concatenate(column) for column in zip(*columns, strict=True))
     for index in np.argsort(-logits, kind="stable"):
         yield float(logits[index]), int(firsts[index]), int(lasts[index])
 
 
-def _spans(
-    window: Window, may_start: NDArray[np.bool_], longest: int
-) -> tuple[Logits, NDArray[np.int64], NDArray[np.int64]]:
-    """Logit, first and last token of every span that is allowed to start in this window."""
-    firsts = np.flatnonzero(may_start)[:, None]
-    lasts = firsts + np.arange(min(longest, len(window.end)))
-    inside = lasts < len(window.end)
-    logits = window.start[firsts] + window.end[np.where(inside, lasts, 0)]
-    firsts = np.broadcast_to(firsts, lasts.shape)
-    return logits[inside], firsts[inside] + window.first, lasts[inside] + window.first
-
-
-def log_scale(windows: Sequence[Window]) -> float:
+def _log_scale(windows: Sequence[Window]) -> float:
     """What turns the logit of a span into the logarithm of its probability, when subtracted.
 
     A token that several windows see counts once, with its highest logit, so that no probability exceeds 1.
     """
     length = max(window.last for window in windows)
-    starts, ends = np.full(length + 1, -np.inf), np.full(length + 1, -np.inf)
+    best = np.full((2, length + 1), -np.inf)  # of start and end; the last place is for "no answer"
     for window in windows:
         seen = slice(window.first, window.last)
-        starts[seen] = np.maximum(starts[seen], window.start)
-        ends[seen] = np.maximum(ends[seen], window.end)
-    starts[length], ends[length] = (
-        max(column) for column in zip(*[(w.no_start, w.no_end) for w in windows], strict=True)
-    )
-    return float(np.logaddexp.reduce(starts) + np.logaddexp.reduce(ends))
+        best[:, seen] = np.maximum(best[:, seen], (window.start, window.end))
+        best[:, length] = np.maximum(best[:, length], (window.no_start, window.no_end))
+    return float(np.logaddexp.reduce(best, axis=1).sum())

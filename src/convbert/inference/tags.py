@@ -31,13 +31,8 @@ Part = tuple[str, str]
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a set of tags is to be read.
-
-    Attributes:
-        name: "BIO", "IO", "IOBES", "BILOU", "BMES", ...
-        parts: tag to its letter, in those of IOBES, and its type.
-        unknown: tags that do not fit the others.
-        note: what a reader should know, "" for plain BIO.
+    """How a set of tags is to be read: "BIO", "IOBES", ...; tag to its letter, in those of IOBES, and type; tags that
+    do not fit; and what a reader should know, "" for plain BIO.
     """
 
     name: str
@@ -57,10 +52,8 @@ class Scheme:
 
 
 def read_scheme(tags: Iterable[str], *, may_be_bare: bool = True) -> Scheme:
-    """The scheme that fits a set of tags, or most of them.
-
-    Args:
-        may_be_bare: whether types without a letter, beside an "O", are tags of entities.
+    """The scheme that fits a set of tags, or most of them; beside an "O", types without a letter may be entities, too
+    (`may_be_bare`).
     """
     names = sorted(set(tags))
     inside = [name for name in names if name not in _OUTSIDE]
@@ -111,12 +104,8 @@ def _note(title: str, pattern: re.Pattern[str], fitting: Sequence[str], parts: M
 
 
 def as_bio(tags: Sequence[str], parts: Mapping[str, Part] | None = None) -> tuple[str, ...]:
-    """Tags of any scheme as BIO: B begins every span.
-
-    As CoNLL's own evaluation reads them, an I or E that continues nothing begins a span.
-
-    Args:
-        parts: of a `Scheme`; by default of that of these tags. A tag that is not among them is outside.
+    """Tags of any scheme (`parts`, by default that of these tags) as BIO: B begins every span; a tag without a part is
+    outside. As CoNLL's own evaluation reads them, an I or E that continues nothing begins a span.
     """
     parts = scheme_of(frozenset(tags)).parts if parts is None else parts
     found: list[str] = []

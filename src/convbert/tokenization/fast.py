@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import AddedToken
 from transformers import BertTokenizer
 
-from convbert.tokenization.shared import (
-    TOO_SHORT,
-    BertConventions,
-    check_word_limit,
-    refuse_surrogates,
-    save_rules,
-)
-from convbert.tokenization.vocabulary import PathLike, build_vocabulary
+from convbert.tokenization.shared import TOO_SHORT, BertConventions, refuse_surrogates, save_rules
+from convbert.tokenization.vocabulary import PathLike
 from convbert.util.errors import InputError
 
 
@@ -39,71 +31,17 @@ class ConvBertTokenizerFast(BertConventions, BertTokenizer):
         InputError: the vocabulary is missing or cannot be used (see `load_vocabulary`).
     """
 
-    def __init__(
-        self,
-        vocab: PathLike | Mapping[str, int] | None = None,
-        *,
-        vocab_file: PathLike | None = None,
-        do_lower_case: bool | None = None,
-        strip_accents: bool | None = None,
-        tokenize_chinese_chars: bool = True,
-        max_input_chars_per_word: int = 100,
-        unk_token: str | AddedToken = "[UNK]",
-        sep_token: str | AddedToken = "[SEP]",
-        pad_token: str | AddedToken | None = "[PAD]",
-        cls_token: str | AddedToken = "[CLS]",
-        mask_token: str | AddedToken | None = "[MASK]",
-        **kwargs: Any,
-    ) -> None:
-        kwargs.pop("tokenizer_file", None)
-        backend = kwargs.get("tokenizer_object")
-        added_tokens = kwargs.get("added_tokens_decoder", {})
-        if vocab is None:
-            vocab = vocab_file
-        if vocab is None and backend is not None:  # from `train_new_from_iterator`, whose new rows it holds
-            vocab, added_tokens = backend.get_vocab(with_added_tokens=False), {}
-        named_tokens = {
-            "unk_token": unk_token,
-            "sep_token": sep_token,
-            "pad_token": pad_token,
-            "cls_token": cls_token,
-            "mask_token": mask_token,
-        }
-        vocabulary = build_vocabulary(
-            vocab,
-            named_tokens,
-            added_tokens,
-            kwargs.get("name_or_path"),
-            guessed=do_lower_case is None and backend is None,
-            accents_said=strip_accents is not None,
-        )
-        do_lower_case = do_lower_case is not False
-        self.max_input_chars_per_word = check_word_limit(max_input_chars_per_word)
-        super().__init__(
-            vocab=vocabulary,
-            do_lower_case=do_lower_case,
-            strip_accents=strip_accents,
-            tokenize_chinese_chars=tokenize_chinese_chars,
-            max_input_chars_per_word=max_input_chars_per_word,
-            **named_tokens,
-            **kwargs,
-        )
-        self.backend_tokenizer.model.max_input_chars_per_word = max_input_chars_per_word
-        self.backend_tokenizer.model.unk_token = str(unk_token)
+    def _arguments(self, vocabulary: dict[str, int], **kwargs: Any) -> dict[str, Any]:
+        return {"vocab": vocabulary, **kwargs}
 
     def _base_vocabulary(self) -> dict[str, int]:
         return self.backend_tokenizer.get_vocab(with_added_tokens=False)
 
     def _save_pretrained(
-        self,
-        save_directory: PathLike,
-        file_names: tuple[str, ...],
-        legacy_format: bool | None = None,
-        filename_prefix: str | None = None,
+        self, save_directory: PathLike, file_names: tuple[str, ...], *_: Any, **named: Any
     ) -> tuple[str, ...]:
         """The one file that holds everything, written whole or not at all."""
-        path = save_rules(self.backend_tokenizer, save_directory, filename_prefix, file_names[0])
-        return (*file_names, path)
+        return save_rules(self.backend_tokenizer, save_directory, file_names, **named)
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
         try:

@@ -12,27 +12,17 @@ from convbert.util.schema import check, read_json
 
 
 def check_config(path: object) -> None:
-    """Refuse a damaged tokenizer_config.json.
-
-    Raises:
-        InputError: naming file and field.
-    """
+    """Refuse a damaged tokenizer_config.json, by file and field."""
     check(Config, read_json(str(path)), path)
 
 
 def read_files(files: Mapping[str, str | None], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What the files of a folder say, as arguments of a constructor.
+    """What the files of a folder say, as arguments of a constructor; `asked` are those that the caller gives beside
+    it.
 
     tokenizer_config.json comes before the files of early releases, and those before tokenizer.json. An added token of
-    any file is kept.
-
-    Args:
-        files: paths by transformers' names for them; None where there is no such file.
-        asked: arguments that the caller gives beside the folder.
-
-    Returns:
-        Arguments, among them `added_tokens_decoder`; for a `tokenizer.json` also `vocab`, and `tokenizer_object`
-        where its rules are others than BERT's.
+    any file is kept, in `added_tokens_decoder`. A `tokenizer.json` gives `vocab`, and `tokenizer_object` where its
+    rules are others than BERT's.
 
     Raises:
         InputError: a file is damaged, or says what these tokenizers cannot do; the message names it.

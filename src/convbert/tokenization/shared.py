@@ -1,42 +1,96 @@
-"""What both tokenizers share: where special tokens go, and what lies in a folder."""
+"""What both tokenizers share: their arguments, where special tokens go, and what lies in a folder."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-from convbert.tokenization.vocabulary import VOCABULARY_FILE, PathLike
+from convbert.files.atomic import atomic_write
+from convbert.tokenization.vocabulary import VOCABULARY_FILE, PathLike, build_vocabulary
 from convbert.util.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.json"
 
 
 class BertConventions:
-    """Where special tokens go, and what lies in a folder: the same for both tokenizers."""
+    """Comes before the class of transformers, which gets what `_arguments` makes of its own arguments."""
 
     vocab_files_names = {"vocab_file": VOCABULARY_FILE, "tokenizer_file": TOKENIZER_FILE}  # noqa: RUF012
     model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # noqa: RUF012
 
+    is_fast: bool
+    backend_tokenizer: Tokenizer
     cls_token_id: int
     sep_token_id: int
+    _arguments: Callable[..., dict[str, Any]]
     _base_vocabulary: Callable[[], dict[str, int]]
+
+    def __init__(
+        self,
+        vocab: PathLike | Mapping[str, int] | None = None,
+        *,
+        vocab_file: PathLike | None = None,
+        do_lower_case: bool | None = None,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+        max_input_chars_per_word: int = 100,
+        unk_token: str | AddedToken = "[UNK]",
+        sep_token: str | AddedToken = "[SEP]",
+        pad_token: str | AddedToken | None = "[PAD]",
+        cls_token: str | AddedToken = "[CLS]",
+        mask_token: str | AddedToken | None = "[MASK]",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("tokenizer_file", None)
+        backend, added_tokens = kwargs.get("tokenizer_object"), kwargs.get("added_tokens_decoder", {})
+        vocab = vocab_file if vocab is None else vocab
+        if vocab is None and backend is not None:  # from `train_new_from_iterator`, whose new rows it holds
+            vocab, added_tokens = backend.get_vocab(with_added_tokens=False), {}
+        named_tokens = {
+            "unk_token": unk_token,
+            "sep_token": sep_token,
+            "pad_token": pad_token,
+            "cls_token": cls_token,
+            "mask_token": mask_token,
+        }
+        guessed = do_lower_case is None and backend is None
+        accents_said = strip_accents is not None
+        name = kwargs.get("name_or_path")
+        vocabulary = build_vocabulary(vocab, named_tokens, added_tokens, name, guessed, accents_said)
+        if not isinstance(max_input_chars_per_word, int) or max_input_chars_per_word < 1:
+            raise InputError(
+                f"max_input_chars_per_word must be a whole number of at least 1, got {max_input_chars_per_word!r}"
+            )
+        self.do_lower_case, self.strip_accents = do_lower_case is not False, strip_accents
+        self.tokenize_chinese_chars = tokenize_chinese_chars
+        self.max_input_chars_per_word = max_input_chars_per_word
+        super().__init__(  # type: ignore[call-arg]  # of a class of transformers
+            do_lower_case=self.do_lower_case,
+            strip_accents=strip_accents,
+            tokenize_chinese_chars=tokenize_chinese_chars,
+            max_input_chars_per_word=max_input_chars_per_word,
+            **named_tokens,
+            **self._arguments(vocabulary, **kwargs),
+        )
+        if self.is_fast:
+            model = self.backend_tokenizer.model
+            model.max_input_chars_per_word, model.unk_token = max_input_chars_per_word, str(unk_token)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: PathLike, *args: Any, **kwargs: Any) -> Any:
         """Load from a folder, a single `vocab.txt` or `tokenizer.json`, or a name on the Hub.
 
         The folder may come from either class here, from transformers' `BertTokenizer`, or from tokenizers;
-        `tokenizer.json` comes before `vocab.txt` where both are present, and its rules are used as they are.
-        Keyword arguments override what the folder says.
+        `tokenizer.json` comes before `vocab.txt` where both are present, and its rules are used as they are. Keyword
+        arguments override what the folder says.
 
         Raises:
-            InputError: the vocabulary cannot be used (see `load_vocabulary`), or a file is damaged, or says what these
-                tokenizers cannot do; the message names it.
+            InputError: a file is damaged, or says what these tokenizers cannot do; the message names it.
         """
         from convbert.tokenization.files import check_config  # pydantic takes long to import
 
@@ -122,14 +176,9 @@ class BertConventions:
         return types
 
     def save_vocabulary(self, save_directory: PathLike, filename_prefix: str | None = None) -> tuple[str]:
-        """Write `vocab.txt` (with `filename_prefix-` before its name, if given), without added tokens.
-
-        Returns:
-            The path written, as a tuple of one.
-
-        Raises:
-            InputError: the folder is missing or cannot be written, or the vocabulary does not fit a file of
-                lines (ids with gaps, a token that is blank or holds a newline).
+        """Write `vocab.txt` (with `filename_prefix-` before its name, if given), without added tokens, and return its
+        path, as a tuple of one. Refuses a vocabulary that does not fit a file of lines: ids with gaps, a token that is
+        blank or holds a newline.
         """
         folder = Path(save_directory)
         if not folder.is_dir():
@@ -142,7 +191,7 @@ class BertConventions:
                 raise InputError(f"{path}: no token has id {line}, and a vocabulary file cannot have a gap")
             if not token or "\n" in token or token.endswith("\r"):
                 raise InputError(f"{path}: token {token!r} (id {line}) does not fit on one line")
-        write_whole(path, "".join(f"{token}\n" for token in tokens))
+        _write(path, "".join(f"{token}\n" for token in tokens))
         return (str(path),)
 
 
@@ -150,44 +199,34 @@ _UNSAID = ("do_lower_case", "tokenize_chinese_chars", "max_input_chars_per_word"
 _JSON_FILES = ("tokenizer_config_file", "special_tokens_map_file", "added_tokens_file", "tokenizer_file")
 
 
-def save_rules(backend: Tokenizer, folder: PathLike, prefix: str | None, config_file: PathLike) -> str:
-    """Write `tokenizer.json`; where its rules are others than BERT's, the configuration sends other readers there.
+def save_rules(
+    backend: Tokenizer,
+    folder: PathLike,
+    files: tuple[str, ...],
+    legacy_format: bool | None = None,
+    filename_prefix: str | None = None,
+) -> tuple[str, ...]:
+    """Write `tokenizer.json`, and add it to `files`, of which the first is the configuration that is there already.
 
-    Args:
-        prefix: of the file's name, if any.
-        config_file: the tokenizer_config.json that transformers has written; its class would build BERT's rules.
+    Where its rules are others than BERT's, the configuration sends other readers there: its class would build BERT's.
     """
     from convbert.tokenization.rules import are_berts
     from convbert.util.schema import read_json
 
-    path = Path(folder, f"{prefix}-{TOKENIZER_FILE}" if prefix else TOKENIZER_FILE)
-    write_whole(path, backend.to_str(pretty=True))
-    prefix_of_pieces = backend.model.continuing_subword_prefix
-    if not are_berts(backend.normalizer, backend.pre_tokenizer, backend.decoder, prefix_of_pieces):
-        config = {**read_json(config_file), "tokenizer_class": "PreTrainedTokenizerFast"}
-        write_whole(
-            Path(config_file), json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        )
-    return str(path)
+    path = Path(folder, f"{filename_prefix}-{TOKENIZER_FILE}" if filename_prefix else TOKENIZER_FILE)
+    _write(path, backend.to_str(pretty=True))
+    prefix = backend.model.continuing_subword_prefix
+    if not are_berts(backend.normalizer, backend.pre_tokenizer, backend.decoder, prefix):
+        config = {**read_json(files[0]), "tokenizer_class": "PreTrainedTokenizerFast"}
+        _write(Path(files[0]), json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return (*files, str(path))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write all of a file or nothing of it."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
+def _write(path: Path, text: str) -> None:
     try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
+        atomic_write(path, text)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def check_word_limit(max_input_chars_per_word: int) -> int:
-    if not isinstance(max_input_chars_per_word, int) or max_input_chars_per_word < 1:
-        raise InputError(
-            f"max_input_chars_per_word must be a whole number of at least 1, got {max_input_chars_per_word!r}"
-        )
-    return max_input_chars_per_word
 
 
 TOO_SHORT = (

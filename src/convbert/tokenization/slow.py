@@ -3,182 +3,73 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer
 from transformers.tokenization_utils_base import TruncationStrategy
 
-from convbert.tokenization.shared import (
-    TOO_SHORT,
-    BertConventions,
-    check_word_limit,
-    refuse_surrogates,
-    save_rules,
-)
-from convbert.tokenization.vocabulary import CONTINUATION, PathLike, build_vocabulary
+from convbert.tokenization.shared import TOO_SHORT, BertConventions, refuse_surrogates, save_rules
+from convbert.tokenization.vocabulary import CONTINUATION, PathLike
 from convbert.util.errors import InputError
 
 
-class _CharacterTable(dict[int, str]):
-    """What a rule makes of one character, by code point and asked once: an argument for `str.translate`."""
-
-    def __init__(self, rule: Callable[[str], str]) -> None:
-        super().__init__()
-        self._rule = rule
-
-    def __missing__(self, code_point: int) -> str:
-        self[code_point] = result = self._rule(chr(code_point))
-        return result
-
-
-# Which characters are controls, punctuation or accents depends on the edition of Unicode. Python's tables
-# change with the interpreter; tokenizers carries several of its own, older ones for categories and newer ones
-# for letter case. Both classes must cut a text alike on every interpreter, so the tables are read from
-# tokenizers, one character at a time. Unassigned characters are kept.
-_normalize_nothing = {
-    "clean_text": False,
-    "handle_chinese_chars": False,
-    "strip_accents": False,
-    "lowercase": False,
-}
-_clean_one = normalizers.BertNormalizer(**{**_normalize_nothing, "clean_text": True}).normalize_str
-_strip_one = normalizers.BertNormalizer(**{**_normalize_nothing, "strip_accents": True}).normalize_str
-_decompose = normalizers.NFD().normalize_str
-_lower_case = normalizers.Lowercase().normalize_str
-_pre_tokenize = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
-
-# The blocks of ideographs as tokenizers has them: extension E starts at 2B920 there, and at 2B820 in Unicode.
-_IDEOGRAPHS = (
-    (0x4E00, 0x9FFF),
-    (0x3400, 0x4DBF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B920, 0x2CEAF),
-    (0xF900, 0xFAFF),
-    (0x2F800, 0x2FA1F),
-)
-
-
-def _space_ideograph(character: str) -> str:
-    is_ideograph = any(first <= ord(character) <= last for first, last in _IDEOGRAPHS)
-    return f" {character} " if is_ideograph else character
-
-
-def _space_punctuation(character: str) -> str:
-    """A separator is dropped between two letters, punctuation becomes a piece of its own."""
-    pieces = len(_pre_tokenize(f"a{character}a"))
-    return {1: character, 2: " ", 3: f" {character} "}[pieces]
-
-
-_CLEANED = _CharacterTable(_clean_one)  # controls and U+FFFD vanish, white space becomes a space
-_IDEOGRAPHS_APART = _CharacterTable(_space_ideograph)
-_WITHOUT_ACCENTS = _CharacterTable(_strip_one)
-_PUNCTUATION_APART = _CharacterTable(_space_punctuation)
-
-
 class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
-    """The tokenizer written in Python, to read and to step through; its ids are `ConvBertTokenizerFast`'s.
+    """WordPiece in Python, to read and to step through; its ids are `ConvBertTokenizerFast`'s.
 
-    Takes the arguments of the fast one. It has no offsets.
+    Takes the arguments of the fast one. It has no offsets. Which characters are controls, punctuation or accents, and
+    what lower case is, depends on the edition of Unicode: both classes ask tokenizers.
 
     Raises:
         InputError: the vocabulary is missing or cannot be used (see `load_vocabulary`).
     """
 
-    def __init__(
-        self,
-        vocab: PathLike | Mapping[str, int] | None = None,
-        *,
-        vocab_file: PathLike | None = None,
-        do_lower_case: bool | None = None,
-        strip_accents: bool | None = None,
-        tokenize_chinese_chars: bool = True,
-        max_input_chars_per_word: int = 100,
-        unk_token: str | AddedToken = "[UNK]",
-        sep_token: str | AddedToken = "[SEP]",
-        pad_token: str | AddedToken | None = "[PAD]",
-        cls_token: str | AddedToken = "[CLS]",
-        mask_token: str | AddedToken | None = "[MASK]",
-        **kwargs: Any,
-    ) -> None:
-        kwargs.pop("tokenizer_file", None)
-        backend = kwargs.pop("tokenizer_object", None)
-        if vocab is None:
-            vocab = vocab_file
-        named_tokens = {
-            "unk_token": unk_token,
-            "sep_token": sep_token,
-            "pad_token": pad_token,
-            "cls_token": cls_token,
-            "mask_token": mask_token,
-        }
-        self._vocabulary = build_vocabulary(
-            vocab,
-            named_tokens,
-            kwargs.get("added_tokens_decoder", {}),
-            kwargs.get("name_or_path"),
-            guessed=do_lower_case is None and backend is None,
-            accents_said=strip_accents is not None,
+    def _arguments(
+        self, vocabulary: dict[str, int], tokenizer_object: Tokenizer | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        self._vocabulary = vocabulary
+        self._tokens = {index: token for token, index in vocabulary.items()}
+        self._has_own_rules = tokenizer_object is not None
+        self._rules = self._berts_rules() if tokenizer_object is None else _check_rules(tokenizer_object)
+        self._prefix = self._rules.model.continuing_subword_prefix
+        return kwargs
+
+    def _berts_rules(self) -> Tokenizer:
+        rules = Tokenizer(models.WordPiece())
+        rules.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=self.tokenize_chinese_chars,
+            strip_accents=self.strip_accents,
+            lowercase=self.do_lower_case,
         )
-        do_lower_case = do_lower_case is not False
-        self._rules: Tokenizer | None = None if backend is None else _check_rules(backend)
-        self._prefix = CONTINUATION if backend is None else backend.model.continuing_subword_prefix
-        self._tokens = {index: token for token, index in self._vocabulary.items()}
-        self.do_lower_case = do_lower_case
-        self.strip_accents = strip_accents
-        self.tokenize_chinese_chars = tokenize_chinese_chars
-        self.max_input_chars_per_word = check_word_limit(max_input_chars_per_word)
-        super().__init__(
-            do_lower_case=do_lower_case,
-            strip_accents=strip_accents,
-            tokenize_chinese_chars=tokenize_chinese_chars,
-            max_input_chars_per_word=max_input_chars_per_word,
-            **named_tokens,
-            **kwargs,
-        )
+        rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        rules.decoder = decoders.WordPiece(prefix=CONTINUATION)
+        return rules
 
     # -- text to tokens
 
     def tokenize(self, text: str, split_special_tokens: bool | None = None, **kwargs: Any) -> list[str]:
-        """Cut a text into tokens of the vocabulary.
-
-        Args:
-            text: any text. Special tokens written in it are kept whole.
-            split_special_tokens: True treats them as ordinary text; None follows the tokenizer's own setting.
+        """Tokens of any text; special tokens written in it are kept whole, unless `split_special_tokens` says
+        otherwise.
 
         Raises:
             InputError: the text holds a lone surrogate.
         """
         refuse_surrogates(text)
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        tokens = []
-        for added, plain in _cut_at(self._verbatim_tokens, text, split_special):
-            tokens += self._tokenize_plain(plain, split_special) if added is None else [added]
-        return tokens
-
-    def _tokenize_plain(self, text: str, split_special: bool) -> list[str]:
-        """Tokens of a text without verbatim added tokens."""
-        tokens = []
-        for added, words in _cut_at(self._normalized_tokens, self.normalize(text), split_special):
-            tokens += self._tokenize(words) if added is None else [added]
+        tokens: list[str] = []
+        for verbatim, plain in _cut_at(self._verbatim_tokens, text, split_special):
+            if verbatim is not None:
+                tokens.append(verbatim)
+                continue
+            for added, words in _cut_at(self._normalized_tokens, self.normalize(plain), split_special):
+                tokens += self._tokenize(words) if added is None else [added]
         return tokens
 
     def normalize(self, text: str) -> str:
         """Drop control characters, set ideographs apart, drop accents and lower-case, as the options say."""
-        if self._rules is not None:
-            normalizer = self._rules.normalizer
-            return text if normalizer is None else normalizer.normalize_str(text)
-        text = text.translate(_CLEANED)
-        if self.tokenize_chinese_chars:
-            text = text.translate(_IDEOGRAPHS_APART)
-        if self.do_lower_case if self.strip_accents is None else self.strip_accents:
-            text = _decompose(text).translate(_WITHOUT_ACCENTS)
-        if self.do_lower_case:
-            text = _lower_case(text)
-        return text
+        return text if self._rules.normalizer is None else self._rules.normalizer.normalize_str(text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         """Tokens of a normalized text without added tokens."""
@@ -186,11 +77,8 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
 
     def split_words(self, text: str) -> list[str]:
         """Cut a normalized text at white space and around punctuation."""
-        if self._rules is not None:
-            pre_tokenizer = self._rules.pre_tokenizer
-            words = [text] if pre_tokenizer is None else [w for w, _ in pre_tokenizer.pre_tokenize_str(text)]
-        else:
-            words = text.translate(_PUNCTUATION_APART).split(" ")
+        rule = self._rules.pre_tokenizer
+        words = [text] if rule is None else [word for word, _ in rule.pre_tokenize_str(text)]
         return [word for word in words if word]
 
     def _cut_word(self, word: str) -> list[str]:
@@ -263,21 +151,17 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
         return self._vocabulary
 
     def _save_pretrained(
-        self,
-        save_directory: PathLike,
-        file_names: tuple[str, ...],
-        legacy_format: bool | None = None,
-        filename_prefix: str | None = None,
+        self, save_directory: PathLike, file_names: tuple[str, ...], *given: Any, **named: Any
     ) -> tuple[str, ...]:
         """`vocab.txt` and added tokens; rules other than BERT's fit a `tokenizer.json` alone."""
-        if self._rules is None:
-            return super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
+        if not self._has_own_rules:
+            return super()._save_pretrained(save_directory, file_names, *given, **named)
         backend = Tokenizer.from_str(self._rules.to_str())
         backend.add_tokens(list(self.added_tokens_decoder.values()))
         backend.post_processor = processors.BertProcessing(
             (str(self.sep_token), self.sep_token_id), (str(self.cls_token), self.cls_token_id)
         )
-        return (*file_names, save_rules(backend, save_directory, filename_prefix, file_names[0]))
+        return save_rules(backend, save_directory, file_names, **named)
 
     def _convert_token_to_id(self, token: str) -> int:
         index = self._vocabulary.get(token)
@@ -288,9 +172,7 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
 
     def convert_tokens_to_string(self, tokens: list[str | None]) -> str:
         """Join pieces into words and words into a text, without the space before punctuation."""
-        known = [token for token in tokens if token is not None]
-        decoder = decoders.WordPiece(prefix=CONTINUATION) if self._rules is None else self._rules.decoder
-        return decoder.decode(known)
+        return self._rules.decoder.decode([token for token in tokens if token is not None])
 
     def truncate_sequences(
         self,
@@ -300,10 +182,8 @@ class ConvBertTokenizer(BertConventions, PreTrainedTokenizer):
         truncation_strategy: str | TruncationStrategy = "longest_first",
         stride: int = 0,
     ) -> tuple[list[int], list[int] | None, list[int]]:
-        """Shorten one text or both, as the fast tokenizer does.
-
-        Returns:
-            The first text's ids, the second's, and what overflowed (nothing where both are shortened).
+        """Shorten one text or both as the fast tokenizer does, to both texts' ids and what overflowed (nothing where
+        both are shortened).
 
         Raises:
             InputError: the one text to shorten has not as many tokens to give.
@@ -345,14 +225,8 @@ def _check_rules(backend: Tokenizer) -> Tokenizer:
 def _cut_at(
     added_tokens: Mapping[str, AddedToken], text: str, split_special: bool
 ) -> Iterator[tuple[str | None, str]]:
-    """Cut a text at added tokens, the longest first where several start at one place.
-
-    Args:
-        added_tokens: what to search for, and the token it stands for.
-        split_special: pass over special tokens.
-
-    Yields:
-        (None, text between added tokens) and (added token, "").
+    """Cut a text at added tokens, the longest first where several start at one place: (None, text between them) and
+    (added token, "").
     """
     start = 0
     spellings = sorted(filter(None, added_tokens), key=len, reverse=True)

@@ -14,15 +14,10 @@ _USELESS_SHARE = 0.99
 
 
 class UnknownTokens:
-    """How many of the tokens of some texts are `[UNK]`.
+    """How many of some texts' `tokens` (without special ones) are `unknown`, and the beginning of the first such text.
 
     Args:
-        tokenizer: the tokenizer that cuts the texts; None where others count, see `merge`.
-
-    Attributes:
-        tokens: tokens so far, without special ones.
-        unknown: how many of them are `[UNK]`.
-        example: the beginning of the first text that has one.
+        tokenizer: the one that cuts the texts; None where others count, see `merge`.
     """
 
     def __init__(self, tokenizer: Any = None) -> None:

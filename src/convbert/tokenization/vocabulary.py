@@ -24,59 +24,52 @@ PathLike = str | os.PathLike[str]
 def load_vocabulary(path: PathLike, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> dict[str, int]:
     """Read a vocabulary file: UTF-8, one token per line, the line's number (from 0) is the token's id.
 
-    Args:
-        path: the file, usually called `vocab.txt`.
-        special_tokens: tokens that must be in it.
-
     Returns:
         Token to id, in the order of the ids.
 
     Raises:
-        InputError: the file is missing, empty, not UTF-8, has CRLF line ends, blank or repeated lines, or
-            lacks a special token; or it is the damaged file of the original ConvBERT repository. Line numbers
-            in messages count from 1.
+        InputError: the file is missing, empty, not UTF-8, has CRLF line ends, blank or repeated lines, or lacks one of
+            `special_tokens`; or it is the damaged file of the original ConvBERT repository. Line numbers in messages
+            count from 1.
     """
     path = Path(path)
-    text = _decode_vocabulary(path, _read_bytes(path))
-    has_carriage_returns = "\r\n" in text
-    tokens = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    _refuse_mojibake(path, tokens, has_carriage_returns)
-    if has_carriage_returns:
-        line = 1 + next(number for number, line in enumerate(text.split("\n")) if line.endswith("\r"))
-        raise InputError(
-            f"{path}: line {line} ends in CRLF (Windows line ends); write the vocabulary with plain newlines"
-        )
-    if "" in tokens:
-        raise InputError(f"{path}: line {tokens.index('') + 1} is blank; every line must hold one token")
-    _refuse_repeats(path, tokens)
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    _require_special_tokens(vocabulary, special_tokens, str(path))
-    return vocabulary
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
+        text = data.decode("utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such vocabulary file") from error
     except OSError as error:
         raise InputError(f"{path}: the vocabulary file cannot be read: {error.strerror}") from error
-    if not data.strip():
-        raise InputError(f"{path}: the vocabulary file is empty")
-    return data
-
-
-def _decode_vocabulary(path: Path, data: bytes) -> str:
-    try:
-        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} (line {line})"
         ) from error
+    if not text.strip():
+        raise InputError(f"{path}: the vocabulary file is empty")
     if text.startswith("\ufeff"):
         raise InputError(f"{path}: starts with a byte order mark, which would become part of the first token")
-    return text
+    lines = text.removesuffix("\n").split("\n")
+    tokens = [line.removesuffix("\r") for line in lines]
+    has_carriage_returns = "\r\n" in text
+    _refuse_mojibake(path, tokens, has_carriage_returns)
+    if has_carriage_returns:
+        number = 1 + next(number for number, line in enumerate(lines) if line.endswith("\r"))
+        raise InputError(
+            f"{path}: line {number} ends in CRLF (Windows line ends); write the vocabulary with plain newlines"
+        )
+    if "" in tokens:
+        raise InputError(f"{path}: line {tokens.index('') + 1} is blank; every line must hold one token")
+    vocabulary: dict[str, int] = {}
+    repeats = [n for n, token in enumerate(tokens) if vocabulary.setdefault(token, n) != n]
+    if repeats:
+        token = tokens[repeats[0]]
+        raise InputError(
+            f"{path}: {len(repeats)} of {len(tokens)} lines repeat an earlier one; the first is {token!r}, "
+            f"on lines {vocabulary[token] + 1} and {repeats[0] + 1}"
+        )
+    _require_special_tokens(vocabulary, special_tokens, str(path))
+    return vocabulary
 
 
 # BERT's uncased vocabulary holds these three on consecutive lines. UTF-8 read with either encoding below
@@ -114,20 +107,6 @@ def _refuse_mojibake(path: Path, tokens: list[str], has_carriage_returns: bool) 
             f"{path}: this vocabulary is damaged: {damage}. The file published in the original ConvBERT "
             "repository is damaged in this way. An undamaged one with the same ids is BERT's uncased "
             "vocabulary: vocab.txt of google-bert/bert-base-uncased or of YituTech/conv-bert-base"
-        )
-
-
-def _refuse_repeats(path: Path, tokens: list[str]) -> None:
-    first_lines: dict[str, int] = {}
-    repeats = []
-    for number, token in enumerate(tokens, start=1):
-        if first_lines.setdefault(token, number) != number:
-            repeats.append((token, number))
-    if repeats:
-        token, number = repeats[0]
-        raise InputError(
-            f"{path}: {len(repeats)} of {len(tokens)} lines repeat an earlier one; the first is {token!r}, "
-            f"on lines {first_lines[token]} and {number}"
         )
 
 
@@ -179,12 +158,10 @@ def build_vocabulary(
     """The vocabulary that a constructor's arguments describe, checked.
 
     Args:
-        source: a mapping, or the path of a vocabulary file.
         named_tokens: argument name to special token; those not in `added_tokens` must be in the vocabulary.
         added_tokens: tokens that a saved tokenizer holds beside its vocabulary.
         name: where it comes from, for messages.
-        guessed: nobody has said whether it is cased.
-        accents_said: somebody has said whether it keeps accents.
+        guessed, accents_said: nobody has said whether it is cased; somebody has, whether it keeps accents.
     """
     name = name or ("the given vocabulary" if isinstance(source, Mapping) else str(source))
     for argument in ("unk_token", "cls_token", "sep_token"):

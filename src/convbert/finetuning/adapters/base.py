@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbert.finetuning.cells import choices_in, strings_in, text_in
-from convbert.finetuning.data import Array, Example, Feature, Prediction, Report, counted, order_labels, pad
+from convbert.finetuning.cells import Report, choices_in, strings_in, text_in
+from convbert.finetuning.data import Array, Example, Feature, Prediction, counted, order_labels, pad
 from convbert.finetuning.metrics import METRICS, Scores
-from convbert.finetuning.readers import Read, Row, read_table
+from convbert.finetuning.readers import Row, read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import text_logits
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
@@ -76,44 +75,43 @@ class TaskAdapter(ABC):
             InputError: a missing column, a row that cannot be used, or no row that can; the message names it.
         """
         target = self.task.columns[self.target_role]
-        wanted = [*self.task.input_columns, *([target] if labelled else ())]
-        seen = [*wanted, target] if labelled is None else wanted
-        table = read_table(path, self.task.headerless, seen, report)
-        if labelled is None:
-            labelled = target in table.columns
-        table.check_columns(wanted)
-        read = [
-            self._example(row, number, target if labelled else None, training)
-            for number, row in enumerate(table.rows)
-        ]
+        inputs = self.task.input_columns
+        table = read_table(
+            path, self.task.headerless, inputs if labelled is False else [*inputs, target], report
+        )
+        labelled = target in table.columns if labelled is None else labelled
+        table.check_columns([*inputs, *([target] if labelled else ())])
+        read: list[Example | InputError] = []
+        for number, row in enumerate(table.rows):
+            try:
+                read.append(
+                    row if isinstance(row, InputError) else self._example(row, number, labelled, training)
+                )
+            except InputError as error:
+                read.append(error)
         settled = self.settle([each for each in read if isinstance(each, Example)], path, report)
         bad = [each for each in (*read, *settled) if isinstance(each, InputError)]
         examples = [each for each in settled if isinstance(each, Example)]
         if on_bad_row == "skip" and labelled and self.labels:
-            known = [example for example in examples if not self.unknown_labels(example)]
             bad += [self._unknown(example) for example in examples if self.unknown_labels(example)]
-            examples = known
-        self._say_bad(path, bad, len(table.rows), on_bad_row, report)
+            examples = [example for example in examples if not self.unknown_labels(example)]
+        if bad:
+            self._say_bad(path, bad, len(table.rows), on_bad_row, report)
         return examples
 
-    def _example(self, row: Read, number: int, target: str | None, training: bool) -> Example | InputError:
-        if isinstance(row, InputError):
-            return row
-        try:
-            inputs = self.read_inputs(row)
-            answer = None if target is None else self.read_target(row, target, inputs)
-            example = Example(row.place, self._key(row, number), inputs, answer)
-            if training:
-                self.check_trainable(example)
-        except InputError as error:
-            return error
+    def _example(self, row: Row, number: int, labelled: bool, training: bool) -> Example:
+        inputs = self.read_inputs(row)
+        answer = self.read_target(row, self.task.columns[self.target_role], inputs) if labelled else None
+        columns = (self.task.columns.get("id", "id"), "index", "idx")
+        names = (row.cells[column] for column in columns if row.cells.get(column) not in (None, ""))
+        example = Example(row.place, str(next(names, number)), inputs, answer)
+        if training:
+            self.check_trainable(example)
         return example
 
     def _say_bad(
         self, path: Path, bad: Sequence[InputError], rows: int, on_bad_row: str, report: Report
     ) -> None:
-        if not bad:
-            return
         if on_bad_row not in ("fail", "skip"):
             raise InputError(f'on_bad_row must be "fail" or "skip", got {on_bad_row!r}')
         if on_bad_row == "fail" and not self.task.skips_broken_rows:
@@ -132,11 +130,7 @@ class TaskAdapter(ABC):
         return
 
     def read_inputs(self, row: Row) -> dict[str, Any]:
-        """What the model is shown, by role.
-
-        Raises:
-            InputError: a cell cannot be used.
-        """
+        """What the model is shown, by role."""
         inputs: dict[str, Any] = {}
         for role, column in self.task.columns.items():
             if role == "tokens":
@@ -150,39 +144,28 @@ class TaskAdapter(ABC):
 
     @abstractmethod
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> Any:
-        """The right answer that stands in `column`.
-
-        Raises:
-            InputError: it is none, or does not fit `inputs`.
-        """
-
-    def _key(self, row: Row, number: int) -> str:
-        for column in (self.task.columns.get("id", "id"), "index", "idx"):
-            if row.cells.get(column) not in (None, ""):
-                return str(row.cells[column])
-        return str(number)
+        """The right answer that stands in `column`; an `InputError` where it is none, or does not fit `inputs`."""
 
     def learn(self, train: Sequence[Example]) -> None:
-        """Take from the training data what the model has to know: its labels.
+        """Take from the training data what the model has to know: its labels, the task's own or those that occur.
 
         Raises:
             InputError: there is nothing to learn.
         """
         for example in train:
             self.check_trainable(example)
-        if self.has_labels:
-            self._name_labels(
-                {label for example in train for label in self.labels_of(example)}, train[0].place
-            )
-
-    def _name_labels(self, names: set[str], place: str) -> None:
-        """The task's own labels, or those that occur, in order."""
+        if not self.has_labels:
+            return
+        names = self.names_in(train)
         if len(names) < 2:
             only = f"only the label {next(iter(names))!r} occurs" if names else "no label occurs"
-            raise InputError(
-                f"{place.rpartition(':')[0]}: {only} in the training data: there is nothing to learn"
-            )
+            file = train[0].place.rpartition(":")[0]
+            raise InputError(f"{file}: {only} in the training data: there is nothing to learn")
         self.labels = self.task.labels or order_labels(names)
+
+    def names_in(self, train: Sequence[Example]) -> set[str]:
+        """The labels that occur."""
+        return {label for example in train for label in self.labels_of(example)}
 
     def labels_of(self, example: Example) -> Sequence[str]:
         """The labels in a right answer: those that are counted, and must be known to the model."""
@@ -200,11 +183,7 @@ class TaskAdapter(ABC):
         return [label for label in self.labels_of(example) if label not in self.known_labels]
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Refuse examples that the task, with its labels, cannot be scored on.
-
-        Raises:
-            InputError: labels that are unknown; the message names them all.
-        """
+        """Refuse examples with labels that the model has no output for; the message names them all."""
         wrong = [example for example in examples if self.unknown_labels(example)]
         if wrong:
             counts = Counter(label for example in wrong for label in self.unknown_labels(example))
@@ -220,11 +199,10 @@ class TaskAdapter(ABC):
 
     def config_changes(self) -> dict[str, Any]:
         """What the model's configuration has to say."""
-        names = dict(enumerate(self.labels))
-        own = (
-            {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
-        )
-        return {**own, **self.config}
+        if not self.labels:
+            return {**self.config}
+        numbers = {name: number for number, name in enumerate(self.labels)}
+        return {"id2label": dict(enumerate(self.labels)), "label2id": numbers, **self.config}
 
     def rescale(self, model: Any, *, to_data: bool) -> None:
         """Have a model answer in the data's unit, or in that of its training; see `Regression`."""
@@ -256,10 +234,8 @@ class TaskAdapter(ABC):
         """The targets of a batch, under the names of the model's arguments."""
         return {"labels": torch.tensor([feature.target for feature in features])}
 
-    @staticmethod
-    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
-        """The model's `logits` of a packed batch, and how many rows of them each text has."""
-        return text_logits(model, packed)
+    forward = staticmethod(text_logits)
+    """(model, packed batch) to the model's `logits`, and how many rows of them each text has."""
 
     @abstractmethod
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
@@ -282,8 +258,4 @@ class TaskAdapter(ABC):
         """The task's metrics, the one that counts first."""
         gold = [example.target for example in examples]
         answers = [prediction["answer"] for prediction in predictions]
-        return {name: self.metric(name)(gold, answers) for name in self.task.metrics}
-
-    def metric(self, name: str) -> Callable[..., float]:
-        """The function of (gold, answers) behind the name of a metric."""
-        return METRICS[name]
+        return {name: METRICS[name](gold, answers) for name in self.task.metrics}

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from convbert.finetuning.adapters.base import TaskAdapter, Windows
 from convbert.finetuning.adapters.sequence import cut_off
-from convbert.finetuning.cells import label_in
-from convbert.finetuning.data import Example, Feature, Prediction, Report, softmax
+from convbert.finetuning.cells import Report, label_in
+from convbert.finetuning.data import Example, Feature, Prediction, softmax
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
-from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import choice_logits
 from convbert.model.heads.multiple_choice import ConvBertForMultipleChoice
 from convbert.tokenization import ConvBertTokenizerFast
@@ -35,13 +34,12 @@ class MultipleChoice(TaskAdapter):
 
     def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
         """A training batch is dense in choices: every example has as many as the first."""
-        counts = [len(example.inputs["choices"]) for example in examples]
-        return [
-            example
-            if count == counts[0]
-            else InputError(f"{example.place}: {count} choices, where the first row has {counts[0]}")
-            for example, count in zip(examples, counts, strict=True)
-        ]
+        settled: list[Example | InputError] = []
+        for example in examples:
+            count, first = len(example.inputs["choices"]), len(examples[0].inputs["choices"])
+            wrong = f"{example.place}: {count} choices, where the first row has {first}"
+            settled.append(example if count == first else InputError(wrong))
+        return settled
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> int:
         choices, cell = len(inputs["choices"]), row.cells.get(column)
@@ -50,9 +48,8 @@ class MultipleChoice(TaskAdapter):
         except ValueError:  # InputError among them
             number = -1
         if not 0 <= number < choices:
-            raise InputError(
-                f"{row.place}: {column} must be the number of a choice, 0 to {choices - 1}, got {cell!r}"
-            )
+            what = f"must be the number of a choice, 0 to {choices - 1}, got {cell!r}"
+            raise InputError(f"{row.place}: {column} {what}")
         return number
 
     def features(
@@ -70,11 +67,8 @@ class MultipleChoice(TaskAdapter):
                 choices = [f"{example.inputs['prefix']} {choice}" for choice in choices]
             texts = [example.inputs["text"]] * len(choices)
             tokens = tokenizer(texts, choices, truncation=True, max_length=plan.max_length)
-            target = example.target if training else None
-            is_cut = any(cut_off(tokens))
-            found.append(
-                Feature(number, tokens["input_ids"], tokens["token_type_ids"], target, is_cut=is_cut)
-            )
+            ids, types, is_cut = tokens["input_ids"], tokens["token_type_ids"], any(cut_off(tokens))
+            found.append(Feature(number, ids, types, example.target if training else None, is_cut=is_cut))
         return found
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
@@ -86,9 +80,7 @@ class MultipleChoice(TaskAdapter):
             batch["labels"] = torch.tensor([feature.target for feature in features])
         return batch
 
-    @staticmethod
-    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
-        return choice_logits(model, packed)
+    forward = staticmethod(choice_logits)
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
         logits = np.ravel(windows[0][1])

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from convbert.finetuning import squad
 from convbert.finetuning.adapters.base import TaskAdapter, Windows
-from convbert.finetuning.cells import list_in
-from convbert.finetuning.data import Example, Feature, Prediction, Report
+from convbert.finetuning.cells import Report, list_in
+from convbert.finetuning.data import Example, Feature, Prediction
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import Task
-from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import span_logits
 from convbert.inference.spans import Passage, find_answers, read_windows
 from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
@@ -46,10 +45,8 @@ class QuestionAnswering(TaskAdapter):
         seen: set[str] = set()
         settled: list[Example | InputError] = []
         for example in examples:
-            is_new = example.key not in seen
-            settled.append(
-                example if is_new else InputError(f"{example.place}: the id {example.key!r} occurs twice")
-            )
+            twice = InputError(f"{example.place}: the id {example.key!r} occurs twice")
+            settled.append(twice if example.key in seen else example)
             seen.add(example.key)
         return settled
 
@@ -103,9 +100,7 @@ class QuestionAnswering(TaskAdapter):
         starts, ends = zip(*(feature.target for feature in features), strict=True)
         return {"start_positions": torch.tensor(starts), "end_positions": torch.tensor(ends)}
 
-    @staticmethod
-    def forward(model: Any, packed: Packed) -> tuple[Rows, Tensor]:
-        return span_logits(model, packed)
+    forward = staticmethod(span_logits)
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
         found = [(feature.detail, output) for feature, output in windows]
@@ -116,15 +111,8 @@ class QuestionAnswering(TaskAdapter):
         best, context = spans[0], example.inputs["context"]
         if self.task.answers_may_be_missing:
             spans = sorted([*spans, no_answer], key=lambda span: -span.start_logit - span.end_logit)
-        n_best = [
-            {  # with the names of SQuAD's file of the n best
-                "text": context[span.start : span.end],
-                "probability": span.score,
-                "start_logit": span.start_logit,
-                "end_logit": span.end_logit,
-            }
-            for span in spans
-        ]
+        names = ("text", "probability", "start_logit", "end_logit")  # of SQuAD's file of the n best
+        shown = [(context[s.start : s.end], s.score, s.start_logit, s.end_logit) for s in spans]
         text = context[best.start : best.end]
         prediction = {
             "answer": text,
@@ -132,19 +120,18 @@ class QuestionAnswering(TaskAdapter):
             "start": best.start,
             "score": best.score,
             "null_odds": no_answer.start_logit + no_answer.end_logit - best.start_logit - best.end_logit,
-            "n_best": n_best,
+            "n_best": [dict(zip(names, each, strict=True)) for each in shown],
         }
         apply_threshold(self.task, [prediction], plan)
         return prediction
 
     def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        gold = {e.key: [text for text, _ in e.target] for e in examples}
-        answers = {e.key: p["answer"] for e, p in zip(examples, predictions, strict=True)}
+        gold, spans, odds = _for_the_threshold(examples, predictions)
+        answers = dict(zip(gold, (prediction["answer"] for prediction in predictions), strict=True))
         scores = squad.evaluate(gold, answers, answers_may_be_missing=self.task.answers_may_be_missing)
         found = {name: scores[name] for name in self.task.metrics}
         if not self.task.answers_may_be_missing:
             return found
-        gold, spans, odds = _for_the_threshold(examples, predictions)
         best_f1, f1_threshold = squad.best_threshold(gold, spans, odds, squad.f1)
         best_exact, exact_threshold = squad.best_threshold(gold, spans, odds, squad.exact_match)
         return {
@@ -186,12 +173,12 @@ def _for_the_threshold(
     examples: Sequence[Example], predictions: Sequence[Prediction]
 ) -> tuple[dict[str, list[str]], dict[str, str], dict[str, float]]:
     """By question: the right answers, the best span, and how much "no answer" is preferred to it."""
-    pairs = list(zip(examples, predictions, strict=True))
-    return (
-        {example.key: [text for text, _ in example.target] for example, _ in pairs},
-        {example.key: prediction["best_span"] for example, prediction in pairs},
-        {example.key: prediction["null_odds"] for example, prediction in pairs},
+    gold = {example.key: [text for text, _ in example.target] for example in examples}
+    spans, odds = (
+        dict(zip(gold, (prediction.get(name) for prediction in predictions), strict=True))
+        for name in ("best_span", "null_odds")
     )
+    return gold, spans, odds  # type: ignore[return-value]  # where answers may be missing, predictions have both
 
 
 Answer = tuple[str, int | None]
@@ -210,33 +197,31 @@ class _Answers(Schema):
 
 def _read_answers(row: Row, column: str) -> tuple[Answer, ...]:
     """SQuAD's objects, one or a list, or {"text": [...], "answer_start": [...]} as the Hub has them."""
-    cell = list_in(row, column)
-    place = f"{row.place}: {column}"
+    cell, place = list_in(row, column), f"{row.place}: {column}"
     if isinstance(cell, dict) and isinstance(cell.get("text"), list):
         columns = check(_Answers, cell, place)
-        starts = columns.answer_start if columns.answer_start is not None else [None] * len(columns.text)
-        if len(starts) != len(columns.text):
-            raise InputError(f"{place}: {len(columns.text)} texts and {len(starts)} values of answer_start")
-        pairs = list(zip(columns.text, starts, strict=True))
+        texts, starts = columns.text, columns.answer_start
+        starts = [None] * len(texts) if starts is None else starts
+        if len(starts) != len(texts):
+            raise InputError(f"{place}: {len(texts)} texts and {len(starts)} values of answer_start")
     elif isinstance(cell, list | dict):
         each = [cell] if isinstance(cell, dict) else cell
         answers = [check(_Answer, answer, f"{place}.{number}") for number, answer in enumerate(each)]
-        pairs = [(answer.text, answer.answer_start) for answer in answers]
+        texts, starts = [answer.text for answer in answers], [answer.answer_start for answer in answers]
     else:
-        raise InputError(
-            f'{place} must be {{"text": [...], "answer_start": [...]}}, got {type(cell).__name__}: {cell!r:.60}'
-        )
-    return tuple((str(text), _offset(start, place)) for text, start in pairs)
+        what = f'must be {{"text": [...], "answer_start": [...]}}, got {type(cell).__name__}: {cell!r:.60}'
+        raise InputError(f"{place} {what}")
+    return tuple((str(text), _offset(start, place)) for text, start in zip(texts, starts, strict=True))
 
 
 def _offset(start: int | float | str | None, place: str) -> int | None:
     try:
-        number = None if start is None else float(start)
+        number = 0.0 if start is None else float(start)
     except ValueError:
         number = inf
-    if number is not None and not number.is_integer():
+    if not number.is_integer():
         raise InputError(f"{place}: answer_start must be a whole number, got {start!r:.40}")
-    return None if number is None else int(number)
+    return None if start is None else int(number)
 
 
 def _windows(
@@ -247,9 +232,8 @@ def _windows(
     question = question[: plan.max_question_length]
     room = plan.max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 1:
-        raise InputError(
-            f"{example.place}: the question leaves no room for the context in {plan.max_length} tokens"
-        )
+        what = f"the question leaves no room for the context in {plan.max_length} tokens"
+        raise InputError(f"{example.place}: {what}")
     windows = read_windows(question, passage, tokenizer, room, max(0, room - plan.stride))
     return [Feature(number, ids, types, detail=place, is_cut=is_cut) for ids, types, place in windows]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 
 from convbert.finetuning import metrics
 from convbert.finetuning.adapters.base import TaskAdapter, Windows
-from convbert.finetuning.cells import label_in, list_in, one_name_each, same_label
-from convbert.finetuning.data import Example, Feature, Prediction, Report, softmax
+from convbert.finetuning.cells import Report, label_in, list_in, one_name_each, same_label
+from convbert.finetuning.data import Example, Feature, Prediction, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -25,21 +26,25 @@ from convbert.util.errors import InputError
 
 
 class SequenceAdapter(TaskAdapter):
-    """What the three have in common: the texts."""
+    """What the three have in common: the texts. Each says what its targets are as numbers."""
 
     model_class = ConvBertForSequenceClassification
+
+    @abstractmethod
+    def encode_target(self, target: Any) -> Any: ...
 
     def settle(self, examples: list[Example], path: Path, report: Report) -> Sequence[Example | InputError]:
         """One name for labels that are the same number; see `one_name_each`."""
         if not self.has_labels or not examples or examples[0].target is None:
             return examples
         names = one_name_each({label for example in examples for label in self.labels_of(example)})
-        return [replace(example, target=self._rename(example.target, names)) for example in examples]
 
-    def _rename(self, target: Any, names: Mapping[str, str]) -> Any:
-        if isinstance(target, str):
-            return names.get(target, target)
-        return tuple(sorted({names.get(label, label) for label in target}))
+        def renamed(target: Any) -> Any:
+            if isinstance(target, str):
+                return names.get(target, target)
+            return tuple(sorted({names.get(label, label) for label in target}))
+
+        return [replace(example, target=renamed(example.target)) for example in examples]
 
     def features(
         self,
@@ -49,27 +54,19 @@ class SequenceAdapter(TaskAdapter):
         *,
         training: bool = False,
     ) -> list[Feature]:
-        texts = [example.inputs["text"] for example in examples]
-        pairs = [example.inputs["text_pair"] for example in examples] if self._has_pairs else None
-        orders = [(texts, pairs)]
-        if training and plan.both_orders and pairs is not None:
-            orders.append((pairs, texts))
+        columns = [
+            [example.inputs[role] for example in examples]
+            for role in ("text", "text_pair")
+            if role in self.task.columns
+        ]
         found = []
-        for first, second in orders:
-            tokens = tokenizer(first, second, truncation=True, max_length=plan.max_length)
-            columns = zip(tokens["input_ids"], tokens["token_type_ids"], cut_off(tokens), strict=True)
-            for number, (ids, types, is_cut) in enumerate(columns):
+        for texts in [columns, columns[::-1]][: 1 + (training and plan.both_orders and len(columns) > 1)]:
+            tokens = tokenizer(*texts, truncation=True, max_length=plan.max_length)
+            rows = zip(tokens["input_ids"], tokens["token_type_ids"], cut_off(tokens), strict=True)
+            for number, (ids, types, is_cut) in enumerate(rows):
                 target = self.encode_target(examples[number].target) if training else None
                 found.append(Feature(number, ids, types, target, is_cut=is_cut))
         return found
-
-    def encode_target(self, target: Any) -> Any:
-        """What is predicted as numbers."""
-        raise NotImplementedError
-
-    @property
-    def _has_pairs(self) -> bool:
-        return "text_pair" in self.task.columns
 
 
 class Classification(SequenceAdapter):
@@ -78,7 +75,16 @@ class Classification(SequenceAdapter):
     config = MappingProxyType({"problem_type": "single_label_classification"})
 
     def read_target(self, row: Row, column: str, inputs: dict[str, Any]) -> str:
-        return read_label(self, row, column)
+        label = label_in(row.cells.get(column), row.place, column)
+        known = self.task.values.get("label")  # the task may call it otherwise than the file
+        if known is None:
+            return same_label(label, self.labels)
+        label = same_label(label, known)
+        if label not in known and label not in known.values():
+            raise InputError(
+                f"{row.place}: the label {label!r} is unknown; {self.task.name} has {', '.join(known)}"
+            )
+        return known.get(label, label)
 
     def encode_target(self, target: str) -> int:
         return self.labels.index(target)
@@ -91,11 +97,13 @@ class Classification(SequenceAdapter):
             "probabilities": dict(zip(self.labels, map(float, shares), strict=True)),
         }
 
-    def metric(self, name: str) -> Callable[..., float]:
-        _, positive, *_ = self.task.labels or self.labels  # the model's may be in another order
-        return (
-            partial(metrics.positive_f1, positive=positive) if name == "positive_f1" else super().metric(name)
-        )
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        gold = [example.target for example in examples]
+        answers = [prediction["answer"] for prediction in predictions]
+        positive = (self.task.labels or self.labels)[1]  # the model's may be in another order
+        rules: dict[str, Callable[..., float]] = {**metrics.METRICS}
+        rules["positive_f1"] = partial(metrics.positive_f1, positive=positive)
+        return {name: rules[name](gold, answers) for name in self.task.metrics}
 
 
 class MultiLabel(SequenceAdapter):
@@ -169,9 +177,8 @@ class Regression(SequenceAdapter):
         targets = [example.target for example in train]
         self.mean, self.deviation = float(np.mean(targets)), float(np.std(targets))
         if self.deviation == 0:
-            raise InputError(
-                f"{train[0].place}: every training example has the value {targets[0]:g}: nothing to learn"
-            )
+            what = f"every training example has the value {targets[0]:g}: nothing to learn"
+            raise InputError(f"{train[0].place}: {what}")
 
     def encode_target(self, target: float) -> float:
         return (target - self.mean) / self.deviation
@@ -194,21 +201,3 @@ class Regression(SequenceAdapter):
 def cut_off(tokens: Any) -> list[bool]:
     """Of each text that a tokenizer has read, whether it was cut."""
     return [bool(encoding.overflowing) for encoding in tokens.encodings]
-
-
-def read_label(adapter: TaskAdapter, row: Row, column: str) -> str:
-    """A label's name; the task may call it otherwise than the file.
-
-    Raises:
-        InputError: the cell is empty, or not among those that the task knows.
-    """
-    label = label_in(row.cells.get(column), row.place, column)
-    known = adapter.task.values.get("label")
-    if known is None:
-        return same_label(label, adapter.labels)
-    label = same_label(label, known)
-    if label not in known and label not in known.values():
-        raise InputError(
-            f"{row.place}: the label {label!r} is unknown; {adapter.task.name} has {', '.join(known)}"
-        )
-    return known.get(label, label)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from convbert.finetuning import metrics
 from convbert.finetuning.adapters.base import TaskAdapter, Windows
-from convbert.finetuning.cells import label_in, sequence_in
-from convbert.finetuning.data import Example, Feature, Prediction, Report, pad
+from convbert.finetuning.cells import Report, label_in, sequence_in
+from convbert.finetuning.data import Example, Feature, Prediction, pad
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
@@ -58,23 +58,20 @@ class Tagging(TaskAdapter):
         scheme = read_scheme(tag for example in examples for tag in example.target)
         if scheme.note:
             report(f"{path}: {scheme.note}")
-        return [self._in_bio(example, scheme) for example in examples]
+        settled: list[Example | InputError] = []
+        for example in examples:
+            if wrong := [tag for tag in example.target if tag not in scheme.parts]:
+                which = f"{example.place}: {wrong[0]!r} is no tag of an entity: O, B-..., I-... are"
+                settled.append(InputError(f"{which} (for other tags, use the task tagging)"))
+            else:
+                settled.append(replace(example, target=as_bio(example.target, scheme.parts)))
+        return settled
 
-    def _in_bio(self, example: Example, scheme: Scheme) -> Example | InputError:
-        for tag in example.target:
-            if tag not in scheme.parts:
-                return InputError(
-                    f"{example.place}: {tag!r} is no tag of an entity: O, B-..., I-... are (for other tags, use the "
-                    "task tagging)"
-                )
-        return replace(example, target=as_bio(example.target, scheme.parts))
-
-    def learn(self, train: Sequence[Example]) -> None:
+    def names_in(self, train: Sequence[Example]) -> set[str]:
         names = {tag for example in train for tag in example.target}
         if self.has_entities:  # every type can begin and go on, whether or not the training data shows it
-            types = {tag[2:] for tag in names - {"O"}}
-            names |= {f"{prefix}-{name}" for prefix in "BI" for name in types}
-        self._name_labels(names, train[0].place)
+            names |= {f"{prefix}-{tag[2:]}" for prefix in "BI" for tag in names - {"O"}}
+        return names
 
     def labels_of(self, example: Example) -> Sequence[str]:
         """Tags; of entities, their types."""
@@ -155,11 +152,7 @@ class Tagging(TaskAdapter):
 
 
 def split_text(text: str, tokenizer: ConvBertTokenizerFast) -> dict[str, Any]:
-    """The words of a text as the tokenizer finds them: `text`, `tokens`, and `offsets`, of first character and end.
-
-    Raises:
-        InputError: there is no word in it.
-    """
+    """The words of a text as the tokenizer finds them: `text`, `tokens`, and `offsets`, of first character and end."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets: dict[int, tuple[int, int]] = {}
     for word, (start, end) in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):

@@ -30,12 +30,12 @@ _OF_CREATION = {*inspect.signature(Pipeline.__init__).parameters, "batch_size", 
 class PackedPipeline(Pipeline):
     """A transformers pipeline that packs texts by a budget of tokens, with results in the order of the input.
 
-    A string gives one result, a list gives a list, and an iterator (a generator, an open file) gives an
-    iterator that reads ahead a bounded number of texts. A result does not depend on the texts beside it.
-    `num_workers` has no effect. Texts of which the tokenizer knows little are said once, in a `DataWarning`.
+    A string gives one result, a list gives a list, and an iterator (a generator, an open file) gives an iterator that
+    reads ahead a bounded number of texts. A result does not depend on the texts beside it. `num_workers` has no
+    effect. Texts of which the tokenizer knows little are said once, in a `DataWarning`.
 
-    A subclass has `preprocess` (an input to its texts as tokens), `_forward` (a packed batch to rows) and `postprocess`
-    (the texts of an input, each with its rows, to a result).
+    A subclass has `preprocess` (an input to its texts as tokens), `_forward` (a packed batch to rows) and
+    `postprocess` (the texts of an input, each with its rows, to a result).
 
     Args:
         max_tokens: tokens in one batch; a longer text makes a batch of its own.
@@ -88,11 +88,7 @@ class PackedPipeline(Pipeline):
         """Results one by one, in order, in memory that does not grow with the number of texts.
 
         Args:
-            on_error: "return" gives an `InputError` in place of a result, and goes on.
-
-        Raises:
-            InputError: a text cannot be used. The message has its number; the results before it have been
-                given.
+            on_error: see `Engine.answer`.
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error must be 'raise' or 'return', got {on_error!r}")
@@ -133,10 +129,8 @@ class PackedPipeline(Pipeline):
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
     def encode(self, text: str, text_pair: str | None = None, **tokenizer_kwargs: Any) -> Tokens:
-        """Tokens of a text or of a pair.
-
-        Raises:
-            InputError: not a string, or too long and not to be truncated.
+        """Tokens of a text or of a pair; an `InputError` for what is no string, or too long and not to be
+        truncated.
         """
         check_is_text(text)
         if text_pair is not None:
@@ -157,16 +151,9 @@ class PackedPipeline(Pipeline):
             )
 
     def get_iterator(
-        self,
-        inputs: Any,
-        num_workers: int,
-        batch_size: int,
-        preprocess_params: dict[str, Any],
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
+        self, inputs: Any, num_workers: int, batch_size: int, *params: dict[str, Any]
     ) -> Iterator[Any]:
         """Called by transformers' `__call__` in place of its own loop over padded batches."""
-        params = (preprocess_params, forward_params, postprocess_params)
         if len(inputs) > 1:
             yield from self._answer(inputs, batch_size, "raise", *params)
             return
@@ -184,15 +171,14 @@ class PackedPipeline(Pipeline):
         inputs: Iterable[Any],
         batch_size: int,
         on_error: Literal["raise", "return"],
-        preprocess_params: dict[str, Any],
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
+        *params: dict[str, Any],
     ) -> Iterator[Any]:
-        def decode(_: Any, texts: list[Tokens], rows: list[Rows]) -> Any:
-            return self.postprocess(list(zip(texts, rows, strict=True)), **postprocess_params)
+        before, within, after = params
 
-        encode = partial(self.preprocess, **preprocess_params)
-        task = AnswerTask(encode, partial(self._forward, **forward_params), decode)
+        def decode(_: Any, texts: list[Tokens], rows: list[Rows]) -> Any:
+            return self.postprocess(list(zip(texts, rows, strict=True)), **after)
+
+        task = AnswerTask(partial(self.preprocess, **before), partial(self._forward, **within), decode)
         engine = Engine(self.model, task, self.max_tokens, batch_size)
         for answer in engine.answer(inputs, on_error=on_error):
             self.unknown.warn_once(stacklevel=4)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from convbert.files import embedded
+from convbert.files.damage import translate_errors
 from convbert.inference.engine import MAX_TOKENS
 from convbert.inference.loading import TASKS, Device, PathLike, find_device, find_task, load, unwrap
 from convbert.inference.pipelines.base import PackedPipeline
@@ -47,8 +48,8 @@ def pipeline(
     Args:
         task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
             "question-answering" or "feature-extraction".
-        model: a folder, a name on the Hub, or a model. None: the embedded English model, which can do
-            fill-mask and feature-extraction.
+        model: a folder, a name on the Hub, or a model. None: the embedded English model, which can do fill-mask and
+            feature-extraction.
         tokenizer: a folder, a name on the Hub, or a tokenizer. None: the one in the model's folder.
         device: None takes the GPU where there is one, or leaves a given model where it is.
         precision: "auto", "fp32", "bf16" or "int8", see `convbert.load`. A given model stays as it is.
@@ -91,7 +92,12 @@ def pipeline(
         place = find_device(device)
         built = load(model, name, precision=precision, device=place)
         tokenizer = (model or embedded.folder()) if tokenizer is None else tokenizer
-    words = _load_tokenizer(tokenizer)
+    words: Any = tokenizer
+    if isinstance(tokenizer, str | os.PathLike):
+        if not os.fspath(tokenizer):
+            raise InputError("a model that was not loaded from a folder needs a tokenizer: give tokenizer=")
+        with translate_errors(os.fspath(tokenizer)):
+            words = ConvBertTokenizerFast.from_pretrained(tokenizer)
     if len(words) > built.config.vocab_size:
         raise InputError(
             f"the tokenizer has {len(words)} tokens and the model's vocab_size is "
@@ -100,15 +106,3 @@ def pipeline(
     return PIPELINES[name](
         model=built, tokenizer=words, task=name, device=place, max_tokens=max_tokens, **kwargs
     )
-
-
-def _load_tokenizer(tokenizer: Any) -> ConvBertTokenizerFast | ConvBertTokenizer:
-    if not isinstance(tokenizer, (str, os.PathLike)):
-        return tokenizer
-    source = os.fspath(tokenizer)
-    if not source:
-        raise InputError("a model that was not loaded from a folder needs a tokenizer: give tokenizer=")
-    try:
-        return ConvBertTokenizerFast.from_pretrained(source)
-    except OSError as error:
-        raise InputError(f"{source}: {error}") from error

@@ -47,36 +47,27 @@ class FillMask(PackedPipeline, FillMaskPipeline):
         return self._for_tokenizer(tokenizer_kwargs, tokenizer), forward, {}
 
     def _numbers_of(self, targets: list[str]) -> Tensor:
+        """As transformers, takes the first token of a target that is none, but says so."""
         if not targets:
             raise InputError("targets is empty: name at least one word to choose from")
+        vocabulary, found = self.tokenizer.get_vocab(), set()
         for target in targets:
             check_is_text(target)
-        vocabulary = self.tokenizer.get_vocab()
-        found = {vocabulary[name] if name in vocabulary else self._number_of(name) for name in targets} - {
-            None
-        }
+            ids = [vocabulary[target]] if target in vocabulary else []
+            if not ids:
+                ids = self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
+                if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+                    shown = self.tokenizer.convert_ids_to_tokens(ids[:1])
+                    then = f"{shown[0]} is scored in its place" if ids else "it is left out"
+                    what = f"the target {excerpt(target)} is no token of the vocabulary; {then}"
+                    warnings.warn(what, DataWarning, stacklevel=2)
+            found |= set(ids[:1])
         if not found:
             raise InputError(f"targets names no word: {excerpt(repr(targets))}")
         return torch.tensor(sorted(found))
 
-    def _number_of(self, target: str) -> int | None:
-        """The first token of a target that is none, as in transformers' pipeline, but said; None if there is none."""
-        ids: list[int] = self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
-            stand_in = f"{self.tokenizer.convert_ids_to_tokens(ids[0])} is scored in its place" if ids else ""
-            warnings.warn(
-                f"the target {excerpt(target)} is no token of the vocabulary; {stand_in or 'it is left out'}",
-                DataWarning,
-                stacklevel=2,
-            )
-        return ids[0] if ids else None
-
     def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> list[Tokens]:
-        """A text to tokens.
-
-        Raises:
-            InputError: no mask in the text, or it is empty or too long.
-        """
+        """A text to tokens, with a mask among them."""
         check_is_text(inputs)
         mask = self.tokenizer.mask_token
         if not inputs.strip():
@@ -108,25 +99,21 @@ class FillMask(PackedPipeline, FillMaskPipeline):
         ((tokens, found),) = model_outputs
         mask_id = self.tokenizer.mask_token_id
         masks = [place for place, token in enumerate(tokens.input_ids) if token == mask_id]
-        rows = zip(masks, found["scores"].tolist(), found["tokens"].tolist(), strict=True)
-        results = [
-            [
-                self._proposal(tokens.input_ids, mask, score, token, len(masks) == 1)
-                for score, token in zip(*row, strict=True)
-            ]
-            for mask, *row in rows
-        ]
+        results: list[list[dict[str, Any]]] = []
+        for mask, scores, chosen in zip(
+            masks, found["scores"].tolist(), found["tokens"].tolist(), strict=True
+        ):
+            results.append([])
+            for score, token in zip(scores, chosen, strict=True):
+                filled = [*tokens.input_ids[:mask], token, *tokens.input_ids[mask + 1 :]]
+                # Special tokens are left out of the sentence, unless other masks are among them; padding always is.
+                filled = [each for each in filled if each != self.tokenizer.pad_token_id]
+                results[-1].append(
+                    {
+                        "score": score,
+                        "token": token,
+                        "token_str": self.tokenizer.decode([token]),
+                        "sequence": self.tokenizer.decode(filled, skip_special_tokens=len(masks) == 1),
+                    }
+                )
         return results[0] if len(results) == 1 else results
-
-    def _proposal(
-        self, ids: list[int], mask: int, score: float, token: int, is_only_mask: bool
-    ) -> dict[str, Any]:
-        filled = [*ids[:mask], token, *ids[mask + 1 :]]
-        # Special tokens are left out of the sentence, unless other masks are among them; padding always is.
-        filled = [each for each in filled if each != self.tokenizer.pad_token_id]
-        return {
-            "score": score,
-            "token": token,
-            "token_str": self.tokenizer.decode([token]),
-            "sequence": self.tokenizer.decode(filled, skip_special_tokens=is_only_mask),
-        }

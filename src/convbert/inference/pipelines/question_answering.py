@@ -50,32 +50,28 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
         topk: int | None = None,
         padding: Any = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        top_k = topk if top_k is None else top_k
-        sizes = {
-            "max_seq_len": max_seq_len,
-            "max_question_len": max_question_len,
-            "top_k": top_k,
-            "max_answer_len": max_answer_len,
-        }
-        for name, value in sizes.items():
-            check_whole(name, value)
-        check_whole("doc_stride", doc_stride, least=0)
-        if max_seq_len is not None and max_seq_len > self.max_length:
-            raise InputError(
-                f"max_seq_len ({max_seq_len}) exceeds what the model reads, {self.max_length} tokens"
-            )
         preprocess = {
             "doc_stride": doc_stride,
             "max_seq_len": max_seq_len,
             "max_question_len": max_question_len,
         }
         postprocess = {
-            "top_k": top_k,
+            "top_k": topk if top_k is None else top_k,
             "max_answer_len": max_answer_len,
             "handle_impossible_answer": handle_impossible_answer,
             "align_to_words": align_to_words,
         }
-        return _given(preprocess), {}, _given(postprocess)
+        given, last = (
+            {name: value for name, value in params.items() if value is not None}
+            for params in (preprocess, postprocess)
+        )
+        for name in ("doc_stride", "max_seq_len", "max_question_len", "top_k", "max_answer_len"):
+            check_whole(name, {**given, **last}.get(name), least=int(name != "doc_stride"))
+        if max_seq_len is not None and max_seq_len > self.max_length:
+            raise InputError(
+                f"max_seq_len ({max_seq_len}) exceeds what the model reads, {self.max_length} tokens"
+            )
+        return given, {}, last
 
     def __call__(
         self,
@@ -88,13 +84,13 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
         """Answer questions.
 
         Args:
-            inputs: {"question": ..., "context": ...}, a list or an iterator of such; `data` or `X` in old programs.
-            args: with a question as `inputs`, its context.
+            inputs: {"question": ..., "context": ...}, a list or an iterator of such (`data` or `X` in old programs);
+                or a question, with its context in `args`.
             question, context: in place of `inputs`; several of both, or several questions about one context.
 
         Returns:
-            Per question {"score", "start", "end", "answer"}, where context[start:end] == answer; with `top_k`
-            above 1 a list of these.
+            Per question {"score", "start", "end", "answer"}, where context[start:end] == answer; with `top_k` above 1
+                a list of these.
         """
         for name in ("data", "X"):
             given = kwargs.pop(name, None)
@@ -114,19 +110,14 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
         max_seq_len: int | None = None,
         max_question_len: int = 64,
     ) -> list[Tokens]:
-        """A question and its context to windows of tokens.
-
-        Raises:
-            InputError: one of the two is missing, empty or not text, or the windows would not move on.
-        """
+        """A question and its context to windows of tokens."""
         question, text = _check_question(inputs)
         max_seq_len = min(384, self.max_length) if max_seq_len is None else max_seq_len
         overlap = min(max_seq_len // 2, 128) if doc_stride is None else doc_stride
         if not self.tokenizer.is_fast:
             raise InputError("question answering needs offsets, which only ConvBertTokenizerFast has")
-        asked = self.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"][
-            :max_question_len
-        ]
+        asked = self.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"]
+        asked = asked[:max_question_len]
         passage = Passage.read(text, self.tokenizer)
         if not passage.ids:
             raise InputError(f"the context {excerpt(text)} has no word in it")
@@ -164,11 +155,6 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
             for span in spans[:top_k]
         ]
         return results[0] if top_k == 1 else results
-
-
-def _given(params: dict[str, Any]) -> dict[str, Any]:
-    """What the caller named; the rest keeps its default, or what was said on creation."""
-    return {name: value for name, value in params.items() if value is not None}
 
 
 def _pair_up(question: Any, context: Any) -> Any:

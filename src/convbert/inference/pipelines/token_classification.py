@@ -80,10 +80,8 @@ class TokenClassification(PackedPipeline, TokenClassificationPipeline):
         truncation: bool = False,
         **params: Any,
     ) -> list[Tokens]:
-        """A text to windows of tokens: one, unless the text is too long.
-
-        Raises:
-            InputError: not a text, or too long and neither `stride` nor `truncation` was asked for.
+        """A text to windows of tokens: one, unless the text is too long and `stride` is given; `truncation` takes the
+        first.
         """
         is_split = params["is_split_into_words"] and isinstance(sentence, list)
         words: list[Any] = list(sentence) if is_split else [sentence]
