@@ -23,7 +23,7 @@ include_patterns = [
 ]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # the changelog's releases
+suppress_warnings = ["toc.empty_glob"]
 
 default_role = "code"  # docstrings mark code with single backticks
 autodoc_member_order = "bysource"
@@ -35,6 +35,7 @@ napoleon_use_rtype = False
 html_theme = "furo"
 html_title = "convbert"
 html_copy_source = False
+html_show_copyright = False
 
 
 def setup(app: Any) -> None:

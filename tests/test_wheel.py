@@ -34,11 +34,11 @@ def run(wheel, tmp_path_factory):
     venv.create(folder / "env", symlinks=True)
     programs = folder / "env/bin"
     site = folder / f"env/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    install = ["pip", "--python", programs / "python", "install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run([sys.executable, "-m", *install], check=True)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"PATH": str(programs), "HF_HUB_OFFLINE": "1", "CC": "", "CXX": ""}
+    environment |= {"PATH": str(programs), "HF_HUB_OFFLINE": "1"}
+    install = ["pip", "--python", programs / "python", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run([sys.executable, "-m", *install], check=True, env=environment)
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 
     def call(program, *words):
         done = subprocess.run(
