@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import OURS, THEIRS, Case
+from benchmarks.cases import OURS, PUBLISHED, THEIRS, Case
 from benchmarks.forward import checked
 from benchmarks.oracle import each_alone
 from benchmarks.precision import load
@@ -25,7 +25,7 @@ RATIOS = (("time / ours, int8", INT8), ("time / ours, float32", OURS))
 
 def cases(device: torch.device) -> list[Case]:
     """int8 is for the CPU."""
-    return [Case("base", (8, 128), dtype="int8")] if device.type == "cpu" else []
+    return [Case(size, (8, 128), dtype="int8") for size in PUBLISHED] if device.type == "cpu" else []
 
 
 def measure(case: Case, run: Run) -> list[Row]:

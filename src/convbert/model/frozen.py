@@ -27,7 +27,7 @@ from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerW
 from convbert.ops.compiled.product import PrepackedLinear
 
 SMALLEST_INT8_LAYER = 256 * 1024
-"""Weights of a layer below which rounding its input costs more time than the product saves."""
+"""Weights of a layer below which rounding its input costs more time than the product saves; half as many with VNNI."""
 
 _LINEAR = (nn.Linear, GroupedLinear)
 _SUBMODULES: dict[str, tuple[type[nn.Module], ...]] = {
@@ -218,8 +218,10 @@ def _submodules_of(layer: nn.Module) -> Iterator[nn.Module]:
 
 
 def _weights_of(layer: Any, int8: bool) -> LayerWeights:
+    smallest = SMALLEST_INT8_LAYER // (1 if compiled.library().adds_in_16_bits() else 2)
+
     def linear(weight: Tensor, bias: Tensor) -> PrepackedLinear:
-        return PrepackedLinear(weight, bias, int8=int8 and weight.numel() >= SMALLEST_INT8_LAYER)
+        return PrepackedLinear(weight, bias, int8=int8 and weight.numel() >= smallest)
 
     mixed, separable = layer.attention.self, layer.attention.self.key_conv_attn_layer
     joined = (mixed.query, mixed.key, mixed.value, mixed.conv_out_layer)

@@ -18,9 +18,11 @@ typedef struct {
 /* rows x COLUMNS of c (+)= a b. `rows` is a constant wherever this is inlined, so that the sums live in registers. */
 static inline __attribute__((always_inline)) void product_tile(const int rows, int64_t inner, Strided a, const float *b,
                                                                int64_t ldb, float *c, int64_t ldc, int adds) {
-    Vector sum[4][2] = {{{0}}};
+    Vector sum[ROWS][2] = {{{0}}};
     for (int64_t k = 0; k < inner; k++) {
         Vector left = *(const Vector *)(b + k * ldb), right = *(const Vector *)(b + k * ldb + LANES);
+        KEEP(left);
+        KEEP(right);
         for (int i = 0; i < rows; i++) {
             float factor = a.at[i * a.row + k * a.column];
             sum[i][0] += factor * left;
@@ -37,7 +39,7 @@ static inline __attribute__((always_inline)) void product_tile(const int rows, i
 /* The same for LANES columns, of which the first `done` are left as they are. */
 static inline __attribute__((always_inline)) void narrow_tile(const int rows, int64_t inner, Strided a, const float *b,
                                                               int64_t ldb, float *c, int64_t ldc, int adds, int64_t done) {
-    Vector sum[4] = {{0}};
+    Vector sum[ROWS] = {{0}};
     for (int64_t k = 0; k < inner; k++) {
         Vector row = *(const Vector *)(b + k * ldb);
         for (int i = 0; i < rows; i++) sum[i] += a.at[i * a.row + k * a.column] * row;
@@ -49,31 +51,24 @@ static inline __attribute__((always_inline)) void narrow_tile(const int rows, in
     }
 }
 
-#define BY_ROWS(tile, ...)                             \
-    switch (rows - i) {                                \
-        case 1: tile(1, __VA_ARGS__); break;           \
-        case 2: tile(2, __VA_ARGS__); break;           \
-        case 3: tile(3, __VA_ARGS__); break;           \
-        default: tile(4, __VA_ARGS__);                 \
-    }
-
 /* c (rows x columns) = a (rows x inner) b (inner x columns), or += where `adds`. b and c are row-major. */
 static void product(int64_t rows, int64_t columns, int64_t inner, Strided a, const float *b, int64_t ldb, float *c,
                     int64_t ldc, int adds) {
-    for (int64_t i = 0; i < rows; i += 4) {
+    for (int64_t i = 0; i < rows; i += ROWS) {
+        int64_t height = min64(ROWS, rows - i);
         Strided a_tile = {a.at + i * a.row, a.row, a.column};
         float *c_tile = c + i * ldc;
         int64_t j = 0;
         for (; j + COLUMNS <= columns; j += COLUMNS)
-            BY_ROWS(product_tile, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds)
+            BY_ROWS(height, product_tile, inner, a_tile, b + j, ldb, c_tile + j, ldc, adds)
         while (j < columns && columns >= LANES) {
             /* The last vector of a row ends with it, and may overlap with what is done. */
             int64_t start = min64(j, columns - LANES);
-            BY_ROWS(narrow_tile, inner, a_tile, b + start, ldb, c_tile + start, ldc, adds, j - start)
+            BY_ROWS(height, narrow_tile, inner, a_tile, b + start, ldb, c_tile + start, ldc, adds, j - start)
             j = start + LANES;
         }
         for (; j < columns; j++) {
-            for (int64_t r = 0; r < min64(4, rows - i); r++) {
+            for (int64_t r = 0; r < height; r++) {
                 float sum = 0.0f;
                 for (int64_t k = 0; k < inner; k++) sum += a_tile.at[r * a.row + k * a.column] * b[k * ldb + j];
                 c_tile[r * ldc + j] = adds ? c_tile[r * ldc + j] + sum : sum;

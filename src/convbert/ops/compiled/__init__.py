@@ -24,7 +24,7 @@ from convbert.util.errors import InputError
 # Best first, by what PyTorch found in the processor; the generic one is the compiler's default for the platform.
 _BUILDS = {"AVX512": ("avx512_vnni", "avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
 MAX_KERNEL_SIZE = 64  # as in common.h
-ABI = 2  # as in kernels.c: grows with every change of a function or a struct that both sides know
+ABI = 3  # as in kernels.c: grows with every change of a function or a struct that both sides know
 _ELEMENTS_PER_THREAD = 16384  # less than that is done before another thread has woken up
 
 _TYPES = {"i": ctypes.c_int, "l": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
@@ -48,7 +48,7 @@ _FUNCTIONS = {
     "panel_columns": "-> l",
     "adds_in_16_bits": "-> i",
     "linear_size": "-> l",
-    "linear_scratch": "ipl -> l",
+    "linear_scratch": "pl -> l",
     "linear_forward": "iplpipp",
     "layer_size": "-> l",
     "encoder_scratch": "iplll -> l",

@@ -23,7 +23,7 @@ typedef struct {
     const int64_t *rows;
     int64_t num_rows;
     float *kernel_logits, *hidden, *out; /* the first two for every layer, or NULL */
-    float *rooms, *tiles, *buffers;
+    float *rooms, *whole, *buffers;
     int64_t room;
 } Encoding;
 
@@ -71,7 +71,7 @@ static void apply(Team *team, const Encoding *call, const Linear *layer, int64_t
                   const float *times, int64_t times_row, float *out) {
     (layer->whole ? multiply8 : multiply)(
         team, (Product){.layer = layer, .rows = rows, .in = in, .out = out, .applies_gelu = applies_gelu, .times = times,
-                        .times_row = times_row, .tiles = call->tiles, .rooms = call->rooms, .room = call->room});
+                        .times_row = times_row, .room = call->whole});
 }
 
 static void add_and_norm(Team *team, int64_t rows, int64_t width, const float *in, const float *residual, Norm norm, float *out) {
@@ -141,22 +141,18 @@ static void lead_encoder(Team *team, void *argument) {
     }
 }
 
-/* Floats of a thread's room, and of tiles that all read, for layers of the same sizes. */
-static void rooms_of(const Layer *layer, int64_t rows, int64_t length, int64_t *room, int64_t *tiles) {
+/* Floats of room for tokens in 8-bit numbers, in any of a layer's products. */
+static int64_t whole_room_of(const Layer *layer, int64_t rows) {
     const Linear *all[] = {&layer->joined, &layer->pointwise, &layer->kernels, &layer->output, &layer->ffn_up, &layer->ffn_down};
-    *room = attention_room(length, layer->head_size);
-    *tiles = 0;
-    for (int i = 0; i < 6; i++) {
-        *room = max64(*room, product_room(all[i], rows));
-        *tiles = max64(*tiles, max64(product_tiles(all[i], min64(rows, BLOCK_ROWS)), product8_tiles(all[i], rows)));
-    }
+    int64_t room = 0;
+    for (int i = 0; i < 6; i++) room = max64(room, whole_room(all[i], rows));
+    return room;
 }
 
 /* Floats of scratch that `encoder_forward` needs. */
 EXPORT int64_t encoder_scratch(int threads, const Layer *layer, int64_t tokens, int64_t length, int64_t num_rows) {
-    int64_t rows = max64(tokens, num_rows), room, tiles;
-    rooms_of(layer, rows, length, &room, &tiles);
-    return threads * room + tiles + layer_buffers(layer, tokens, rows) + tokens * (2 * layer->joined.inputs + layer->heads * layer->kernel_size);
+    int64_t rows = max64(tokens, num_rows), rooms = threads * attention_room(length, layer->head_size);
+    return rooms + whole_room_of(layer, rows) + layer_buffers(layer, tokens, rows) + tokens * (2 * layer->joined.inputs + layer->heads * layer->kernel_size);
 }
 
 /* States (N, C) to out (num_rows, C). `rows`: numbers of the tokens that are wanted, or NULL for all. `kernel_logits` (layers, N,
@@ -165,11 +161,10 @@ EXPORT int encoder_forward(int threads, const Layer *layers, int64_t num_layers,
                             int64_t num_sequences, int64_t length, const float *states, const int64_t *rows, int64_t num_rows,
                             float *scratch, float *kernel_logits, float *hidden, float *out) {
     if (!covers(cu_seqlens, num_sequences, length, tokens)) return 0;
-    int64_t room, size;
-    rooms_of(layers, max64(tokens, num_rows), length, &room, &size);
-    float *tiles = scratch + threads * room;
+    int64_t room = attention_room(length, layers->head_size);
+    float *whole = scratch + threads * room;
     Encoding call = {layers, num_layers, tokens, num_sequences, length, cu_seqlens, states, rows, num_rows,
-                     kernel_logits, hidden, out, scratch, tiles, tiles + size, room};
+                     kernel_logits, hidden, out, scratch, whole, whole + whole_room_of(layers, max64(tokens, num_rows)), room};
     with_team(threads, lead_encoder, &call);
     return 1;
 }

@@ -1,7 +1,7 @@
 /* One library of all compiled kernels, so that the encoder can inline those of single ops. */
 #include "../common.h"
 
-#define ABI 2 /* grows with every change of an exported function or of a struct that Python fills in */
+#define ABI 3 /* grows with every change of an exported function or of a struct that Python fills in */
 
 EXPORT int abi(void) { return ABI; }
 

@@ -14,29 +14,55 @@
 #define LANES 4
 #endif
 #define COLUMNS (2 * LANES)
+#define BLOCK (192 * 1024) /* floats of tokens that stay in cache while all panels pass ... */
+#define BLOCK_ROWS 192     /* ... and tokens at most */
+#define AHEAD 16           /* inputs for which weights are fetched before their turn */
+
+/* The vectors of a panel are read once and kept: left alone, the compiler reads them from memory for every token. */
+#if defined(__AVX512F__)
+#define ROWS 12
+#define KEEP(x) __asm__("" : "+v"(x))
+#elif defined(__AVX__)
 #define ROWS 6
-#define BLOCK_ROWS 192    /* tokens, and ... */
-#define BLOCK_INPUTS 1024 /* ... inputs of them that stay in cache while all panels pass */
+#define KEEP(x) __asm__("" : "+x"(x))
+#else
+#define ROWS 6
+#define KEEP(x)
+#endif
+
+/* `tile` with its first argument, 1 ... ROWS, as a constant. */
+#define CASE(n, tile, ...) case n: tile(n, __VA_ARGS__); break;
+#define SIX_CASES(n, ...) CASE(n + 1, __VA_ARGS__) CASE(n + 2, __VA_ARGS__) CASE(n + 3, __VA_ARGS__) \
+    CASE(n + 4, __VA_ARGS__) CASE(n + 5, __VA_ARGS__) CASE(n + 6, __VA_ARGS__)
+#if ROWS == 12
+#define BY_ROWS(rows, ...) switch (rows) { SIX_CASES(0, __VA_ARGS__) SIX_CASES(6, __VA_ARGS__) }
+#else
+#define BY_ROWS(rows, ...) switch (rows) { SIX_CASES(0, __VA_ARGS__) }
+#endif
 
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4)));
 
 EXPORT int64_t panel_columns(void) { return COLUMNS; }
 
-/* out (rows x COLUMNS) = start + the product of `tokens` (inputs x ROWS) transposed and a panel (inputs x COLUMNS). `rows` is
- * a constant wherever this is inlined, so that the sums live in registers. */
-static inline __attribute__((always_inline)) void panel_tile(const int rows, int64_t inputs, const float *tokens,
-                                                             const float *panel, const float *start, int64_t start_row,
-                                                             float *out, int64_t out_row) {
+/* out (rows x COLUMNS) = bias + the product of `tokens` (rows x inputs) and a panel (inputs x COLUMNS). `rows` is a constant
+ * wherever this is inlined, so that the sums live in registers. */
+static inline __attribute__((always_inline)) void panel_tile(const int rows, int64_t inputs, const float *tokens, int64_t token_row,
+                                                             const float *panel, const float *bias, float *out, int64_t out_row) {
     Vector sum[ROWS][2];
     for (int i = 0; i < rows; i++) {
-        sum[i][0] = *(const Vector *)(start + i * start_row);
-        sum[i][1] = *(const Vector *)(start + i * start_row + LANES);
+        sum[i][0] = *(const Vector *)bias;
+        sum[i][1] = *(const Vector *)(bias + LANES);
     }
-    for (int64_t k = 0; k < inputs; k++, tokens += ROWS, panel += COLUMNS) {
+    for (int64_t k = 0; k < inputs; k++, tokens++, panel += COLUMNS) {
         Vector left = *(const Vector *)panel, right = *(const Vector *)(panel + LANES);
+        KEEP(left);
+        KEEP(right);
+        __builtin_prefetch(panel + AHEAD * COLUMNS);
+        __builtin_prefetch(panel + AHEAD * COLUMNS + LANES);
         for (int i = 0; i < rows; i++) {
-            sum[i][0] += tokens[i] * left;
-            sum[i][1] += tokens[i] * right;
+            float token = tokens[i * token_row];
+            sum[i][0] += token * left;
+            sum[i][1] += token * right;
         }
     }
     for (int i = 0; i < rows; i++) {
@@ -45,11 +71,9 @@ static inline __attribute__((always_inline)) void panel_tile(const int rows, int
     }
 }
 
-static void multiply_tile(int64_t rows, int64_t inputs, const float *tokens, const float *panel, const float *start,
-                          int64_t start_row, float *out, int64_t out_row) {
-#define CASE(n) case n: panel_tile(n, inputs, tokens, panel, start, start_row, out, out_row); break;
-    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
-#undef CASE
+static void multiply_tile(int64_t rows, int64_t inputs, const float *tokens, int64_t token_row, const float *panel, const float *bias,
+                          float *out, int64_t out_row) {
+    BY_ROWS(rows, panel_tile, inputs, tokens, token_row, panel, bias, out, out_row)
 }
 
 /* A linear layer: `bias` (groups * columns,); and either fp32 weights, or whole numbers with their scale and sums, see int8.c. */
@@ -64,11 +88,7 @@ static int64_t panels_of(const Linear *layer) { return (layer->columns + COLUMNS
 static int64_t outputs_of(const Linear *layer) { return layer->groups * layer->columns; }
 
 /* A layer applied to tokens: in (rows, groups * I) to out (rows, groups * columns), then by GELU, or times (rows, ...) element
- * by element, where asked.
- *
- * A part of the step is one panel of one group for one block of tokens. Tokens lie in tiles of ROWS, input by input: those of a
- * few rows are brought into that form by a step of its own, into `tiles`; larger blocks by each thread, in its room.
- */
+ * by element, where asked. A part of the step is one panel of one group for one block of tokens. */
 typedef struct {
     const Linear *layer;
     int64_t rows;
@@ -77,23 +97,9 @@ typedef struct {
     int applies_gelu;
     const float *times;
     int64_t times_row;
-    float *tiles, *rooms;
-    int64_t room, block; /* floats of a thread's room, and tokens of a block */
+    float *room;   /* for the tokens in 8-bit numbers, see int8.c */
+    int64_t block; /* tokens of a block */
 } Product;
-
-/* Tokens [0, rows) of `in`, inputs [0, depth), to (tiles, depth, ROWS), `tile` floats apart, the last filled up with zeros. */
-static void form_tiles(int64_t rows, int64_t depth, const float *in, int64_t in_row, float *out, int64_t tile) {
-    for (int64_t i = 0; i < rows; i += ROWS, out += tile) {
-        const float *from = in + i * in_row;
-        if (rows - i >= ROWS) {
-            for (int64_t k = 0; k < depth; k++)
-                for (int r = 0; r < ROWS; r++) out[k * ROWS + r] = from[r * in_row + k];
-        } else {
-            for (int64_t k = 0; k < depth; k++)
-                for (int r = 0; r < ROWS; r++) out[k * ROWS + r] = r < rows - i ? from[r * in_row + k] : 0.0f;
-        }
-    }
-}
 
 static void finish_tile(const Product *step, int64_t row, int64_t column, int64_t height, int64_t columns) {
     int64_t out_row = outputs_of(step->layer);
@@ -111,91 +117,51 @@ static void finish_tile(const Product *step, int64_t row, int64_t column, int64_
     }
 }
 
-/* Panels [first, last) of a group for tokens [row, row + rows), of which inputs [k, k + depth) lie in `tiles`. */
-static void multiply_panels(const Product *step, int64_t group, int64_t first, int64_t last, int64_t row, int64_t rows, int64_t k,
-                            int64_t depth, const float *tiles, int64_t tile) {
+/* One panel of a group for tokens [row, stop). */
+static void multiply_panel(const Product *step, int64_t group, int64_t panel, int64_t row, int64_t stop) {
     const Linear *layer = step->layer;
-    int64_t out_row = outputs_of(layer);
-    const float *weights = layer->panels + group * panels_of(layer) * layer->inputs * COLUMNS;
-    for (int64_t p = first; p < last; p++) {
-        const float *panel = weights + (p * layer->inputs + k) * COLUMNS;
-        int64_t columns = min64(COLUMNS, layer->columns - p * COLUMNS), column = group * layer->columns + p * COLUMNS;
-        float bias[COLUMNS] = {0};
-        memcpy(bias, layer->bias + column, sizeof(float) * (size_t)columns);
-        for (int64_t i = 0; i < rows; i += ROWS) {
-            int64_t height = min64(ROWS, rows - i);
-            const float *tokens = tiles + i / ROWS * tile;
-            float *at = step->out + (row + i) * out_row + column;
-            if (columns == COLUMNS) {
-                multiply_tile(height, depth, tokens, panel, k ? at : bias, k ? out_row : 0, at, out_row);
-            } else {
-                float room[ROWS * COLUMNS] = {0};
-                for (int64_t r = 0; r < height; r++)
-                    memcpy(room + r * COLUMNS, k ? at + r * out_row : bias, sizeof(float) * (size_t)columns);
-                multiply_tile(height, depth, tokens, panel, room, COLUMNS, room, COLUMNS);
-                for (int64_t r = 0; r < height; r++)
-                    memcpy(at + r * out_row, room + r * COLUMNS, sizeof(float) * (size_t)columns);
-            }
-            if (k + depth == layer->inputs) finish_tile(step, row + i, column, height, columns);
+    int64_t inputs = layer->inputs, in_row = layer->groups * inputs, out_row = outputs_of(layer);
+    int64_t columns = min64(COLUMNS, layer->columns - panel * COLUMNS), column = group * layer->columns + panel * COLUMNS;
+    const float *weights = layer->panels + (group * panels_of(layer) + panel) * inputs * COLUMNS;
+    float bias[COLUMNS] = {0}, room[ROWS * COLUMNS];
+    memcpy(bias, layer->bias + column, sizeof(float) * (size_t)columns);
+    for (; row < stop; row += ROWS) {
+        int64_t height = min64(ROWS, stop - row);
+        const float *tokens = step->in + row * in_row + group * inputs;
+        float *out = step->out + row * out_row + column;
+        if (columns == COLUMNS) {
+            multiply_tile(height, inputs, tokens, in_row, weights, bias, out, out_row);
+        } else {
+            multiply_tile(height, inputs, tokens, in_row, weights, bias, room, COLUMNS);
+            for (int64_t r = 0; r < height; r++)
+                memcpy(out + r * out_row, room + r * COLUMNS, sizeof(float) * (size_t)columns);
         }
+        finish_tile(step, row, column, height, columns);
     }
-}
-
-/* Tiles [first, last) of all groups. */
-static void form_tiles_step(void *call, int thread, int64_t first, int64_t last) {
-    (void)thread;
-    const Product *step = call;
-    int64_t inputs = step->layer->inputs, in_row = step->layer->groups * inputs, tile = inputs * ROWS;
-    int64_t row = first * ROWS, rows = min64(step->rows, last * ROWS) - row, all = (step->rows + ROWS - 1) / ROWS;
-    for (int64_t group = 0; group < step->layer->groups; group++)
-        form_tiles(rows, inputs, step->in + row * in_row + group * inputs, in_row, step->tiles + (group * all + first) * tile, tile);
 }
 
 /* Parts [first, last): block by block, group by group, panel by panel. */
 static void multiply_step(void *call, int thread, int64_t first, int64_t last) {
+    (void)thread;
     const Product *step = call;
-    const Linear *layer = step->layer;
-    int64_t panels = panels_of(layer), inputs = layer->inputs, in_row = layer->groups * inputs;
-    int64_t all = (step->rows + ROWS - 1) / ROWS;
-    while (first < last) {
-        int64_t group = first / panels % layer->groups, row = first / panels / layer->groups * step->block;
-        int64_t rows = min64(step->block, step->rows - row), panel = first % panels, stop = min64(panels, panel + last - first);
-        for (int64_t k = 0; k < inputs; k += BLOCK_INPUTS) {
-            int64_t depth = min64(BLOCK_INPUTS, inputs - k);
-            if (step->tiles) {
-                const float *tiles = step->tiles + group * all * inputs * ROWS + k * ROWS;
-                multiply_panels(step, group, panel, stop, row, rows, k, depth, tiles, inputs * ROWS);
-            } else {
-                float *tiles = step->rooms + thread * step->room;
-                form_tiles(rows, depth, step->in + row * in_row + group * inputs + k, in_row, tiles, depth * ROWS);
-                multiply_panels(step, group, panel, stop, row, rows, k, depth, tiles, depth * ROWS);
-            }
-        }
-        first += stop - panel;
+    int64_t panels = panels_of(step->layer), groups = step->layer->groups;
+    for (; first < last; first++) {
+        int64_t row = first / panels / groups * step->block;
+        multiply_panel(step, first / panels % groups, first % panels, row, min64(step->rows, row + step->block));
     }
 }
 
-/* Floats that a thread needs for `multiply`, and that all need together. */
-static int64_t product_room(const Linear *layer, int64_t rows) {
-    return layer->whole || rows <= BLOCK_ROWS ? 0 : BLOCK_ROWS * min64(BLOCK_INPUTS, layer->inputs);
-}
-static int64_t product_tiles(const Linear *layer, int64_t rows) {
-    return layer->whole || rows > BLOCK_ROWS ? 0 : (rows + ROWS - 1) / ROWS * ROWS * layer->groups * layer->inputs;
+/* The number of blocks; they are of about equal size. */
+static int64_t cut_into_blocks(Product *step) {
+    int64_t most = min64(BLOCK_ROWS, max64(ROWS, BLOCK / step->layer->inputs));
+    int64_t tiles = (step->rows + ROWS - 1) / ROWS, blocks = (step->rows + most - 1) / most;
+    step->block = (tiles + blocks - 1) / blocks * ROWS;
+    return (step->rows + step->block - 1) / step->block;
 }
 
 static void multiply(Team *team, Product step) {
-    const Linear *layer = step.layer;
-    int64_t blocks = (step.rows + BLOCK_ROWS - 1) / BLOCK_ROWS, tiles = (step.rows + ROWS - 1) / ROWS;
-    if (!blocks) return;
-    step.block = (tiles + blocks - 1) / blocks * ROWS;
-    blocks = (step.rows + step.block - 1) / step.block;
-    if (blocks > 1) {
-        step.tiles = NULL;
-    } else {
-        share(team, tiles, 1 + (1 << 13) / (ROWS * layer->groups * layer->inputs), form_tiles_step, &step);
-    }
-    int64_t work = min64(step.rows, step.block) * layer->inputs * COLUMNS; /* multiplications of a part */
-    /* A thread that has to form its own tiles takes enough panels for them to be worth it. */
-    int64_t least = max64(1 + (1 << 17) / work, blocks > 1 ? 8 : 1);
-    share(team, blocks * layer->groups * panels_of(layer), least, multiply_step, &step);
+    if (!step.rows) return;
+    int64_t blocks = cut_into_blocks(&step);
+    int64_t work = min64(step.rows, step.block) * step.layer->inputs * COLUMNS; /* multiplications of a part */
+    share(team, blocks * step.layer->groups * panels_of(step.layer), 1 + (1 << 17) / work, multiply_step, &step);
 }

@@ -65,7 +65,7 @@ class PrepackedLinear:
             torch.get_num_threads(),
             ctypes.byref(self.struct),
         )
-        scratch = states.new_empty(compiled.library().linear_scratch(threads, layer, rows))
+        scratch = states.new_empty(compiled.library().linear_scratch(layer, rows))
         compiled.call("linear_forward", threads, layer, rows, states, gelu, scratch, out)
         return out
 
