@@ -21,6 +21,7 @@ from benchmarks import (
     pipeline,
     pretraining,
     readme,
+    runtimes,
     training,
 )
 from benchmarks.report import RESULTS, ROOT
@@ -35,6 +36,7 @@ PARTS = {
     "int8": int8,
     "padding": padding,
     "neighbours": neighbours,
+    "runtimes": runtimes,
     "bandwidth": bandwidth,
     "pretraining": pretraining,
 }

@@ -18,12 +18,12 @@ from benchmarks.int8 import INT8
 from benchmarks.oracle import each_alone
 from benchmarks.report import Row
 from benchmarks.run import Run, time_subjects
+from benchmarks.runtimes import ONNX
 from benchmarks.subjects import config_of, onnx_runtime, prepare, twins
 from benchmarks.timing import Call
 from convbert.model.frozen import freeze
 
 ROUNDS = 30
-ONNX = "ONNX Runtime"
 RATIOS = (("time / ours", OURS),)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -104,32 +105,60 @@ def _check_cpp_compiler() -> None:
         raise UnavailableError("no C++ compiler found") from error
 
 
-def onnx_runtime(model: Any, inputs: dict[str, torch.Tensor], threads: int) -> Any:
+def onnx_runtime(model: Any, inputs: dict[str, torch.Tensor], threads: int, precision: str = "fp32") -> Any:
     """Ours exported to ONNX, as a call in ONNX Runtime on `inputs`: batch and length of any size, padding allowed.
+
+    Args:
+        precision: "fp32" or "int8-dynamic", as `convbert export` names them.
 
     Raises:
         UnavailableError: `onnxruntime` or `onnxscript` is not installed.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (what the export writes with)
-    except ImportError as error:
-        raise UnavailableError(f"{error.name} is not installed: pip install 'convbert[bench]'") from error
-    ids = inputs["input_ids"]
-    given = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **inputs}
+    onnxruntime, _ = _needed("onnxruntime"), _needed("onnxscript")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Its threads would go on spinning after each call, and take a core from the next subject.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(_exported(model), options, providers=["CPUExecutionProvider"])
-    feed = {name: tensor.numpy() for name, tensor in given.items()}
+    graph = _exported(model)[precision]
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    feed = _all_inputs(inputs)
     return lambda: session.run(None, feed)
 
 
-_graphs: dict[str, bytes] = {}
+def openvino(model: Any, inputs: dict[str, torch.Tensor], threads: int) -> Any:
+    """The same in OpenVINO, in fp32.
+
+    Raises:
+        UnavailableError: `openvino` or `onnxscript` is not installed.
+    """
+    runtime, _ = _needed("openvino"), _needed("onnxscript")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(_exported(model)["fp32"])
+        # Left alone, it computes in bfloat16 where the processor can.
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        request = runtime.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    feed = _all_inputs(inputs)
+    return lambda: request.infer(feed)
 
 
-def _exported(model: Any) -> bytes:
+def _needed(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(f"{error.name} is not installed: pip install 'convbert[bench]'") from error
+
+
+def _all_inputs(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    ids = inputs["input_ids"]
+    given = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **inputs}
+    return {name: tensor.numpy() for name, tensor in given.items()}
+
+
+_graphs: dict[str, dict[str, bytes]] = {}
+
+
+def _exported(model: Any) -> dict[str, bytes]:
     """What `convbert export` makes of it. That takes minutes, and models of one configuration have the same weights."""
     from convbert.export.graph import traceable
     from convbert.export.onnx import write_onnx
@@ -137,5 +166,6 @@ def _exported(model: Any) -> bytes:
     key = model.config.to_json_string()
     if key not in _graphs:
         with TemporaryDirectory() as folder:
-            _graphs[key] = write_onnx(traceable(model), Path(folder), ["fp32"], None)["fp32"].read_bytes()
+            files = write_onnx(traceable(model), Path(folder), ["fp32", "int8-dynamic"], None)
+            _graphs[key] = {precision: path.read_bytes() for precision, path in files.items()}
     return _graphs[key]

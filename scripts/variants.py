@@ -21,7 +21,7 @@ from convbert import ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli.failures import say
 from convbert.files import embedded
 from convbert.finetuning.adapters import adapter_of
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Split
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.run import Files, finetune
 from convbert.finetuning.tasks import TASKS, Task

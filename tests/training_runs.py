@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import TrainerCallback
 
+import processes
 from convbert.training import checkpoints
 from convbert.training.arguments import training_arguments
 from convbert.training.callbacks import HistoryFile, StopOnSignal, TrainingBudget
@@ -141,8 +141,10 @@ def build(
     return trainer, stop
 
 
-def run(folder: Path, *, slow_disk: float = 0.0, pause_at: int = 0, full_disk_after: int = 0, **options: Any):
-    """Train to the end, or from where an earlier call was stopped. For a process of its own.
+def run(
+    folder: Path, *, slow_disk: float = 0.0, pause_at: int = 0, full_disk_after: int = 0, **options: Any
+) -> int:
+    """Train to the end, or from where an earlier call was stopped; the exit code of a process of its own.
 
     Args:
         slow_disk: seconds that every file of a checkpoint takes to reach the disk.
@@ -165,8 +167,8 @@ def run(folder: Path, *, slow_disk: float = 0.0, pause_at: int = 0, full_disk_af
             trainer.train(resume_from_checkpoint=usable_checkpoint(folder, print))
     except InputError as error:
         (folder / "error.txt").write_text(str(error))
-        raise SystemExit(REFUSED) from None
-    raise SystemExit(0 if stop.received is None else STOPPED)
+        return REFUSED
+    return 0 if stop.received is None else STOPPED
 
 
 def allow_no_growth() -> None:
@@ -178,33 +180,17 @@ def allow_no_growth() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
 
-def start(folder: Path, processes: int = 1, **options: Any) -> list[multiprocessing.Process]:
-    """Processes that share a run; each is forked from one that has imported everything, so that starting is cheap."""
-    context = multiprocessing.get_context("forkserver")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    started = []
-    for rank in range(processes):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        environment = place | {"MASTER_ADDR": "localhost", "MASTER_PORT": port} if processes > 1 else {}
-        process = context.Process(target=_enter, args=(folder, environment, options), daemon=True)
-        process.start()
-        started.append(process)
-    return started
+def start(folder: Path, count: int = 1, **options: Any) -> list[multiprocessing.process.BaseProcess]:
+    """Processes that share a run."""
+    return [
+        processes.start(partial(run, folder, **options), environment=place)
+        for place in processes.places(count)
+    ]
 
 
-def _enter(folder: Path, environment: dict[str, str], options: dict[str, Any]) -> None:
-    os.environ.update(environment)
-    run(folder, **options)
-
-
-def finish(folder: Path, processes: int = 1, **options: Any) -> list[int]:
+def finish(folder: Path, count: int = 1, **options: Any) -> list[int | None]:
     """Run to the end of all processes; their exit codes."""
-    started = start(folder, processes, **options)
-    for process in started:
-        process.join()
-    return [process.exitcode for process in started]
+    return processes.finish(start(folder, count, **options))
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -380,21 +381,25 @@ def test_full_disk_while_pretraining(tmp_path, refused):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_for_the_answers(sound_model):
+def test_full_disk_for_the_answers(sound_model, monkeypatch, capsys):
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
+        assert main(["fill-mask", "the [MASK] .", "--json", "--model", str(sound_model)]) == 2
+    assert capsys.readouterr().err == "convbert: error: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_and_the_end_of_the_process():
+    """Where Python itself writes what is left."""
     source = str(Path(convbert.__file__).parents[1])
-    command = [
-        sys.executable,
-        "-m",
-        "convbert",
-        "fill-mask",
-        "the [MASK] .",
-        "--json",
-        "--model",
-        str(sound_model),
-    ]
     with open("/dev/full", "w") as full:
-        environment = {**os.environ, "PYTHONPATH": source}
-        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "convbert", "--version"],
+            env={**os.environ, "PYTHONPATH": source},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert done.returncode == 2
     assert done.stderr == "convbert: error: No space left on device\n"
 

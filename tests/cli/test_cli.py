@@ -8,14 +8,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import convbert
+import processes
 import tiny
 from convbert.cli import main
-from convbert.cli.inputs import LONGEST_LINE_BYTES, read_blocks
+from convbert.cli.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
 VERBS = (
@@ -47,12 +49,6 @@ def stdin(monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
     return set_bytes
-
-
-def run_process(*arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "convbert", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=120, **options)
 
 
 def json_lines(text: str) -> list[dict]:
@@ -231,17 +227,16 @@ def test_skip_bad_passes_over_bad_lines_and_counts_them(model_dir, stdin, capsys
     assert captured.err.startswith("convbert: 5 lines skipped; the first: stdin: line 2: ")
 
 
-def test_answers_come_while_lines_are_still_being_written(model_dir):
-    environment = {**os.environ, "PYTHONPATH": SOURCE}
-    command = [sys.executable, "-m", "convbert", "fill-mask", "-", "--json", "--model", str(model_dir)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+def test_answers_come_while_lines_are_still_being_written(model_dir, tmp_path):
+    for name in ("lines", "answers"):
+        os.mkfifo(tmp_path / name)
+    words = ["fill-mask", "-", "--json", "--model", str(model_dir)]
+    process = processes.start(main, words, stdin=tmp_path / "lines", stdout=tmp_path / "answers")
+    with open(tmp_path / "lines", "wb", buffering=0) as lines, open(tmp_path / "answers") as answers:
         for number in (1, 2):
-            process.stdin.write(b"the [MASK] sat .\n")
-            process.stdin.flush()
-            assert json.loads(process.stdout.readline())["line"] == number
-        process.stdin.close()
-    assert process.returncode == 0
+            lines.write(b"the [MASK] sat .\n")
+            assert json.loads(answers.readline())["line"] == number
+    assert processes.finish([process]) == [0]
 
 
 def test_a_reader_that_goes_away_is_no_error(model_dir, tmp_path):
@@ -270,6 +265,16 @@ def test_blocks_are_small_and_lose_nothing():
     assert [line.content.encode() for block in blocks for line in block] == lines
     assert 0 < stream.largest <= 1 << 20
     assert max(sum(line.size for line in block) for block in blocks) < 1 << 20
+
+
+def test_a_named_pipe_is_read_from_its_first_byte(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"the cat\na dog\n",))
+    writer.start()
+    blocks, _ = open_lines(str(pipe))
+    assert [line.content for block in blocks for line in block] == ["the cat", "a dog"]
+    writer.join()
 
 
 def test_a_line_without_end_does_not_fill_the_memory():

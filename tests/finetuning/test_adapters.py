@@ -19,9 +19,8 @@ from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
 from convbert.finetuning.adapters.tagging import share_words, split_text
 from convbert.finetuning.baseline import has_collapsed, is_constant
-from convbert.finetuning.data import Example
+from convbert.finetuning.data import Example, Split
 from convbert.finetuning.evaluation import FinetunedModel
-from convbert.finetuning.inference import Split
 from convbert.finetuning.mistakes import how_wrong
 from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.prediction import Predictor, record_of

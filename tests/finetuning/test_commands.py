@@ -18,9 +18,8 @@ from convbert import ConvBertForSequenceClassification, ConvBertModel, ConvBertT
 from convbert.cli import main
 from convbert.files.atomic import folder_lock
 from convbert.finetuning.adapters import adapter_of
-from convbert.finetuning.data import Example
+from convbert.finetuning.data import Example, Split
 from convbert.finetuning.evaluation import FinetunedModel
-from convbert.finetuning.inference import Split
 from convbert.finetuning.readers import read_table
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS

@@ -4,8 +4,8 @@ import pytest
 
 import tiny
 from convbert import ConvBertForSequenceClassification, InputError
-from convbert.finetuning.lora import add_adapters
 from convbert.finetuning.recipes import FinetuningPlan
+from convbert.finetuning.warm_start import add_adapters
 
 
 def test_a_rank_above_the_model_s_width_is_refused_before_memory_is_taken():

@@ -8,8 +8,7 @@ import pytest
 import tiny
 from convbert import ConvBertTokenizerFast, InputError
 from convbert.finetuning.adapters import adapter_of
-from convbert.finetuning.data import Example
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Example, Split
 from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS, Task, find_task

@@ -16,10 +16,9 @@ from browser import CHROMIUM, open_in_browser, overflow
 from convbert import ConvBertForQuestionAnswering, ConvBertForSequenceClassification, ConvBertTokenizerFast
 from convbert.cli import main
 from convbert.finetuning.adapters import adapter_of
-from convbert.finetuning.data import Example, Feature
+from convbert.finetuning.data import Example, Feature, Split
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.explain import explain_html
-from convbert.finetuning.inference import Split
 from convbert.finetuning.mistakes import answered, tagged, token_influence, worst_mistakes
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.report import intervals, report_html

@@ -42,6 +42,12 @@ def test_hooks():
     handle.remove()
 
 
+def test_compiled_modules():
+    module = nn.Linear(2, 2)
+    assert internals.compiled_from(torch.compile(module)) is module
+    assert internals.compiled_from(module) is None
+
+
 def test_versions():
     x = torch.zeros(2)
     before = internals.version_of(x)

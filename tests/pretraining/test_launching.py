@@ -7,9 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import convbert
+import processes
 from convbert.cli import main
+from processes import finish, start
 
 SETTINGS = {
     "vocab_size": 200,
@@ -65,25 +63,14 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 
 
 def test_torchrun_gives_the_losses_of_one_process(corpus, heldout_text, tmp_path, one_process):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = [str(Path(convbert.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     two = words(corpus, heldout_text, tmp_path / "two", batch_size=4)
-    done = subprocess.run([*command, "-m", "convbert", *two], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    processes.torchrun(main, two, logs=tmp_path / "logs")
     assert_same_run(tmp_path / "two", one_process)
 
 
-# Forked from a process that has imported everything, see tests/conftest.py.
-PROCESSES = multiprocessing.get_context("forkserver")
-
-
-def _main(arguments: list[str], environment: dict[str, str], sharded: bool) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    if sharded:
-        _shard_on_cpus()
-    raise SystemExit(main(arguments))
+def _sharded(arguments: list[str]) -> int:
+    _shard_on_cpus()
+    return main(arguments)
 
 
 def _shard_on_cpus() -> None:
@@ -104,43 +91,30 @@ def _shard_on_cpus() -> None:
     arguments._check_fsdp = lambda use_cpu: None
 
 
-def start(
-    arguments: list[str], environment: dict[str, str] | None = None, sharded: bool = False
-) -> multiprocessing.Process:
-    process = PROCESSES.Process(target=_main, args=(arguments, environment or {}, sharded))
-    process.start()
-    return process
-
-
-def start_two(arguments: list[str]) -> list[multiprocessing.Process]:
+def start_two(arguments: list[str]) -> list[multiprocessing.process.BaseProcess]:
     """Two processes that have a part of the weights each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    ranks = ({"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
-    return [start(arguments, place | rank, sharded=True) for rank in ranks]
+    return [processes.start(_sharded, arguments, environment=place) for place in processes.places(2)]
 
 
 def test_bad_input_of_the_first_process_is_the_end_of_all(corpus, heldout_text, tmp_path):
     """Each says so; none calls it an internal error, which would be a 1."""
     (tmp_path / "empty.txt").touch()
-    processes = start_two(words(tmp_path / "empty.txt", heldout_text, tmp_path / "run"))
-    assert [finish(process) for process in processes] == [2, 2]
+    assert finish(start_two(words(tmp_path / "empty.txt", heldout_text, tmp_path / "run"))) == [2, 2]
 
 
 def test_sharded_weights_train_and_go_on_after_a_kill_like_whole_ones(
     corpus, heldout_text, tmp_path, one_process
 ):
     arguments = words(corpus, heldout_text, tmp_path / "run", batch_size=4, fsdp=True)
-    processes = start_two(arguments)
+    started = start_two(arguments)
     while not (tmp_path / "run/checkpoint-4").exists():
-        assert all(process.is_alive() for process in processes)
+        assert all(process.is_alive() for process in started)
         time.sleep(0.005)
-    for process in processes:
+    for process in started:
         process.kill()
-        process.join()
+    assert finish(started) == [-signal.SIGKILL] * 2
     assert not (tmp_path / "run/model").exists()
-    assert [finish(process) for process in start_two(arguments)] == [0, 0]
+    assert finish(start_two(arguments)) == [0, 0]
     assert_same_run(tmp_path / "run", one_process)
     assert not list(tmp_path.glob("run/*/pytorch_model*"))  # weights that only unpickling reads
 
@@ -149,7 +123,7 @@ def test_the_same_command_goes_on_after_any_kill(corpus, heldout_text, tmp_path)
     """With dropout; killed at random moments while it learns a vocabulary, reads, trains, and writes checkpoints."""
     settings = {"hidden_dropout_prob": 0.1, "max_steps": 16, "save_every": 1}
     output, source = tmp_path / "parts", random.Random(0)
-    assert finish(start(words(corpus, heldout_text, tmp_path / "whole", **settings))) == 0
+    assert finish([start(main, words(corpus, heldout_text, tmp_path / "whole", **settings))]) == [0]
 
     def steps() -> int:
         log = output / "log.jsonl"
@@ -162,24 +136,19 @@ def test_the_same_command_goes_on_after_any_kill(corpus, heldout_text, tmp_path)
         *[lambda: any(output.glob(".writing-checkpoint*"))] * 3,
     ]
     for has_come in moments:
-        process = start(words(corpus, heldout_text, output, **settings))
+        process = start(main, words(corpus, heldout_text, output, **settings))
         while not has_come():
             assert process.is_alive()
         time.sleep(source.uniform(0, 0.03))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    assert finish(start(words(corpus, heldout_text, output, **settings))) == 0
+    assert finish([start(main, words(corpus, heldout_text, output, **settings))]) == [0]
 
     assert entries(output) == entries(tmp_path / "whole")
     ours, theirs = (load_file(folder / "model/model.safetensors") for folder in (output, tmp_path / "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not list(output.glob(".*"))
-
-
-def finish(process: multiprocessing.Process) -> int | None:
-    process.join()
-    return process.exitcode
 
 
 @pytest.mark.parametrize(
@@ -201,7 +170,7 @@ def test_a_signal_before_the_first_step_or_after_the_last_ends_the_command_in_or
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_scheduler_gets_the_exit_code_it_asked_for(corpus, heldout_text, tmp_path, number, code):
-    process = start(words(corpus, heldout_text, tmp_path / "run", max_steps=100_000))
+    process = start(main, words(corpus, heldout_text, tmp_path / "run", max_steps=100_000))
     while not (tmp_path / "run/checkpoint-4").exists():
         assert process.is_alive()
         time.sleep(0.01)

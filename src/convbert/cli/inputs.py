@@ -105,12 +105,11 @@ def open_lines(name: str) -> tuple[Iterator[list[Item]], int | None]:
         return read_blocks(_stdin(), "stdin"), None
     ending = Path(name).suffix.lower()
     compression = ending if ending in (".gz", ".zst") else ""
-    with open(name, "rb") as raw:
-        if not compression and (kind := _magic_of(raw.read(4))):
-            raise InputError(f"{name}: is {kind}: its name should end so, or say --format")
 
     def blocks() -> Iterator[list[Item]]:
         with open_stream(Path(name), compression) as stream:
+            if not compression and (kind := _magic_of(stream.peek(4))):  # type: ignore[attr-defined]
+                raise InputError(f"{name}: is {kind}: its name should end so, or say --format")
             yield from read_blocks(stream, name)
 
     return blocks(), None if compression else Path(name).stat().st_size

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.data import Example, Prediction
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Example, Prediction, Split
 
 
 def majority(adapter: TaskAdapter, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:

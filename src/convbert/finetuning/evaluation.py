@@ -11,10 +11,9 @@ from typing import Any, cast
 from convbert.files.atomic import atomic_folder, write_json
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.cells import Report
-from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.data import Example, Prediction, Split
 from convbert.finetuning.explain import explain_html
 from convbert.finetuning.folder import refuse_runs
-from convbert.finetuning.inference import Split
 from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.recipes import FinetuningPlan, recipe
 from convbert.finetuning.report import report_html

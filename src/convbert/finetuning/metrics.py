@@ -12,10 +12,6 @@ import numpy as np
 Scores = dict[str, float]
 
 
-def _sklearn(name: str, gold: Sequence[Any], predicted: Sequence[Any], **options: Any) -> float:
-    return float(getattr(import_module("sklearn.metrics"), name)(gold, predicted, **options))
-
-
 def _correlation(name: str, gold: Sequence[float], predicted: Sequence[float]) -> float:
     """0 where one of the two does not vary: a spread at the level of rounding is none, and would give noise."""
     for values in (gold, predicted):
@@ -25,14 +21,15 @@ def _correlation(name: str, gold: Sequence[float], predicted: Sequence[float]) -
     return float(getattr(import_module("scipy.stats"), name)(gold, predicted)[0])
 
 
-matthews = partial(_sklearn, "matthews_corrcoef")
-"""Matthews correlation, CoLA's metric; 0 where one label is always given."""
-macro_f1 = partial(_sklearn, "f1_score", average="macro", zero_division=0)
-"""Unweighted mean of the F1 of every label that occurs."""
 pearson = partial(_correlation, "pearsonr")
 """Linear correlation."""
 spearman = partial(_correlation, "spearmanr")
 """Correlation of ranks."""
+
+
+def matthews(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
+    """Matthews correlation, CoLA's metric; 0 where one label is always given."""
+    return float(import_module("sklearn.metrics").matthews_corrcoef(gold, predicted))
 
 
 def accuracy(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
@@ -47,8 +44,12 @@ def mean_squared_error(gold: Sequence[float], predicted: Sequence[float]) -> flo
 
 def positive_f1(gold: Sequence[Any], predicted: Sequence[Any], positive: Any) -> float:
     """F1 of one label: MRPC's and QQP's."""
-    hits = [[label == positive for label in labels] for labels in (gold, predicted)]
-    return _sklearn("f1_score", *hits, zero_division=0)
+    return micro_f1(*([{label} & {positive} for label in labels] for labels in (gold, predicted)))
+
+
+def macro_f1(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
+    """Unweighted mean of the F1 of every label that occurs."""
+    return float(np.mean([positive_f1(gold, predicted, label) for label in {*gold, *predicted}]))
 
 
 def micro_f1(gold: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> float:

@@ -12,8 +12,7 @@ import torch
 from convbert.finetuning import squad
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.tagging import Tagging
-from convbert.finetuning.data import Example, Feature, Prediction
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Example, Feature, Prediction, Split
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.report.page import tokens
 from convbert.tokenization import ConvBertTokenizerFast

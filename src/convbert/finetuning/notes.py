@@ -8,8 +8,7 @@ from random import Random
 from typing import Any
 
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.data import Example, Feature, counted
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Example, Feature, Split, counted
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError

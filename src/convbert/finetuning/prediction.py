@@ -12,9 +12,8 @@ from typing import Any
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.tagging import Tagging, split_text
 from convbert.finetuning.cells import text_in, text_of
-from convbert.finetuning.data import Example, Prediction
+from convbert.finetuning.data import Example, Prediction, array_of
 from convbert.finetuning.evaluation import FinetunedModel
-from convbert.finetuning.inference import array_of
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
 from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens

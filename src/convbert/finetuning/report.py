@@ -16,8 +16,7 @@ from rich.filesize import decimal
 
 from convbert.finetuning import squad
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.data import Example, Prediction
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Example, Prediction, Split
 from convbert.finetuning.mistakes import worst_mistakes
 from convbert.inference.tags import entity_spans
 from convbert.model.convbert import ConvBertPreTrainedModel

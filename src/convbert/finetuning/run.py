@@ -21,10 +21,9 @@ from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.baseline import majority
 from convbert.finetuning.cells import Report
-from convbert.finetuning.data import Example
+from convbert.finetuning.data import Example, Split
 from convbert.finetuning.evaluation import FinetunedModel, write_pages
 from convbert.finetuning.folder import Files, RunFolder
-from convbert.finetuning.inference import Split
 from convbert.finetuning.notes import feature_notes, label_notes, split_off_dev
 from convbert.finetuning.recipes import recipe
 from convbert.finetuning.seed import SeedTrainer

@@ -17,14 +17,12 @@ from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.question_answering import apply_threshold, tune_threshold
 from convbert.finetuning.baseline import has_collapsed
 from convbert.finetuning.cells import Report
-from convbert.finetuning.data import Feature
+from convbert.finetuning.data import Feature, Split
 from convbert.finetuning.folder import RunFolder
-from convbert.finetuning.inference import Split
 from convbert.finetuning.linear_head import LinearHead, fold_linear_head
-from convbert.finetuning.lora import add_adapters
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.trainer import SCORE, EvaluateAtTheEnd, FinetuningTrainer, TaskObjective
-from convbert.finetuning.warm_start import build_model, read_config, write_task
+from convbert.finetuning.warm_start import add_adapters, build_model, read_config, write_task
 from convbert.finetuning.writing import write_predictions
 from convbert.inference.loading import ready
 from convbert.tokenization import ConvBertTokenizerFast

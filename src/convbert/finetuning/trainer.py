@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
-from convbert.finetuning.data import Feature
-from convbert.finetuning.inference import MAX_TOKENS, Split
+from convbert.finetuning.data import MAX_TOKENS, Feature, Split
 from convbert.inference.engine import plan_batches
 from convbert.training.callbacks import TrainingBudget
 from convbert.training.trainer import ObjectiveTrainer

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers.utils import cached_file
 
 from convbert.configuration import ConvBertConfig
@@ -21,6 +22,7 @@ from convbert.model.convbert import ConvBertModel, ConvBertPreTrainedModel
 from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
+from convbert.util.optional import require
 from convbert.util.schema import read_json
 
 TASK_FILE = "finetuning.json"
@@ -125,3 +127,39 @@ def read_task(source: str) -> tuple[Task, FinetuningPlan] | None:
         raise InputError(f"{source}/{TASK_FILE}: an object is wanted, got {type(record).__name__}")
     task = Task.from_dict(record.get("task"), f"{source}/{TASK_FILE}: task")
     return task, FinetuningPlan.from_dict(record.get("plan"), f"{source}/{TASK_FILE}: plan")
+
+
+def target_modules(model: ConvBertPreTrainedModel) -> list[str]:
+    """Full names of the encoder's dense layers, which low-rank adapters can stand beside; transformers knows none for
+    "convbert".
+
+    Grouped feed-forward layers (medium-small) are no `nn.Linear`, and the separable convolution is a depthwise and a
+    pointwise `nn.Conv1d`: both stay frozen.
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".encoder.layer." in name
+    ]
+
+
+def add_adapters(model: ConvBertPreTrainedModel, plan: FinetuningPlan) -> nn.Module:
+    """The model with low-rank adapters of peft beside its dense layers; they and the head are trained."""
+    if plan.lora_rank > (width := model.config.hidden_size):
+        raise InputError(f"lora_rank ({plan.lora_rank}) exceeds the model's hidden_size ({width})")
+    require("lora", "--lora")
+    from peft import LoraConfig, get_peft_model
+
+    heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    trained = [name for name in heads if any(True for _ in getattr(model, name).parameters())]
+    settings = LoraConfig(
+        r=plan.lora_rank,
+        lora_alpha=plan.lora_alpha,
+        lora_dropout=plan.dropout or 0.0,
+        target_modules=target_modules(model),
+        modules_to_save=trained,
+    )
+    adapted = get_peft_model(model, settings)
+    if not any(parameter.requires_grad for name, parameter in adapted.named_parameters() if "lora_" in name):
+        raise InputError("this model has no dense layer that an adapter could stand beside")
+    return adapted

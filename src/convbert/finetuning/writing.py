@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.data import Prediction
-from convbert.finetuning.inference import Split
+from convbert.finetuning.data import Prediction, Split
 from convbert.finetuning.recipes import FinetuningPlan
 
 

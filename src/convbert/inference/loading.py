@@ -24,6 +24,7 @@ from convbert.model.heads.question_answering import ConvBertForQuestionAnswering
 from convbert.model.heads.replaced_token import ConvBertForPreTraining
 from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
+from convbert.ops._torch_internals import compiled_from
 from convbert.util.errors import InputError
 
 Device = str | int | torch.device | None
@@ -65,8 +66,8 @@ def load(
             "question-answering", "multiple-choice", "replaced-token-detection", or "feature-extraction" for the
             encoder alone. It decides the class of the model.
         precision: "fp32"; "bf16"; "int8", 8-bit weights and activations in the encoder's wide linear layers, on a CPU
-            and for inference alone; or "auto", bf16 where the hardware multiplies it, else fp32 (on a GPU, half
-            precision stays as stored). `convbert doctor` says what this machine gains.
+            and for inference alone; or "auto", fp32 (on a GPU, half precision
+            stays as stored). `convbert doctor` says what this machine gains.
         device: None takes the GPU where there is one.
 
     Returns:
@@ -172,7 +173,7 @@ def unwrap(model: nn.Module) -> ConvBertPreTrainedModel:
     ConvBERT, and adapters that are a prompt, which the model alone does not read.
     """
     while not isinstance(model, ConvBertPreTrainedModel):
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        inner = compiled_from(model) or getattr(model, "module", None)
         if inner is None and hasattr(model, "peft_config"):
             if any(config.is_prompt_learning for config in model.peft_config.values()):  # type: ignore[operator]
                 raise InputError(

@@ -47,6 +47,11 @@ def hooks_of_all_modules() -> list[Mapping[Any, Any]] | None:
     return None if None in found else found  # type: ignore[return-value]
 
 
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module behind `torch.compile`; None for any other."""
+    return getattr(module, "_orig_mod", None)
+
+
 def version_of(tensor: Tensor) -> int | None:
     """A number that grows with every change in place; None where changes are not counted (made in inference mode)."""
     return None if tensor.is_inference() else getattr(tensor, "_version", None)

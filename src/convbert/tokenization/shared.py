@@ -210,7 +210,7 @@ def save_rules(
 
     Where its rules are others than BERT's, the configuration sends other readers there: its class would build BERT's.
     """
-    from convbert.tokenization.rules import are_berts
+    from convbert.tokenization.files import are_berts
     from convbert.util.schema import read_json
 
     path = Path(folder, f"{filename_prefix}-{TOKENIZER_FILE}" if filename_prefix else TOKENIZER_FILE)

@@ -1,4 +1,4 @@
-"""The tokenizer in Python."""
+"""WordPiece in Python."""
 
 from __future__ import annotations
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convbert.finetuning.adapters.base import TaskAdapter
-from convbert.finetuning.adapters.multiple_choice import MultipleChoice
 from convbert.finetuning.adapters.question_answering import QuestionAnswering
-from convbert.finetuning.adapters.sequence import Classification, MultiLabel, Regression
+from convbert.finetuning.adapters.sequence import Classification, MultiLabel, MultipleChoice, Regression
 from convbert.finetuning.adapters.tagging import Tagging
 from convbert.finetuning.tasks import Task
 
