@@ -23,7 +23,6 @@ include_patterns = [
 ]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]
 
 default_role = "code"  # docstrings mark code with single backticks
 autodoc_member_order = "bysource"

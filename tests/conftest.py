@@ -19,12 +19,23 @@ import torch
 from convbert.ops import compiled
 from helpers import FORMS
 
-SLOW = (
-    *("finetuning/test_run.py", "pretraining/test_run.py", "test_readme.py", "model/test_compile.py"),
-    *("training/test_interruption.py", "training/test_processes.py", "pretraining/test_launching.py"),
-    *("ops/test_gpu_interpreted.py", "ops/test_gpu_compiles.py", "pretraining/test_corpus_prepare.py"),
-    *("pretraining/test_beginning.py", "test_auto.py", "test_benchmarks.py", "finetuning/test_commands.py"),
-)
+SLOW = [
+    "export/test_onnx.py",
+    "export/test_other_runtimes.py",
+    "finetuning/test_run.py",
+    "model/test_compile.py",
+    "pretraining/test_launching.py",
+    "ops/test_gpu_interpreted.py",
+    "test_benchmarks.py",
+    "pretraining/test_run.py",
+    "pretraining/test_warm_start.py",
+    "cli/test_convert.py",
+    "pretraining/test_corpus_prepare.py",
+    "test_readme.py",
+    "tokenization/test_tokenization.py",
+    "ops/test_gpu_compiles.py",
+    "serving/test_process.py",
+]
 """Files that take longest. They come first, so that no process is left alone with one of them at the end."""
 
 
@@ -66,7 +77,7 @@ def poisoned_memory():
 @pytest.fixture
 def without_kernels(monkeypatch) -> None:
     """The CPU ops run in PyTorch alone, as without a compiler."""
-    monkeypatch.setattr(compiled, "_load", lambda: (None, None, "the tests pretend so"))
+    monkeypatch.setattr(compiled, "chosen", lambda: (None, None, "the tests pretend so"))
 
 
 @pytest.fixture(params=FORMS)
@@ -75,5 +86,5 @@ def form(request, monkeypatch):
     name = request.param
     library = None if name == "portable" else compiled.open_build(name)[0]
     found = (None, None, "the tests pretend so") if library is None else (name, library, None)
-    monkeypatch.setattr(compiled, "_load", lambda: found)
+    monkeypatch.setattr(compiled, "chosen", lambda: found)
     return name

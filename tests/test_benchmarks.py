@@ -516,7 +516,7 @@ def test_neighbours_are_busy_and_then_gone():
 def test_a_model_in_onnx_runtime_gives_its_states():
     pytest.importorskip("onnxruntime", reason="the extra bench is not installed")
     pytest.importorskip("onnxscript", reason="the extra bench is not installed")
-    model, _ = subjects.twins(SIZES["tiny"](), torch.float32, CPU)
+    model, _ = subjects.twins(SIZES["tiny"](num_hidden_layers=1), torch.float32, CPU)
     inputs = Case("tiny", (3, 11), half_padded=True).inputs(CPU)
     (found,) = subjects.onnx_runtime(model, inputs, threads=1)()[:1]
     expected = model(**inputs).last_hidden_state

@@ -22,6 +22,7 @@ from convbert.cli import (
     predict,
     prepare,
     pretrain,
+    serve,
     tokenizer,
 )
 from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
@@ -56,6 +57,7 @@ app.command("pretrain")(pretrain.run)
 app.command("finetune", cls=_with_fields("convbert.finetuning.recipes", "FinetuningPlan"))(finetune.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
+app.command("serve")(serve.run)
 app.command("convert")(convert.run)
 app.command("export")(export.run)
 app.command("doctor")(doctor.run)

@@ -12,6 +12,7 @@ EXTRAS = {
     "ray": ("ray",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "bench": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""

@@ -1,4 +1,5 @@
 // One page for every task: reads model/config.json, loads the model with transformers.js, and shows its answers.
+import { drawAnswer, drawClasses, drawMasks, drawPassage, drawSimilarities } from "./draw.js";
 import { env, pipeline } from "./vendor/transformers.min.js";
 
 env.allowLocalModels = true;
@@ -8,7 +9,6 @@ env.localModelPath = "./";
 const runtime = new URL("vendor/ort-wasm-simd-threaded", location.href).href;
 env.backends.onnx.wasm.wasmPaths = { mjs: `${runtime}.mjs`, wasm: `${runtime}.wasm` };
 
-const LONGEST_BAR_LIST = 10;
 const find = (id) => document.getElementById(id);
 
 // What each head is called, what stands in the form at first, and how its answer is made and shown.
@@ -34,46 +34,14 @@ const TASKS = {
   },
 };
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function card(title) {
-  const made = element("div", "card");
-  if (title) made.append(element("h2", "", title));
-  return made;
-}
-
-// A bar is as long as its share of the longest.
-function bar(name, share, longest = 1) {
-  const row = element("div", "bar");
-  const track = element("div", "track");
-  const fill = element("div", "fill");
-  fill.style.width = `${Math.max(0, Math.min(1, share / longest)) * 100}%`;
-  track.append(fill);
-  row.append(element("span", "name", name), track, element("span", "value", `${(share * 100).toFixed(1)} %`));
-  return row;
-}
-
 async function showMasks(run, text) {
   if (!text.includes("[MASK]")) throw new Error("The text has no [MASK].");
   const found = await run(text, { top_k: 5 });
-  const masks = Array.isArray(found[0]) ? found : [found];
-  return masks.map((candidates, number) => {
-    const made = card(masks.length > 1 ? `[MASK] ${number + 1}` : "[MASK]");
-    candidates.forEach(({ token_str, score }) => made.append(bar(token_str, score, candidates[0].score)));
-    return made;
-  });
+  return drawMasks(Array.isArray(found[0]) ? found : [found]);
 }
 
 async function showClasses(run, text) {
-  const made = card();
-  const found = await run(text, { top_k: null });
-  found.slice(0, LONGEST_BAR_LIST).forEach(({ label, score }) => made.append(bar(label, score)));
-  return [made];
+  return [drawClasses(await run(text, { top_k: null }))];
 }
 
 // Where each token stands: transformers.js gives no offsets, so tokens are found in the text one after the other, in
@@ -113,59 +81,21 @@ async function showTags(run, text) {
     if (last && goesOn && isNear) last.end = place[1];
     else spans.push({ start: place[0], end: place[1], kind: kindOf(entity) });
   });
-  return [passage(text, spans)];
-}
-
-function passage(text, spans) {
-  const characters = [...text];
-  const made = card();
-  const body = element("div", "passage");
-  let done = 0;
-  for (const { start, end, kind } of spans) {
-    body.append(characters.slice(done, start).join(""));
-    const marked = element("mark", "", characters.slice(start, end).join(""));
-    if (kind) marked.append(element("small", "", kind));
-    body.append(marked);
-    done = end;
-  }
-  body.append(characters.slice(done).join(""));
-  made.append(body);
-  return made;
+  return [drawPassage(text, spans)];
 }
 
 async function showAnswer(run, text, question) {
   if (!question.trim()) throw new Error("Ask a question.");
   const { answer, score } = await run(question, text);
-  const start = text.toLowerCase().indexOf(answer.toLowerCase());
-  const made = card();
-  made.append(bar(answer || "(no answer)", score));
-  if (start < 0 || !answer) return [made];
-  const before = [...text.slice(0, start)].length;
-  return [made, passage(text, [{ start: before, end: before + [...answer].length, kind: "" }])];
+  const found = text.toLowerCase().indexOf(answer.toLowerCase());
+  const start = found < 0 ? found : [...text.slice(0, found)].length;
+  return drawAnswer(text, { answer, score, start, end: start + [...answer].length });
 }
 
 async function showSimilarities(run, text) {
   const lines = text.split("\n").filter((line) => line.trim());
   const vectors = (await run(lines, { pooling: "mean", normalize: true })).tolist();
-  const made = card("Cosine similarity");
-  const scroll = element("div", "scroll");
-  const table = element("table");
-  lines.forEach((line, row) => {
-    const cells = element("tr");
-    const head = element("th", "", line);
-    head.scope = "row";
-    cells.append(head);
-    lines.forEach((_, column) => {
-      const value = vectors[row].reduce((sum, x, index) => sum + x * vectors[column][index], 0);
-      const cell = element("td", "", value.toFixed(2));
-      cell.style.background = `color-mix(in srgb, var(--accent) ${Math.round(Math.max(0, value) * 60)}%, transparent)`;
-      cells.append(cell);
-    });
-    table.append(cells);
-  });
-  scroll.append(table);
-  made.append(scroll);
-  return [made];
+  return [drawSimilarities(lines, vectors)];
 }
 
 function say(text, isError = false) {

@@ -60,12 +60,12 @@ the tokens."""
 
 def build() -> str | None:
     """Which of the builds runs here: "avx512", "avx2" or "generic"; None where none does."""
-    return _load()[0]
+    return chosen()[0]
 
 
 def library() -> ctypes.CDLL:
     """The build that runs here; there must be one."""
-    found = _load()[1]
+    found = chosen()[1]
     assert found is not None
     return found
 
@@ -73,11 +73,12 @@ def library() -> ctypes.CDLL:
 @cache
 def why_missing() -> str | None:
     """The reason no compiled kernels run here, or None where they do."""
-    return _load()[2]
+    return chosen()[2]
 
 
 @cache
-def _load() -> tuple[str | None, ctypes.CDLL | None, str | None]:
+def chosen() -> tuple[str | None, ctypes.CDLL | None, str | None]:
+    """The build that runs here: its name and its library, or the reason there is none."""
     reason = None
     for name in runnable_builds():
         library, reason = open_build(name)
@@ -123,7 +124,7 @@ def takes(*tensors: Tensor | None) -> bool:
     """Whether the kernels can work on these: plain fp32 tensors on the CPU, outside of tracing."""
     return (
         runs_eagerly(*tensors)
-        and _load()[1] is not None
+        and chosen()[1] is not None
         and all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in tensors)
     )
 
