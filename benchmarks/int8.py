@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import OURS, PUBLISHED, THEIRS, Case
+from benchmarks.cases import INT8, OURS, PUBLISHED, THEIRS, Case
 from benchmarks.forward import checked
 from benchmarks.oracle import each_alone
 from benchmarks.precision import load
@@ -19,7 +19,6 @@ from benchmarks.subjects import config_of, prepare, twins
 from benchmarks.timing import Call
 
 ROUNDS = 15
-INT8 = "ours, int8"
 RATIOS = (("time / ours, int8", INT8), ("time / ours, float32", OURS))
 
 

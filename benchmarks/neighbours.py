@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.cases import OURS, Case
+from benchmarks.cases import INT8, ONNX, OURS, Case
 from benchmarks.forward import checked
-from benchmarks.int8 import INT8
 from benchmarks.oracle import each_alone
 from benchmarks.report import Row
 from benchmarks.run import Run, time_subjects
-from benchmarks.runtimes import ONNX
 from benchmarks.subjects import config_of, onnx_runtime, prepare, twins
 from benchmarks.timing import Call
 from convbert.model.frozen import freeze

@@ -8,9 +8,8 @@ from copy import deepcopy
 
 import torch
 
-from benchmarks.cases import OURS, Case
+from benchmarks.cases import INT8, ONNX, ONNX_INT8, OPENVINO, OURS, RUNTIME_CASES, Case
 from benchmarks.forward import checked
-from benchmarks.int8 import INT8
 from benchmarks.oracle import each_alone
 from benchmarks.report import Row
 from benchmarks.run import Run, time_subjects
@@ -19,15 +18,12 @@ from benchmarks.timing import Call
 from convbert.model.frozen import freeze
 
 ROUNDS = 15
-ONNX, ONNX_INT8, OPENVINO = "ONNX Runtime", "ONNX Runtime, dynamic int8", "OpenVINO"
 RATIOS = (("time / ours", OURS), ("time / ours, int8", INT8))
 
 
 def cases(device: torch.device) -> list[Case]:
     """For the CPU."""
-    shapes = ({"rectangle": (1, 32)}, {"rectangle": (8, 128)}, {"sentences": 16})
-    sizes = ("small", "base") if device.type == "cpu" else ()
-    return [Case(size, **shape) for size in sizes for shape in shapes]  # type: ignore[arg-type]
+    return RUNTIME_CASES if device.type == "cpu" else []
 
 
 def measure(case: Case, run: Run) -> list[Row]:

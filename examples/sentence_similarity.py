@@ -1,8 +1,8 @@
 """Which of some sentences are closest to a question? Mean of the token states, compared by cosine.
 
-    python examples/sentence_similarity.py [MODEL]
+    python examples/sentence_similarity.py ["A sentence"] [MODEL]
 
-The embedded model is only pre-trained: it goes by words and topics. Fine-tune it, or another, for better neighbours.
+The embedded model is small and only pre-trained, a poor judge of meaning: give a model that was fine-tuned for it.
 """
 
 import sys
@@ -11,7 +11,6 @@ import numpy as np
 
 import convbert
 
-QUESTION = "How do plants get their energy?"
 SENTENCES = [
     "Leaves turn the light of the sun into food.",
     "Trees and flowers grow towards the light.",
@@ -21,13 +20,13 @@ SENTENCES = [
 ]
 
 
-def main(model: str | None = None) -> None:
+def main(question: str = "How do plants get their energy?", model: str | None = None) -> None:
     embed = convbert.pipeline("feature-extraction", model, pooling="mean")
-    vectors = np.array(embed([QUESTION, *SENTENCES]))
+    vectors = np.array(embed([question, *SENTENCES]))
     vectors -= vectors.mean(axis=0)  # what all texts share says nothing
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     similarities = vectors[1:] @ vectors[0]
-    print(QUESTION)
+    print(question)
     for number in np.argsort(-similarities):
         print(f"  {similarities[number]:+.2f}  {SENTENCES[number]}")
 

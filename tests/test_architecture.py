@@ -37,6 +37,7 @@ PUBLIC_NAMES = {
     "ConvBertTokenizerFast",
     "InputError",
     "__version__",
+    "add_auto_map",
     "load",
     "pipeline",
     "register_auto_classes",

@@ -23,6 +23,7 @@ _HOMES = {
     "ConvBertTokenizer": "tokenization",
     "ConvBertTokenizerFast": "tokenization",
     "InputError": "util.errors",
+    "add_auto_map": "auto",
     "load": "inference.loading",
     "pipeline": "inference.pipelines",
     "register_auto_classes": "auto",

@@ -17,6 +17,15 @@ from convbert.files.weights import stored_labels
 from convbert.util.errors import InputError
 from convbert.util.schema import check
 
+AUTO_MAP = {"AutoConfig": "convbert_auto.ConvBertConfig"}
+_AUTO_CODE = '''\
+"""Has transformers build convbert's classes, where this folder is loaded with trust_remote_code=True."""
+
+from convbert import ConvBertConfig, register_auto_classes  # pip install convbert
+
+register_auto_classes()
+'''
+
 
 @strict
 class ConvBertConfig(PreTrainedConfig):
@@ -138,6 +147,18 @@ class ConvBertConfig(PreTrainedConfig):
         if name in {field.name for field in fields(cls)} | {"num_labels", "output_attentions", "torch_dtype"}:
             return True
         return name.isidentifier() and name[0] != "_" and not hasattr(cls, name)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Called by transformers for code that came with a folder. Ours need not be copied into the next one."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own; see `convbert.add_auto_map`."""
+        if getattr(self, "auto_map", None):
+            self.auto_map = dict(AUTO_MAP)  # from the Hub, it names the repository that it came from
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            Path(save_directory, "convbert_auto.py").write_text(_AUTO_CODE, encoding="utf-8")
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """As transformers' own, with our two keys left out while they are unset."""

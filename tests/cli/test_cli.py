@@ -29,7 +29,9 @@ VERBS = (
     ["predict"],
     ["prepare"],
     ["convert"],
+    ["push"],
     ["doctor"],
+    ["serve"],
 )
 
 
@@ -49,6 +51,13 @@ def stdin(monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
     return set_bytes
+
+
+def test_the_shell_completes_verbs():
+    words = {"_CONVBERT_COMPLETE": "complete_bash", "COMP_WORDS": "convbert fi", "COMP_CWORD": "1"}
+    environment = {**os.environ, **words, "PYTHONPATH": SOURCE}
+    done = subprocess.run([sys.executable, "-m", "convbert"], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["fill-mask", "finetune"]
 
 
 def json_lines(text: str) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from huggingface_hub import ModelCard
 
 from convbert.finetuning.adapters import adapter_of
 from convbert.finetuning.recipes import FinetuningPlan
@@ -46,3 +47,25 @@ def test_a_card_says_what_the_model_was_made_from(model, named, on_the_hub):
     assert "| train | `train.tsv` | 392,702 |" in card
     assert "| dev_mismatched | `dev_mismatched.tsv` | 9,832 |" in card
     assert "accuracy from 0.4000 to 0.6000; these weights are of seed 2. Seeds that collapsed: 1." in card
+
+
+def test_the_head_of_a_card_has_what_the_hub_shows():
+    card = ModelCard(
+        model_card(adapter_of(TASKS["mnli"]), FinetuningPlan(), {**METRICS, "model": "embedded"})
+    )
+    assert (card.data.license, card.data.language) == (
+        "cc-by-sa-4.0",
+        "en",
+    )  # of the model it was trained from
+    assert card.data.datasets == ["nyu-mll/glue"]
+    shown = {
+        (x.dataset_type, x.dataset_config, x.dataset_split, x.metric_type): x for x in card.data.eval_results
+    }
+    assert shown["nyu-mll/glue", "mnli", "dev_mismatched", "accuracy"].metric_value == 0.25
+    assert len(shown) == 2
+    assert "convbert.register_auto_classes()" in card.text
+    own = ModelCard(
+        model_card(adapter_of(TASKS["text-classification"]), FinetuningPlan(), {**METRICS, "model": __file__})
+    )
+    assert own.data.datasets is None
+    assert own.data.license is None

@@ -550,10 +550,22 @@ def numbers_of(found):
 def test_a_model_that_is_there_keeps_its_precision(folders):
     model = convbert.load(folders["fill-mask"], precision="fp32")
     assert convbert.pipeline("fill-mask", model).model is model
-    with pytest.raises(InputError, match="dtype: say precision instead"):
-        convbert.pipeline("fill-mask", dtype=torch.bfloat16)
     with pytest.raises(InputError, match=r"precision is for loading: .* convbert.load"):
         convbert.pipeline("fill-mask", model, precision="bf16")
+
+
+def test_words_of_transformers_pipeline_are_understood(folders):
+    folder = folders["fill-mask"]
+    found = convbert.pipeline("fill-mask", folder, dtype=torch.bfloat16, device_map="auto").model
+    assert found.dtype == torch.bfloat16
+    assert (
+        convbert.pipeline("fill-mask", folder, torch_dtype="float32", device_map="cpu").model.dtype
+        == torch.float32
+    )
+    with pytest.warns(UserWarning, match="trust_remote_code has no effect"):
+        convbert.pipeline("fill-mask", folder, trust_remote_code=True)
+    with pytest.raises(InputError, match=r"dtype .* 'float16'"):
+        convbert.pipeline("fill-mask", folder, dtype=torch.float16)
 
 
 def test_half_precision_runs_in_single_on_a_cpu(folders, tmp_path):
@@ -561,7 +573,8 @@ def test_half_precision_runs_in_single_on_a_cpu(folders, tmp_path):
     convbert.ConvBertForMaskedLM.from_pretrained(source).half().save_pretrained(tmp_path)
     convbert.ConvBertTokenizer.from_pretrained(source).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
-    assert convbert.pipeline("fill-mask", tmp_path, device="cpu").model.dtype == torch.float32
+    model = convbert.pipeline("fill-mask", tmp_path, device="cpu").model
+    assert model.dtype == model.config.dtype == torch.float32
 
 
 def test_the_embedded_model_is_the_default(folders, monkeypatch):

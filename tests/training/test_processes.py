@@ -3,11 +3,14 @@
 import os
 import signal
 import time
+import warnings
 
 import pytest
 import torch
 
 from convbert.training.checkpoints import last_checkpoint
+from convbert.training.processes import launched_processes
+from convbert.util.errors import SlowerWarning
 from training_runs import REFUSED, STOPPED, finish, log_of, start, weights_of
 
 # Sums are added up in another order.
@@ -78,3 +81,20 @@ def test_when_one_process_dies_the_others_end_and_the_next_start_goes_on(tmp_pat
 def test_a_step_without_numbers_in_one_process_is_skipped_by_all(tmp_path):
     assert finish(tmp_path, 2, poisoned=(3,), **SIZES) == [0, 0]
     assert log_of(tmp_path)[-2]["skipped_steps"] == 1
+
+
+def test_one_process_where_accelerate_was_asked_for_two_is_said(monkeypatch):
+    """On a CPU, `accelerate launch` leaves the others to MPI, and says nothing."""
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    for count in (1, 2):
+        options = f"--cpu --num_processes {count} --num_machines 1 --mixed_precision no --dynamo_backend no"
+        asked = launch_command_parser().parse_args([*options.split(), "program.py"])
+        command, environment = prepare_simple_launcher_cmd_env(asked)
+        assert command[-1] == "program.py"  # and no launcher of several before it
+        with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            patch.setattr(os, "environ", environment)
+            assert launched_processes("cpu").num_processes == 1
+        assert sum(issubclass(each.category, SlowerWarning) for each in found) == count - 1

@@ -22,6 +22,7 @@ from convbert.cli import (
     predict,
     prepare,
     pretrain,
+    push,
     serve,
     tokenizer,
 )
@@ -29,7 +30,6 @@ from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, us
 
 app = typer.Typer(
     name="convbert",
-    add_completion=False,
     rich_markup_mode=None,  # examples keep their line breaks
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -60,6 +60,7 @@ app.command("predict")(predict.run)
 app.command("serve")(serve.run)
 app.command("convert")(convert.run)
 app.command("export")(export.run)
+app.command("push")(push.run)
 app.command("doctor")(doctor.run)
 
 

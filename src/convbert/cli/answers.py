@@ -10,14 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import lock_descriptor
+
 from convbert.cli.failures import say
 from convbert.files.atomic import atomic_write
 from convbert.util.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _RECORD = re.compile(rb'\{"(line|row)": (\d+), ("error": )?')
 
@@ -58,13 +55,9 @@ class Answers:
             raise
 
     def _lock(self, path: Path) -> None:
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{path}: another process is writing it") from None
-        except OSError:  # a file system without locks
-            pass
+        with suppress(OSError):  # a file system without locks
+            if not lock_descriptor(self._stream.fileno(), blocking=False):
+                raise InputError(f"{path}: another process is writing it")
         if path.exists():
             if os.fstat(self._stream.fileno()).st_size == 0:
                 self._partial.unlink(missing_ok=True)

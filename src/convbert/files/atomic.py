@@ -8,20 +8,19 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from convbert.util.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 PathLike = str | os.PathLike[str]
+
+LOCK = ".lock"
+"""The file in a folder that `folder_lock` holds."""
 
 _WEIGHTS = re.compile(r"(?P<stem>model(\.[\w.]+)?)(-\d{5}-of-\d{5})?\.safetensors")
 
@@ -102,8 +101,7 @@ def atomic_folder(folder: PathLike) -> Iterator[Path]:
 def folder_lock(folder: PathLike, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Be the only process that does something in a folder, which is made where missing.
 
-    The lock is on the folder itself, leaves no file, and goes with the process, however that ends. On Windows, and on
-    file systems without locks, nothing is guarded.
+    The lock goes with the process, however that ends, and is not kept by processes that it started.
 
     Args:
         doing: what, for the process that is refused, as "training".
@@ -117,36 +115,17 @@ def folder_lock(folder: PathLike, doing: str, *, wait: bool = False) -> Iterator
         raise InputError(f"{path}: is a file; the output must be a folder")
     with _naming(path):
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY) if fcntl is not None else None
-    if descriptor is None:
-        yield
-        return
-    _held.add(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        _let_go(descriptor)
-        raise InputError(f"{path}: another process is {doing} in this folder") from None
-    except OSError:  # a file system without locks
-        pass
+        lock = FileLock(path / LOCK, timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"{path}: another process is {doing} in this folder") from None
     try:
         yield
     finally:
-        _let_go(descriptor)
-
-
-_held: set[int] = set()
-
-
-def _let_go(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        _held.discard(descriptor)
-        os.close(descriptor)
-
-
-if hasattr(os, "register_at_fork"):
-    # Processes that the owner starts must not keep its lock when it is killed.
-    os.register_at_fork(after_in_child=lambda: _let_go(*_held))
+        with suppress(OSError):  # Windows removes it on release
+            (path / LOCK).unlink()  # whoever waits for it notices, and makes another
+        lock.release()
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -24,13 +24,20 @@ def check_hub(source: str) -> None:
         return
     from huggingface_hub import constants, try_to_load_from_cache
 
-    if constants.HF_HUB_OFFLINE or getproxies() or _answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or is_reachable():
         return
     if not isinstance(try_to_load_from_cache(source, "config.json"), str):
         raise InputError(
             f"{source}: there is no such folder, and {constants.ENDPOINT}, where it may be, cannot be reached"
         )
     constants.HF_HUB_OFFLINE = True
+
+
+def is_reachable() -> bool:
+    """Whether the Hub answers; taken to do so behind a proxy."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and (bool(getproxies()) or _answers(constants.ENDPOINT))
 
 
 def _answers(endpoint: str) -> bool:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult
+
+from convbert.files.card import LOADING, head
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.data import Prediction, Split
 from convbert.finetuning.recipes import FinetuningPlan
@@ -63,7 +66,6 @@ def model_card(adapter: TaskAdapter, plan: FinetuningPlan, metrics: dict[str, An
     model = metrics["model"]
     is_embedded, is_folder = model == "embedded", Path(model).exists()
     base = "the embedded English model" if is_embedded else f"`{Path(model).name if is_folder else model}`"
-    on_the_hub = "" if is_embedded or is_folder else f"base_model: {model}\n"
     seeds = len(metrics["seeds"])
     spread = metrics["spread"]
     notes = []
@@ -77,11 +79,12 @@ def model_card(adapter: TaskAdapter, plan: FinetuningPlan, metrics: dict[str, An
     notes.append("The checkpoint was chosen on the dev data that it is scored on.")
     return "\n".join(
         (
-            f"---\nlibrary_name: transformers\npipeline_tag: {adapter.pipeline}\n{on_the_hub}tags: [convbert]\n---\n",
+            _head(adapter, metrics),
             f"# ConvBERT fine-tuned for {adapter.task.name}\n",
             f"Trained by `convbert finetune` from {base}, {metrics['date']}, with torch {metrics['torch']}, "
             f"transformers {metrics['transformers']}, Python {metrics['python']}.\n",
             "    convbert predict --model this/folder --input texts.jsonl --output predictions.jsonl\n",
+            LOADING,
             "## Data\n",
             "| data | file | examples |\n| --- | --- | ---: |",
             *data,
@@ -92,4 +95,43 @@ def model_card(adapter: TaskAdapter, plan: FinetuningPlan, metrics: dict[str, An
             " ".join(notes) + "\n",
             f"## Recipe\n\n```json\n{json.dumps(plan.to_dict(), indent=2)}\n```\n",
         )
+    )
+
+
+_ON_THE_HUB = {"squad1": "rajpurkar/squad", "squad2": "rajpurkar/squad_v2", "conll2003": "eriktks/conll2003"}
+_GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax")
+_METRIC_TYPES = {
+    "exact": "exact_match",
+    "matthews": "matthews_correlation",
+    "mean_squared_error": "mse",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+"""Where the Hub has another name for a metric."""
+
+
+def _head(adapter: TaskAdapter, metrics: dict[str, Any]) -> str:
+    """The head of the card: origin, and the scores as the Hub shows them."""
+    task = adapter.task.name
+    dataset = "nyu-mll/glue" if task in _GLUE else _ON_THE_HUB.get(task)
+    results = [
+        EvalResult(
+            task_type=adapter.pipeline,
+            dataset_type=dataset or task,
+            dataset_config=task if task in _GLUE else None,
+            dataset_name=Path(metrics["files"][split]).name,
+            dataset_split=split,
+            metric_type="f1" if name.endswith("_f1") else _METRIC_TYPES.get(name, name),
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for split, scores in metrics["scores"].items()
+        for name, value in scores.items()
+    ]
+    return head(
+        adapter.pipeline,
+        base=metrics["model"],
+        datasets=[dataset] if dataset else [],
+        name=f"ConvBERT for {task}",
+        results=results,
     )

@@ -42,6 +42,9 @@ def set_precision(model: PreTrainedModel, precision: Precision, device: torch.de
     if precision != "auto" and (reason := why_slow(precision, device)):
         warnings.warn(f"{precision} is slower than fp32 here: {reason}", SlowerWarning, stacklevel=3)
     model.to(DTYPES.get(name, torch.float32))
+    model.config.dtype = (
+        model.dtype
+    )  # also where the configuration alone is written, as beside an exported model
     if device.type != "cpu":
         return
     model.requires_grad_(False)

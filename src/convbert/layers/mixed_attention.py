@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from convbert.layers.context import ForwardContext
 from convbert.ops import attention, attention_with_weights, depthwise_conv, span_dynamic_conv
+from convbert.ops._torch_internals import is_listened_to
 
 
 class MixedOutput(NamedTuple):
@@ -29,26 +30,21 @@ class DepthwiseConv(nn.Conv1d):
         return depthwise_conv(states, self.weight, context.bounds, backend=context.conv_backend)
 
 
-class PointwiseConv(nn.Conv1d):
-    """A linear layer in the shape of a convolution."""
-
-    def forward(self, states: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
-        """(..., C) and (A, 1) to (..., A)."""
-        return F.linear(states, self.weight.squeeze(-1), bias.squeeze(-1))
-
-
 class SeparableConv(nn.Module):
     """Depthwise, then pointwise convolution: the key that covers a span. The names are the published ones."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         self.depthwise = DepthwiseConv(in_channels, in_channels, kernel_size, groups=in_channels, bias=False)
-        self.pointwise = PointwiseConv(in_channels, out_channels, 1, bias=False)
+        self.pointwise = nn.Conv1d(in_channels, out_channels, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels, 1))
 
     def forward(self, states: Tensor, context: ForwardContext) -> Tensor:
         """(..., C) to (..., A)."""
-        return self.pointwise(self.depthwise(states, context), self.bias)
+        states, bias = self.depthwise(states, context), self.bias.squeeze(-1)
+        if type(self.pointwise) is nn.Conv1d and not is_listened_to(self.pointwise):
+            return F.linear(states, self.pointwise.weight.squeeze(-1), bias)
+        return self.pointwise(states.transpose(-1, -2)).transpose(-1, -2) + bias  # (..., C, T), as it expects
 
 
 class MixedAttention(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from convbert.layers import EncoderLayer, ForwardContext, GroupedLinear, MixedAttention
 from convbert.layers.encoder_layer import Attention
 from convbert.layers.feed_forward import Intermediate, ResidualNorm, ResidualOutput
-from convbert.layers.mixed_attention import DepthwiseConv, PointwiseConv, SeparableConv
+from convbert.layers.mixed_attention import DepthwiseConv, SeparableConv
 from convbert.ops import compiled
 from convbert.ops._torch_internals import hooks_of, hooks_of_all_modules, version_of
 from convbert.ops.compiled.encoder import CompiledEncoder, EncoderOutput, LayerWeights
@@ -38,7 +38,7 @@ _SUBMODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "attention.self.value": (nn.Linear,),
     "attention.self.key_conv_attn_layer": (SeparableConv,),
     "attention.self.key_conv_attn_layer.depthwise": (DepthwiseConv,),
-    "attention.self.key_conv_attn_layer.pointwise": (PointwiseConv,),
+    "attention.self.key_conv_attn_layer.pointwise": (nn.Conv1d,),
     "attention.self.conv_kernel_layer": (nn.Linear,),
     "attention.self.conv_out_layer": (nn.Linear,),
     "attention.output": (ResidualOutput,),

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from convbert.files.atomic import atomic_folder, save_tokenizer, write_json
+from convbert.files.card import LOADING, head
 from convbert.pretraining.folder import RunFolder
 from convbert.pretraining.recipes import PretrainingPlan
 from convbert.util.errors import InputError
@@ -52,12 +53,6 @@ def write_models(
 # ------------------------------------------------------------------------------------------- model card
 
 _MASKED_LM = """\
----
-library_name: transformers
-pipeline_tag: fill-mask
-tags: [convbert]
----
-
 # ConvBERT {what} with the recipe `{recipe}`
 
 A ConvBERT encoder with its masked-language-model head, trained by `convbert pretrain`.{beside}
@@ -70,12 +65,6 @@ fill = convbert.pipeline("fill-mask", "this/folder")
 """
 
 _DISCRIMINATOR = """\
----
-library_name: transformers
-pipeline_tag: feature-extraction
-tags: [convbert]
----
-
 # ConvBERT pre-trained with the recipe `{recipe}`
 
 A ConvBERT encoder to fine-tune, trained by `convbert pretrain` to tell the tokens of a text from those that a small
@@ -105,7 +94,8 @@ def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str
     """
     held_out = {name: value for name, value in metrics.items() if name.startswith(("heldout_", "baseline_"))}
     cost = {name: value for name, value in metrics.items() if name not in held_out}
-    sections = [_introduction(plan, architecture)]
+    task = "feature-extraction" if architecture == "ConvBertForPreTraining" else "fill-mask"
+    sections = [head(task, base=plan.start_from), _introduction(plan, architecture), LOADING]
     if plan.start_from is not None:
         sections.append(
             f"Training began with the weights of `{plan.start_from}`, which this card does not count.\n"

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import NonNegativeInt, create_model
 
-from convbert.files.atomic import write_json
+from convbert.files.atomic import LOCK, write_json
 from convbert.pretraining.recipes import PretrainingPlan, as_begun
 from convbert.training import run_folder
 from convbert.training.checkpoints import checkpoints_in
@@ -97,7 +97,7 @@ class RunFolder(run_folder.RunFolder):
         """
         stored = read_record(_Plan, self.plan)
         is_new = stored is None
-        if is_new and {path.name for path in self.root.iterdir()} - {f"{self.plan.name}.partial"}:
+        if is_new and {path.name for path in self.root.iterdir()} - {f"{self.plan.name}.partial", LOCK}:
             raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
@@ -162,5 +162,5 @@ class RunFolder(run_folder.RunFolder):
         for path in self.root.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            else:
+            elif path.name != LOCK:
                 path.unlink()

@@ -172,7 +172,7 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
         request: Request, name: str | None, records: Sequence[Any], truncate: bool, function: str | None
     ) -> list[list[dict[str, Any]]]:
         """All labels with scores, of each record."""
-        params = {"top_k": None, "truncation": truncate}
+        params: dict[str, Any] = {"top_k": None, "truncation": truncate}
         if function is not None:
             params["function_to_apply"] = function
         return _refuse_errors((await answers(request, name, CLASSIFYING, records, params)).answers)

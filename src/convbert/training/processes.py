@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from convbert.training.arguments import uses_cpu
-from convbert.util.errors import InputError
+from convbert.util.errors import InputError, SlowerWarning
 
 _PATIENCE = timedelta(hours=3)
 """How long processes wait for the first one, which alone tokenises, measures baselines and writes."""
+_OF_SEVERAL = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""What torchrun and the kinds of MPI set."""
 T = TypeVar("T")
 
 
@@ -18,6 +22,17 @@ def launched_processes(device: str | None) -> Any:
     """accelerate's view of this process among others."""
     from accelerate import PartialState
 
+    asked = os.environ.keys() >= {
+        "ACCELERATE_USE_CPU",
+        "MASTER_PORT",
+    }  # of several, as accelerate launch says it
+    if asked and not any(name in os.environ for name in _OF_SEVERAL):
+        warnings.warn(
+            "accelerate launch has started one process only, as it does on CPUs; to train with several: torchrun "
+            "--nproc-per-node 2 -m convbert ...",
+            SlowerWarning,
+            stacklevel=2,
+        )
     return PartialState(cpu=uses_cpu(device), timeout=_PATIENCE)
 
 

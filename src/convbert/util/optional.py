@@ -12,12 +12,13 @@ EXTRAS = {
     "ray": ("ray",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "ecosystem": ("captum", "keybert", "peft", "sentence-transformers", "setfit"),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "bench": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 """Name of an extra to the packages it brings; as in the package's metadata."""
 
-_MODULES = {"scikit-learn": "sklearn"}
+_MODULES = {"scikit-learn": "sklearn", "sentence-transformers": "sentence_transformers"}
 """Packages that are imported under another name."""
 
 

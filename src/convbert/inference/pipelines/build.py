@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -57,14 +58,15 @@ def pipeline(
             which of its files.
         max_tokens: tokens in one batch.
         kwargs: defaults for the arguments of the pipeline's calls; see its class. transformers' `batch_size` is best
-            left out: texts of similar length make a batch, by their tokens, and it only bounds their number.
+            left out: texts of similar length make a batch, by their tokens, and it only bounds their number. Its
+            `dtype` and `device_map` stand for `precision` and `device`; `use_fast` and `trust_remote_code` have no
+            effect.
 
     Raises:
-        InputError: an unknown task; `dtype` in place of `precision`; a folder that is missing, damaged or was not
+        InputError: an unknown task; a `dtype` that is no `precision`; a folder that is missing, damaged or was not
             trained for the task; a tokenizer with more tokens than the model; a precision that cannot run here.
     """
-    for given in {"dtype", "torch_dtype"} & kwargs.keys():
-        raise InputError(f'{given}: say precision instead, "fp32" or "bf16" for weights of that kind')
+    device, precision = _translate(kwargs, device, precision)
     name = find_task(task)
     if name not in PIPELINES:
         raise InputError(f"there is no pipeline for {name}; there are {', '.join(PIPELINES)}")
@@ -106,3 +108,25 @@ def pipeline(
     return PIPELINES[name](
         model=built, tokenizer=words, task=name, device=place, max_tokens=max_tokens, **kwargs
     )
+
+
+_PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
+
+
+def _translate(given: dict[str, Any], device: Device, precision: Precision) -> tuple[Device, Precision]:
+    """Take transformers' words out of what was given: device and precision, which they may stand for."""
+    for name in ("dtype", "torch_dtype"):
+        if (dtype := given.pop(name, None)) is not None:
+            word = str(dtype).removeprefix("torch.")
+            if word not in _PRECISIONS:
+                raise InputError(f"{name} must be one of {', '.join(_PRECISIONS)}, got {word!r}")
+            precision = _PRECISIONS[word] if precision == "auto" else precision
+    place = given.pop("device_map", None)
+    if isinstance(place, dict):
+        raise InputError("device_map: the model runs on one device: give device=")
+    if device is None and place != "auto":
+        device = place
+    for name in ("use_fast", "trust_remote_code"):
+        if given.pop(name, None):
+            warnings.warn(f"{name} has no effect here: model and tokenizer are convbert's own", stacklevel=3)
+    return device, precision

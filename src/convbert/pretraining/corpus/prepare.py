@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from convbert.files.atomic import atomic_write
+from convbert.files.atomic import LOCK, atomic_write
 from convbert.pretraining.corpus.encoding import Encoder, Vocabulary
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.reading import PLAIN, Chunk, CorpusReader, Reading
@@ -25,7 +25,12 @@ from convbert.util.errors import InputError
 
 JOURNAL = "journal.jsonl"
 _PACKED = Packing()
-_OWN_FILES = {"tokenizer", SHARDS, *(name + end for name in (JOURNAL, MANIFEST) for end in ("", ".partial"))}
+_OWN_FILES = {
+    LOCK,
+    "tokenizer",
+    SHARDS,
+    *(name + end for name in (JOURNAL, MANIFEST) for end in ("", ".partial")),
+}
 """What a kill may leave before there is a manifest."""
 _SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
 
