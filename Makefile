@@ -8,7 +8,11 @@ PIP := $(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
+<<<<<<< HEAD
 .PHONY: demo test test-fast test-oldest check format bench setup clean
+=======
+.PHONY: demo test test-fast check format bench wheel docs setup clean
+>>>>>>> w5
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -43,6 +47,18 @@ format: $(READY)
 # BENCH: parts and options, as in `make bench BENCH="forward --no-compile"`; all parts by default.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# dist/: the source distribution, and a wheel for any Linux of this processor's kind; then tried in an empty environment.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py
+
+# build/docs/index.html, without a network; a broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . build/docs
 
 setup: $(READY)
 

@@ -1,17 +1,20 @@
-"""The README's speed table, from the newest committed results."""
+"""The speed table of docs/performance.md and the picture in the README, from the committed results: for each processor,
+the newest page of each part, with what it lacks from older ones."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import COMPILED, FLOOR, OURS, RIVAL, THEIRS
 from benchmarks.pipeline import OURS_BEST, OURS_FLOAT32
-from benchmarks.report import Row
-from benchmarks.timing import ratio
+from benchmarks.report import Row, processor_name
+from benchmarks.timing import ratio, spread
 
 BEGIN, END = "<!-- speed: written by `python -m benchmarks readme` -->", "<!-- end of speed -->"
 
@@ -26,74 +29,198 @@ PARTS = {
 LEFT_OUT = re.compile("2×512|, 32 real sentences|medium-small 1×32|training step, (small|medium-small) 8×128")
 """Cases of which others say as much; the pages have them."""
 
+# What the picture shows: part, case, and what a reader calls it.
+SHOWN = (
+    ("forward", "small 1×32", "small, one text of 32 tokens"),
+    ("forward", "small, 128 real sentences", "small, 128 real sentences"),
+    ("forward", "base 1×32", "base, one text of 32 tokens"),
+    ("forward", "base 8×128", "base, 8 texts of 128 tokens"),
+    ("training", "small 32×128", "training step, small, 32×128"),
+    ("training", "base 8×128", "training step, base, 8×128"),
+)
 
-def newest(results: Path, part: str) -> Path | None:
-    """The latest result of a part on the CPU."""
-    found = sorted(results.glob(f"{part}_cpu_*.json"))
-    return found[-1] if found else None
+
+@dataclass(frozen=True)
+class Page:
+    """The results of a part on a processor, on a day."""
+
+    name: str
+    part: str
+    date: str
+    world: dict[str, Any]
+    rows: list[Row]
 
 
-def speed_table(results: Path) -> str:
-    """What stands between the markers.
+Dated = tuple[Row, Page]
+
+
+def pages_by_processor(results: Path) -> dict[str, list[Page]]:
+    """The pages of `PARTS` on CPUs, the newest first, by processor; the processor that was measured last first.
 
     Raises:
         FileNotFoundError: there is no result at all.
     """
-    files = {part: path for part in PARTS if (path := newest(results, part))}
-    if not files:
-        raise FileNotFoundError(f"no results in {results}")
-    lines = [
-        "| fp32, CPU | transformers' ConvBERT takes | the same, compiled, takes | ELECTRA or BERT with SDPA takes "
-        "| ours / floor |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    worlds = []
-    for part, path in files.items():
+    found: dict[str, list[Page]] = {}
+    for path in sorted(
+        results.glob("*_*_*.json"), key=lambda path: path.stem.rpartition("_")[2], reverse=True
+    ):
+        part = path.stem.rsplit("_", 2)[0]
         data = json.loads(path.read_text(encoding="utf-8"))
-        worlds.append((data["date"], data["world"], path.name.removesuffix(".json")))
-        lines += [line for row in data["rows"] for line in _lines(part, Row(**row))]
-    return "\n".join(lines) + "\n\n" + _said(worlds)
+        if part in PARTS and data["world"]["device"] == "cpu":
+            page = Page(path.stem, part, data["date"], data["world"], [Row(**row) for row in data["rows"]])
+            found.setdefault(processor_name(page.world), []).append(page)
+    if not found:
+        raise FileNotFoundError(f"no results in {results}")
+    return found
 
 
-def _lines(part: str, row: Row) -> Iterator[str]:
-    heading, subjects, dtype = PARTS[part]
-    if row.dtype != dtype or THEIRS not in row.values or LEFT_OUT.search(f"{heading} {row.case}"):
-        return
-    rival = next((name for name in RIVAL.values() if name in row.values), "")
-    for number, ours in enumerate(subjects):
-        best = row.notes.get(ours, "").rpartition(", ")[2]
-        if ours not in row.values or (number and best == "float32"):
-            continue  # the first line says it
-        cells = [*(_times(row, other, ours) for other in (THEIRS, COMPILED, rival)), _times(row, ours, FLOOR)]
-        yield f"| {heading} {row.case}{best and f', {best}'} | " + " | ".join(cells) + " |"
+def rows_by_case(pages: list[Page], part: str) -> dict[str, list[Dated]]:
+    """The rows of a case in all pages, the newest first, in the order of the fullest page."""
+    pages = [page for page in pages if page.part == part]
+    fullest = max(pages, key=lambda page: len(page.rows), default=None)
+    found: dict[str, list[Dated]] = {row.case: [] for row in (fullest.rows if fullest else [])}
+    for page in pages:
+        for row in page.rows:
+            if row.dtype == PARTS[part][2]:
+                found.setdefault(row.case, []).append((row, page))
+    return found
 
 
-def _times(row: Row, above: str, below: str) -> str:
-    if above not in row.values or below not in row.values:
-        return ""
-    return f"{ratio(row.values[above], row.values[below]).median:.2f}×"
-
-
-def _said(worlds: list[tuple[str, dict[str, Any], str]]) -> str:
-    dates = " and ".join(sorted({date for date, *_ in worlds}))
-    machines = " and ".join(sorted({_machine(world) for _, world, _ in worlds}))
-    pages = ", ".join(f"[{name.partition('_')[0]}](benchmarks/results/{name}.md)" for *_, name in worlds)
-    return (
-        f"Measured on {dates} ({machines}) by `make bench`, which measures it on your machine, too. The first three "
-        "columns say how many times as long, or as much memory, the other takes. The floor is the network's matrix "
-        "products alone, by PyTorch's best call each; our own products can be faster than that. "
-        f"The whole results, more cases, bars met and missed: {pages}; [how](benchmarks/README.md)."
+def speed_table(results: Path) -> str:
+    """What stands between the markers: a table for each processor."""
+    return "\n\n".join(
+        f"### {processor}\n\n{_table(pages)}\n\n{_said(pages)}"
+        for processor, pages in pages_by_processor(results).items()
     )
 
 
-def _machine(world: dict[str, Any]) -> str:
-    return f"{world['processor']}, torch {world['torch'].partition('+')[0]}, transformers {world['transformers']}"
+def _table(pages: list[Page]) -> str:
+    lines = [
+        "| fp32, CPU | transformers' ConvBERT takes | the same, compiled, takes | ELECTRA or BERT with SDPA takes "
+        "| ours / floor | measured |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for part in PARTS:
+        for case, rows in rows_by_case(pages, part).items():
+            lines += _lines(part, case, rows)
+    return "\n".join(lines)
 
 
-def rewrite(readme: Path, results: Path) -> None:
-    """Replace what stands between the markers."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(between_markers().sub(lambda _: block(results), text, count=1), encoding="utf-8")
+def _lines(part: str, case: str, rows: list[Dated]) -> Iterator[str]:
+    heading, subjects, _ = PARTS[part]
+    rows = [(row, page) for row, page in rows if THEIRS in row.values]
+    if not rows or LEFT_OUT.search(f"{heading} {case}"):
+        return
+    newest, day = rows[0][0], rows[0][1].date
+    for number, ours in enumerate(subjects):
+        best = newest.notes.get(ours, "").rpartition(", ")[2]
+        if ours not in newest.values or (number and best == "float32"):
+            continue  # the first line says it
+        cells = [_times(rows, [other], [ours]) for other in (THEIRS, COMPILED)]
+        cells += [_times(rows, [*RIVAL.values()], [ours]), _times(rows, [ours], [FLOOR])]
+        yield f"| {heading} {case}{best and f', {best}'} | " + " | ".join(cells) + f" | {day} |"
+
+
+def _times(rows: list[Dated], above: list[str], below: list[str]) -> str:
+    """How many times as much the first takes, in the newest row that has both; an older one's date is said."""
+    for row, page in rows:
+        pairs = [(row.values[a], row.values[b]) for a in above for b in below if {a, b} <= set(row.values)]
+        if pairs:
+            older = "" if row is rows[0][0] else f" ({page.date})"
+            return f"{ratio(*pairs[0]).median:.2f}×{older}"
+    return ""
+
+
+def _said(pages: list[Page]) -> str:
+    versions = dict.fromkeys(_versions(page.world) for page in pages)
+    links = ", ".join(f"[{page.part} {page.date}](../benchmarks/results/{page.name}.md)" for page in pages)
+    return f"{'; '.join(versions)}. Whole results: {links}."
+
+
+def _versions(world: dict[str, Any]) -> str:
+    torch, threads = world["torch"].partition("+")[0], world.get("threads")
+    return f"torch {torch}, transformers {world['transformers']}" + (
+        f", {threads} threads" if threads else ""
+    )
+
+
+# -- the picture
+
+_STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#1f2328}.page{fill:#fff}.muted{fill:#59636e}.head{font-weight:600}"
+    ".ours{fill:#0969da}.theirs{fill:#8c959f}.rival{fill:#c9d1d9}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#161b22}.muted{fill:#9198a1}.ours{fill:#4493f8}"
+    ".theirs{fill:#768390}.rival{fill:#444c56}}"
+)
+BAR_HEIGHT = 13
+_LABELS, _WIDTH, _GROUP, _TOP, _MOST = 215, 800, 58, 66, 2
+_KINDS = (("ours", "convbert"), ("theirs", "transformers' ConvBERT"), ("rival", "ELECTRA or BERT, SDPA"))
+
+
+def picture(results: Path) -> str:
+    """Time of each case, ours being 1, as SVG: a panel for each of the processors that were measured last."""
+    found = list(pages_by_processor(results).items())[:_MOST]
+    panels = [(name, [_bars(pages, part, case) for part, case, _ in SHOWN]) for name, pages in found]
+    shown = [at for at in range(len(SHOWN)) if any(groups[at] for _, groups in panels)]
+    longest = max(
+        (times for _, groups in panels for group in groups for times, _ in group.values()), default=1
+    )
+    panel = (_WIDTH - _LABELS) / len(panels)
+    scale = (panel - 100) / longest
+    height = _TOP + _GROUP * len(shown) + 8
+    summary = f"Time of convbert and others on {' and '.join(name for name, _ in panels)}; shorter is faster"
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{escape(summary)}">',
+        f"<style>{_STYLE}</style>",
+        f'<rect class="page" width="{_WIDTH}" height="{height}" rx="8"/>',
+    ]
+    for left, (kind, name) in zip((_LABELS, _LABELS + 110, _LABELS + 310), _KINDS, strict=True):
+        lines.append(f'<rect class="{kind}" x="{left}" y="14" width="12" height="12" rx="2"/>')
+        lines.append(f'<text x="{left + 18}" y="25">{escape(name)}</text>')
+    lines.append('<text class="muted" x="14" y="25">time, shorter is faster</text>')
+    for number, (name, _) in enumerate(panels):
+        title = f"{name}, fp32"
+        lines.append(f'<text class="head" x="{_LABELS + panel * number:g}" y="54">{escape(title)}</text>')
+    for place, at in enumerate(shown):
+        top = _TOP + _GROUP * place
+        lines.append(f'<text x="14" y="{top + 28}">{escape(SHOWN[at][2])}</text>')
+        for number, (_, groups) in enumerate(panels):
+            left = _LABELS + panel * number
+            for line, (kind, _) in enumerate(_KINDS):
+                if kind in groups[at]:
+                    times, said = groups[at][kind]
+                    y = top + 4 + (BAR_HEIGHT + 2) * line
+                    lines.append(
+                        f'<rect class="{kind}" x="{left:g}" y="{y}" width="{times * scale:.1f}" '
+                        f'height="{BAR_HEIGHT}" rx="2"/>'
+                    )
+                    lines.append(
+                        f'<text class="muted" x="{left + times * scale + 6:.1f}" y="{y + 11}">{said}</text>'
+                    )
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _bars(pages: list[Page], part: str, case: str) -> dict[str, tuple[float, str]]:
+    """By kind of bar, its length in times of ours, and what stands beside it."""
+    for row, _ in rows_by_case(pages, part).get(case, []):
+        rival = next((name for name in RIVAL.values() if name in row.values), "")
+        if OURS in row.values and THEIRS in row.values:
+            ours = row.values[OURS]
+            found = {"ours": (1.0, f"{spread(ours).median * 1e3:.0f} ms")}
+            for kind, name in (("theirs", THEIRS), ("rival", rival)):
+                if name in row.values:
+                    times = ratio(row.values[name], ours).median
+                    found[kind] = times, f"{times:.1f}×"
+            return found
+    return {}
+
+
+def rewrite(page: Path, drawing: Path, results: Path) -> None:
+    """Replace what stands between the markers of a page, and draw the picture anew."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(between_markers().sub(lambda _: block(results), text, count=1), encoding="utf-8")
+    drawing.write_text(picture(results), encoding="utf-8")
 
 
 def block(results: Path) -> str:

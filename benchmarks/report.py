@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -169,6 +170,17 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def processor_name(world: dict[str, Any]) -> str:
+    """What computed, as people call it: "Intel Xeon" of "Intel(R) Xeon(R) Processor"."""
+    name = re.sub(r"\(\w+\)|\b(Processor|CPU)\b|@.*", " ", world.get("card", world["processor"]))
+    return " ".join(name.split())
+
+
+def slug(world: dict[str, Any]) -> str:
+    """The same for a file's name."""
+    return "-".join(re.findall("[a-z0-9.]+", processor_name(world).lower()))
+
+
 def commit() -> str:
     """The commit that is checked out, with a plus where what is measured was changed; "" outside a repository."""
     measured = ("src", "benchmarks", ":!benchmarks/results")
@@ -186,14 +198,14 @@ def _git(*words: str) -> str:
 
 
 class Results:
-    """The two files of one part, device and day: written anew after every case, so that an interruption costs one.
+    """The two files of one part, processor and day: written anew after every case, so that an interruption costs one.
 
     Rows of the same day and the same world are kept; a case measured again replaces its row.
     """
 
     def __init__(self, folder: Path, part: str, about: str, ratios: Ratios, world: dict[str, Any]) -> None:
         day = datetime.date.today().isoformat()
-        self.stem = folder / f"{part}_{world['device']}_{day}"
+        self.stem = folder / f"{part}_{slug(world)}_{day}"
         self.part, self.about, self.ratios, self.day = part, about, ratios, day
         self.world = world
         self.rows = self._earlier_rows()
@@ -210,7 +222,7 @@ class Results:
         """The page in Markdown."""
         return "\n\n".join(
             [
-                f"# {self.part}, {self.world['device']}, {self.day}",
+                f"# {self.part}, {processor_name(self.world)}, {self.day}",
                 self.about,
                 table(self.part, self.world["device"], self.rows, self.ratios),
                 "\n".join(f"- {name}: {value}" for name, value in self._facts().items()),

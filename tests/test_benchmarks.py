@@ -1,8 +1,10 @@
-"""The benchmarks measure what they say: the floor's products, refusals, bars, tables, files, and the README's table."""
+"""The benchmarks measure what they say: the floor's products, refusals, bars, tables, files, and what
+the pages show of them."""
 
 import json
 from dataclasses import replace
 from functools import partial
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -382,7 +384,13 @@ def test_bars_are_met_or_missed():
 
 def test_what_was_measured_is_kept_and_joined(tmp_path):
     def results(threads):
-        return Results(tmp_path, "forward", "About.", forward.RATIOS, {"device": "cpu", "threads": threads})
+        return Results(
+            tmp_path,
+            "forward",
+            "About.",
+            forward.RATIOS,
+            {"device": "cpu", "processor": "Abacus", "threads": threads},
+        )
 
     results(2).add(replace(ROW, values={OURS: [9.0]}))
     results(2).add(replace(ROW, case="small 8×128"))
@@ -429,26 +437,58 @@ def test_what_cannot_run_says_why(monkeypatch):
     assert not row.was_refused
 
 
-# -- the README
+# -- what the pages show of the results
 
 
-def test_readme_table_from_small_data(tmp_path):
-    world = {"device": "cpu", "processor": "Abacus", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
-    Results(tmp_path, "forward", "", (), world).add(ROW)
-    page = tmp_path / "README.md"
+def write_results(folder, day, part, rows, processor="Abacus(R) Processor"):
+    world = {"device": "cpu", "processor": processor, "torch": "2.13.0+cpu", "transformers": "5.23.0"}
+    results = Results(folder, part, "", (), world)
+    results.stem = results.stem.with_name(results.stem.name.rpartition("_")[0] + f"_{day}")
+    results.day = day
+    for row in rows:
+        results.add(row)
+
+
+def test_a_result_is_named_after_its_processor(tmp_path):
+    write_results(tmp_path, "2026-01-02", "masked_lm", [ROW], "Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"masked_lm_intel-xeon-gold-6130_2026-01-02{suffix}" for suffix in (".md", ".json")
+    }
+
+
+def test_table_and_picture_from_small_data(tmp_path):
+    other = replace(ROW, case="small 1×32", values={**ROW.values, cases.COMPILED: [1.5, 1.65]})
+    write_results(tmp_path, "2026-01-01", "forward", [replace(other, case=ROW.case), other])
+    write_results(tmp_path, "2026-01-02", "forward", [ROW])
+    write_results(
+        tmp_path, "2026-01-01", "forward", [replace(ROW, values={**ROW.values, THEIRS: [9.0, 9.9]})], "Quill"
+    )
+    page, drawing = tmp_path / "page.md", tmp_path / "speed.svg"
     page.write_text(f"Before.\n{readme.BEGIN}\nold\n{readme.END}\nAfter.\n", encoding="utf-8")
-    readme.rewrite(page, tmp_path)
+    readme.rewrite(page, drawing, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("Before.\n")
     assert text.endswith("\nAfter.\n")
     assert "old" not in text
-    assert "| forward pass, base 8×128 | 2.00× |  | 0.80× | 1.05× |" in text
-    assert "Abacus, torch 2.13.0, transformers 5.23.0" in text
+    abacus, quill = text.split("### Quill")
+    assert "### Abacus\n" in abacus
+    assert "| forward pass, base 8×128 | 2.00× | 1.50× (2026-01-01) | 0.80× | 1.05× | 2026-01-02 |" in abacus
+    assert "| forward pass, small 1×32 | 2.00× | 1.50× | 0.80× | 1.05× | 2026-01-01 |" in abacus
+    assert "| forward pass, base 8×128 | 9.00× |  | 0.80× | 1.05× | 2026-01-01 |" in quill
+    bars = [
+        (bar.get("class"), float(bar.get("width")))
+        for bar in ElementTree.parse(drawing).findall("{*}rect")
+        if bar.get("height") == str(readme.BAR_HEIGHT)
+    ]
+    lengths = [width / bars[0][1] for _, width in bars]
+    assert [kind for kind, _ in bars] == ["ours", "theirs", "rival"] * 3
+    assert lengths == pytest.approx([1, 2, 0.8, 1, 2, 0.8, 1, 9, 0.8], rel=0.02)
 
 
-def test_readme_says_what_the_results_say():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_pages_say_what_the_results_say():
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     assert readme.between_markers().findall(text) == [readme.block(RESULTS)]
+    assert (ROOT / "docs/speed.svg").read_text(encoding="utf-8") == readme.picture(RESULTS)
 
 
 def test_committed_pages_say_what_their_data_say():

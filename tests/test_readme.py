@@ -1,4 +1,4 @@
-"""Every snippet of the README and of the guide runs, as written, offline."""
+"""Every snippet of the README, of the guide and of the tutorials runs, as written, offline."""
 
 import contextlib
 import os
@@ -14,11 +14,19 @@ import convbert
 import tiny
 
 ROOT = Path(__file__).parent.parent
-README, GUIDE = (
-    re.findall(r"^```(python|bash)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
-    for page in ("README.md", "docs/using.md")
+TUTORIALS = ("fill-masks", "fine-tune", "pre-train", "browser")
+PAGES = ("README.md", "docs/using.md", *(f"docs/tutorials/{name}.md" for name in TUTORIALS))
+SNIPPETS = [
+    (page, language, text)
+    for page in PAGES
+    for language, text in re.findall(
+        r"^```(python|bash)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S
+    )
+]
+SNIPPETS.append(
+    ("examples/own_language.sh", "bash", (ROOT / "examples/own_language.sh").read_text(encoding="utf-8"))
 )
-SNIPPETS = README + GUIDE
+NODE_MODULES = os.environ.get("CONVBERT_NODE_MODULES", "")
 
 
 @pytest.fixture(scope="module")
@@ -41,50 +49,66 @@ def snippets_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def names_of(snippets_folder):
-    """What a snippet defined; those before it on the page have run by then, each once, and in its own test."""
-    done = []
+    """What a snippet and those before it on its page defined; they run in order, each once, and in its own test."""
+    done, commands = [], set()
 
     def run(number):
         while len(done) <= number:
+            page, language, text = SNIPPETS[len(done)]
+            before = [names for (where, *_), names in zip(SNIPPETS, done, strict=False) if where == page]
+            names = dict(before[-1]) if before else {"__name__": "__main__"}
             with contextlib.chdir(snippets_folder):
-                done.append(run_snippet(*SNIPPETS[len(done)]))
+                if language == "python":
+                    exec(text, names)
+                else:
+                    run_commands(text, commands)
+            done.append(names)
         return done[number]
 
     return run
 
 
-def run_snippet(language, text):
-    """In this process, as most of the time of another would go into its imports."""
-    names = {"__name__": "__main__"}
-    if language == "python":
-        exec(text, names)
-        return names
+def run_commands(text, done):
+    """In this process, as most of the time of another would go into its imports; what several pages say, once."""
     for line in text.replace("\\\n", "").splitlines():
-        words = shlex.split(line, comments=True)
+        words = tuple(shlex.split(line, comments=True))
+        if not words or words in done or words[0] == "set":
+            continue
+        done.add(words)
         words, file = (words[:-2], words[-1]) if ">" in words else (words, os.devnull)
+        if words[0] == "python":
+            assert words[1:4] == ("-m", "http.server", "--directory")  # never ends
+            continue
+        if "web" in words:
+            if not NODE_MODULES:
+                continue  # there is no npm; tests/export/test_page.py is skipped for the same reason, and says it
+            words += ("--node-modules", NODE_MODULES)
         (command,) = entry_points(group="console_scripts", name=words[0])
         with open(file, "w") as stdout, contextlib.redirect_stdout(stdout):
-            assert command.load()(words[1:]) == 0, line
-    return names
+            assert command.load()(list(words[1:])) == 0, line
 
 
-def test_the_readme_has_its_snippets():
-    languages = ["bash", "python", "python", "bash", "python", "bash", "python"]
-    assert [language for language, _ in README] == languages
-    assert len(GUIDE) == 2
+def test_every_page_has_its_snippets():
+    languages = [language for page, language, _ in SNIPPETS if page == "README.md"]
+    assert languages == ["bash", "python", "bash", "bash", "python", "bash", "python", "python"]
+    assert {page for page, *_ in SNIPPETS} == {*PAGES, "examples/own_language.sh"}
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippet_runs(number, names_of):
-    assert names_of(number)
+    names_of(number)
 
 
 def test_what_the_snippets_made(names_of, snippets_folder):
     """The fine-tuned folder opens in transformers, the filled lines are all there, the shapes are as said."""
-    output = names_of(len(README) - 1)["output"]
+    names_of(len(SNIPPETS) - 1)
+    (output,) = (
+        names_of(number)["output"] for number, (*_, text) in enumerate(SNIPPETS) if "YituTech" in text
+    )
     theirs.ConvBertForSequenceClassification.from_pretrained(snippets_folder / "runs/sentiment/model")
     convbert.ConvBertForMaskedLM.from_pretrained(snippets_folder / "runs/first/model")
     theirs.ConvBertForSequenceClassification.from_pretrained(snippets_folder / "runs/reviews/model")
     assert '"answer": "' in (snippets_folder / "stars.jsonl").read_text(encoding="utf-8")
     assert len((snippets_folder / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    assert (snippets_folder / "site/index.html").is_file() or not NODE_MODULES
     assert output.last_hidden_state.shape[:2] == output.conv_kernels[0].shape[:2] == (2, 7)

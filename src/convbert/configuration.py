@@ -52,9 +52,9 @@ class ConvBertConfig(PreTrainedConfig):
         intermediate_size: width of the feed-forward layer.
         conv_reads_padding: True restores the behaviour of transformers and of the original, where the convolution
             window reads the states of padding tokens and a text's result depends on its batch.
-        hidden_act, hidden_dropout_prob, attention_probs_dropout_prob, max_position_embeddings, type_vocab_size,
-            initializer_range, layer_norm_eps, classifier_dropout, pad_token_id, bos_token_id, eos_token_id,
-            tie_word_embeddings: as in transformers.
+        hidden_act: this, `hidden_dropout_prob`, `attention_probs_dropout_prob`, `max_position_embeddings`,
+            `type_vocab_size`, `initializer_range`, `layer_norm_eps`, `classifier_dropout`, `pad_token_id`,
+            `bos_token_id`, `eos_token_id` and `tie_word_embeddings` are as in transformers.
 
     Raises:
         InputError: two fields contradict each other, or a value cannot be built; the message names both.

@@ -19,7 +19,7 @@ AS_BEFORE = "as before"  # None has a meaning of its own
 class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
     """transformers' `FeatureExtractionPipeline` on packed batches, with pooling.
 
-    Keyword arguments, on creation or per call:
+    Keyword Args:
         pooling: None gives the states of all tokens, (1, T, C), as transformers does; "mean", "first" or
             "max" one vector (C,) for the text. [CLS] and [SEP] count as its tokens.
         return_tensors: tensors in place of nested lists.

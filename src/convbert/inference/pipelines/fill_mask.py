@@ -20,7 +20,7 @@ class FillMask(PackedPipeline, FillMaskPipeline):
     A text with one mask gives a list of {"score", "token", "token_str", "sequence"}, a text with several a
     list of such lists.
 
-    Keyword arguments, on creation or per call:
+    Keyword Args:
         top_k (in old programs `topk`): words to give per mask; 5 by default.
         targets: words to choose from. Of one that is no token, the first piece is scored, with a warning.
         truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.

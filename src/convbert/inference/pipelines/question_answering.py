@@ -21,7 +21,7 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
     their two logits (see `spans`). The score is the probability of the start times that of the end, each a
     softmax over the tokens of the context and "no answer".
 
-    Keyword arguments, on creation or per call:
+    Keyword Args:
         top_k (in old programs `topk`): answers to give; 1 by default.
         doc_stride: tokens that neighbouring windows share; 128 by default, or half of `max_seq_len`.
         max_seq_len: tokens in a window, with the question and special tokens; 384 by default.

@@ -21,7 +21,7 @@ class TextClassification(PackedPipeline, TextClassificationPipeline):
 
     A text is a string, or {"text": ..., "text_pair": ...}.
 
-    Keyword arguments, on creation or per call:
+    Keyword Args:
         top_k: labels to give, best first; None gives all.
         function_to_apply: "softmax", "sigmoid" or "none"; by default the config's problem type decides.
         return_all_scores: of old programs; True gives all labels in their own order.

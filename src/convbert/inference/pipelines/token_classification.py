@@ -23,7 +23,7 @@ class TokenClassification(PackedPipeline, TokenClassificationPipeline):
     transformers silently cuts a text that is too long; here it is an error, unless one of the first two
     arguments says what to do. Labels of any scheme make entities, as in `convbert predict`: BIO, BILOU, `PER-B`, ...
 
-    Keyword arguments, on creation or per call:
+    Keyword Args:
         stride: read a text that is too long in windows that share so many tokens.
         truncation: True ignores the rest of a text that is too long.
         aggregation_strategy: "none", "simple", "first", "average" or "max": how tokens become entities.

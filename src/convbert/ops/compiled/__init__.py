@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,12 +94,13 @@ def runnable_builds() -> tuple[str, ...]:
 
 def open_build(name: str) -> tuple[ctypes.CDLL | None, str | None]:
     """The library of a build, or the reason there is none."""
-    spec = find_spec(f"{__name__}._{name}")
-    if spec is None or spec.origin is None:
+    # Of several, the last that was built: a working tree may hold some of another version of Python.
+    files = [file for file in Path(__file__).parent.glob(f"_{name}.*") if file.suffix in (".so", ".pyd")]
+    if not files:
         return None, "the package was installed without a C compiler"
     try:
         # Its OpenMP symbols are resolved against the runtime that PyTorch brought into the process.
-        library = ctypes.CDLL(spec.origin)
+        library = ctypes.CDLL(str(max(files, key=lambda file: file.stat().st_mtime)))
     except OSError as error:
         return None, f"the compiled kernels cannot be loaded ({error})"
     # A library with other functions or structs would misread its arguments.
