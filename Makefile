@@ -8,11 +8,7 @@ PIP := $(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
-<<<<<<< HEAD
-.PHONY: demo test test-fast test-oldest check format bench setup clean
-=======
-.PHONY: demo test test-fast check format bench wheel docs setup clean
->>>>>>> w5
+.PHONY: demo test test-fast test-oldest check format bench wheel docs setup clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py

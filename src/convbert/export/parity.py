@@ -68,8 +68,8 @@ def check_parity(source: Traceable, run: Run, precision: str, *, one_at_a_time: 
             size = max(1.0, float(expected[expected > torch.finfo(expected.dtype).min / 2].abs().max()))
             for row, length in enumerate(batch_lengths):
                 own: tuple[slice, ...] = _real(name, length) if by_token or name in MAPS else (slice(None),)
-                wanted, single = expected[row, *own], singles[row][name][0, *own]
-                found = single if padded is None else padded[name][row, *own]
+                wanted, single = expected[row][own], singles[row][name][0][own]
+                found = single if padded is None else padded[name][row][own]
                 difference = max(difference, _largest(found - wanted) / size)
                 alone = max(alone, _largest(found - single) / size)
                 if wanted.shape[-1] > 1 and name == "logits":
