@@ -47,7 +47,7 @@ function passage(text, spans) {
   return body;
 }
 
-// A table in a frame that scrolls sideways. Cells are [text, share of the darkest, title].
+// A table in a frame that scrolls sideways. Cells are [text, share of the strongest, title].
 export function heatMap(className, columns, rows) {
   const table = element("table", className);
   if (columns) {

@@ -44,7 +44,7 @@ export async function showMaps(run, text, pair) {
     place.replaceChildren(heatMap(kind, kind === "attention" ? tokens : offsets, rows));
     const more = length > tokens.length ? ` The first ${tokens.length} of ${length} tokens.` : "";
     legend.textContent = `Each row is a token, and says how much of each ${
-      kind === "attention" ? "token" : "neighbour"} it reads. The darkest cell is ${percent(largest)}.${more}`;
+      kind === "attention" ? "token" : "neighbour"} it reads. The strongest is ${percent(largest)}.${more}`;
   }
 
   const controls = element("div", "controls");
