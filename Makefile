@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench wheel docs setup clean
+.PHONY: demo test test-fast test-oldest check format bench wheel docs setup clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -20,6 +20,16 @@ test: $(READY)
 # Kernels, layers and model: what a change to the mathematics is likely to break.
 test-fast: $(READY)
 	$(BIN)/python -m pytest tests/ops tests/layers tests/model tests/test_architecture.py
+
+# The oldest versions that pyproject.toml allows, in an environment of their own: what most depends on them.
+OLDEST := build/oldest/bin
+UV := $(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct -e '.[dev]'
+test-oldest:
+	$(PYTHON) -m venv build/oldest
+	$(OLDEST)/pip install --quiet --disable-pip-version-check uv
+	$(UV) --extra-index-url $(CPU_BUILDS) 2>/dev/null || $(UV)
+	$(OLDEST)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
+	    tests/ops tests/layers tests/model tests/tokenization tests/inference tests/training
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -33,11 +34,12 @@ HEADS = {
     "ConvBertForPreTraining": convbert.ConvBertForPreTraining,
 }
 LENGTHS = (13, 7, 1)
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 
 
 def write(folder: Path, head: str, **changes: object) -> Path:
     """A model with this head, with weights large enough for differences to show."""
-    changes = {"num_hidden_layers": 1, **changes}
+    changes = {"num_hidden_layers": 1, "max_position_embeddings": 512, "conv_kernel_size": 9, **changes}
     tiny.write_model(folder, **changes)
     more = {"num_labels": 3} if "SequenceC" in head or "TokenC" in head else {}
     torch.manual_seed(0)
@@ -48,10 +50,15 @@ def write(folder: Path, head: str, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
-    """The masked-language model in every precision."""
+    """The masked-language model in every precision, with attention maps."""
     root = tmp_path_factory.mktemp("exported")
-    write(root / "model", "ConvBertForMaskedLM")
-    export(root / "model", root / "out", precision=["fp32", "fp16", "int8", "int8-dynamic"])
+    write(root / "model", "ConvBertForMaskedLM", num_hidden_layers=2)
+    export(
+        root / "model",
+        root / "out",
+        precision=["fp32", "fp16", "int8", "int8-dynamic"],
+        with_attentions=True,
+    )
     return root
 
 
@@ -60,14 +67,12 @@ def session(folder: Path, name: str = "model.onnx") -> onnxruntime.InferenceSess
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_answers_as_transformers_does(head, tmp_path, request):
-    if head == "ConvBertForMaskedLM":
-        root = request.getfixturevalue("exported")
-    else:
-        root = tmp_path
-        write(root / "model", head, num_groups=2 if head == "ConvBertModel" else 1)
-        export(root / "model", root / "out")
-    folder, running = root / "model", session(root / "out")
+def test_every_head_answers_as_transformers_does(head, tmp_path):
+    folder = write(tmp_path / "model", head, num_groups=2 if head == "ConvBertModel" else 1)
+    found = export(folder, tmp_path / "out").parity["fp32"]  # up to 512 tokens, padded and alone
+    assert found.difference <= 1e-5
+    assert found.alone <= 1e-6
+    running = session(tmp_path / "out")
     names = [output.name for output in running.get_outputs()]
     model = HEADS[head].from_pretrained(folder).eval()
     batch = traceable(model).sample(LENGTHS, seed=3)
@@ -75,7 +80,7 @@ def test_every_head_answers_as_transformers_does(head, tmp_path, request):
     theirs = getattr(transformers.models.convbert, head, None)
     oracle = model if theirs is None else theirs.from_pretrained(folder).eval()
     if head in PIPELINES:
-        assert_pipelines_agree(PIPELINES[head], folder, root / "out")
+        assert_pipelines_agree(PIPELINES[head], folder, tmp_path / "out")
     for row, length in enumerate(LENGTHS):
         if head == "ConvBertForMultipleChoice":
             alone = {name: x[row : row + 1] for name, x in batch.items()}
@@ -138,25 +143,46 @@ def _sample(exported: Path) -> dict[str, torch.Tensor]:
     return traceable(model).sample(LENGTHS, seed=3)
 
 
-def test_the_folder_runs_without_convbert(exported):
-    """With onnxruntime, tokenizers and numpy alone."""
-    program = (
-        "import sys\n"
-        "for name in ('convbert', 'torch', 'transformers'): sys.modules[name] = None\n"
-        "import numpy, onnxruntime, tokenizers\n"
-        "folder = sys.argv[1]\n"
-        "tokenizer = tokenizers.Tokenizer.from_file(folder + '/tokenizer.json')\n"
-        "encoded = tokenizer.encode('the cat sat on the mat .')\n"
-        "arrays = {'input_ids': encoded.ids, 'attention_mask': encoded.attention_mask,\n"
-        "          'token_type_ids': encoded.type_ids}\n"
-        "session = onnxruntime.InferenceSession(folder + '/onnx/model.onnx')\n"
-        "logits, = session.run(None, {name: numpy.array([x]) for name, x in arrays.items()})\n"
-        "print(logits.shape)"
-    )
+def test_attention_maps_and_kernels_are_outputs_on_request(exported):
+    ids = torch.randint(5, len(tiny.WORDS), (1, 7))
+    batch = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+    running = session(exported / "out")
+    names = [output.name for output in running.get_outputs()]
+    found = dict(zip(names, running.run(None, {name: x.numpy() for name, x in batch.items()}), strict=True))
+    with torch.no_grad():
+        theirs = transformers.ConvBertForMaskedLM.from_pretrained(
+            exported / "model", attn_implementation="eager"
+        )(**batch, output_attentions=True)
+        ours = convbert.ConvBertForMaskedLM.from_pretrained(exported / "model")(
+            **batch, output_conv_kernels=True
+        )
+    assert names == ["logits", "attentions", "conv_kernels"]
+    for name, layers in (("attentions", theirs.attentions), ("conv_kernels", ours.conv_kernels)):
+        np.testing.assert_allclose(found[name], torch.stack(layers, 1).numpy(), rtol=0, atol=1e-5)
+
+
+DOCUMENTED = re.search(r"```python\n(import numpy.+?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
+NEEDED = ("numpy", "numpy.libs", "onnxruntime", "tokenizers", "flatbuffers", "google", "packaging")
+
+
+def test_the_ten_lines_of_the_documentation(exported, tmp_path):
+    """With onnxruntime, tokenizers, numpy and what these need; nothing else can be imported."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in NEEDED:
+        place = Path(np.__file__).parents[1] / name
+        if place.exists():
+            (packages / name).symlink_to(place)
+    (tmp_path / "exported").symlink_to(exported / "out")
+    program = f"import sys; sys.path.append({str(packages)!r})\n{DOCUMENTED}\nprint(logits.shape)"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(exported / "out")], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
-    assert done.stdout.strip() == f"(1, 9, {len(tiny.WORDS)})", done.stderr
+    assert re.match(rf"\(2, \d+, {len(tiny.WORDS)}\)", done.stdout), done.stderr
 
 
 def test_the_folder_opens_in_transformers(exported):
@@ -181,6 +207,13 @@ def test_a_graph_that_answers_otherwise_is_refused(exported):
     for run in (wrong, leaking):
         with pytest.raises(InputError, match="fp32"):
             check_parity(traceable(model), run, "fp32")
+
+
+def test_weights_beyond_the_size_of_a_file_lie_beside_it(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("convbert.export.onnx.LARGEST_FILE", 1000)
+    done = export(exported / "model", tmp_path / "out", precision=["fp32", "int8"])  # checked in the runtime
+    assert {"onnx/model.onnx", "onnx/model.onnx_data", "onnx/model_quantized.onnx"} <= done.files.keys()
+    assert done.files["onnx/model.onnx_data"] > 10_000
 
 
 @pytest.mark.parametrize(
@@ -217,6 +250,7 @@ def test_a_damaged_graph_is_named(exported, tmp_path):
         (["--output", "{there}"], "there"),
         (["--format", "openvino", "--opset", "20"], "opset"),
         (["--node-modules", "{missing}"], "node_modules"),
+        (["--format", "openvino", "--with-attentions"], "with_attentions"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(words, named, exported, tmp_path, capsys):

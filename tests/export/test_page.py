@@ -60,6 +60,7 @@ await ended();
 console.log(JSON.stringify({
   names: await page.$$eval('.bar .name', (found) => found.map((x) => x.textContent)),
   values: await page.$$eval('.bar .value', (found) => found.map((x) => x.textContent)),
+  cells: await page.$$eval('table.attention td:not(.corner)', (found) => found.map((x) => x.title)),
   status: await page.textContent('#status'),
   outside,
 }));
@@ -76,7 +77,7 @@ def site(tmp_path_factory) -> Path:
         folder
     )
     words = ["--model", str(folder), "--format", "web", "--precision", "fp32", "--node-modules", NODE_MODULES]
-    assert main(["export", *words, "--output", str(root / "site")]) == 0
+    assert main(["export", *words, "--with-attentions", "--output", str(root / "site")]) == 0
     return root
 
 
@@ -113,6 +114,10 @@ def test_the_page_answers_in_a_browser(site, tmp_path):
     assert found["names"] == [x["token_str"] for x in ours], found
     assert found["values"] == [f"{100 * x['score']:.1f} %" for x in ours]
     assert found["outside"] == []
+    tokens = ["[CLS]", *SENTENCE.split(), "[SEP]"]
+    assert [title.rpartition(":")[0] for title in found["cells"]] == [
+        f"{token} → {read}" for token in tokens for read in tokens
+    ]
 
 
 def test_a_folder_without_the_package_is_named(site, tmp_path, capsys):

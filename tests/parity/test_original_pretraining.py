@@ -101,7 +101,7 @@ def named():
 def test_weight_decay_spares_what_the_original_spares(named):
     """By its own patterns, `exclude_from_weight_decay` in its optimization.py, on its own names."""
     objective, table = named
-    _, spared = parameter_groups(objective, 0.01)
+    _, spared = parameter_groups(objective, 0.01, 1e-3)
     ours = set(spared["params"])
     theirs = {
         parameter

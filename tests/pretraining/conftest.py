@@ -57,3 +57,10 @@ def sequences(corpus, tokenizer, tmp_path_factory):
 @pytest.fixture(scope="session")
 def heldout(heldout_text, tokenizer, tmp_path_factory):
     return prepare_sequences(heldout_text, tokenizer, tmp_path_factory.mktemp("data"), Packing(32, 4))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch, request):
+    """Drawing takes most of the time of a run this small. Fixtures' runs, test_run.py and test_report.py draw."""
+    if request.path.name not in ("test_run.py", "test_report.py"):
+        monkeypatch.setattr("convbert.report.page.figure_svg", lambda figure: "<svg></svg>")

@@ -34,7 +34,7 @@ def slow_scores(text: list[int], left: int, right: int, strength: float) -> list
 @pytest.mark.parametrize("strength", [0.5, 10.0])
 @pytest.mark.parametrize("block", [1000, 7])
 def test_scores_follow_the_formula(strength, block, monkeypatch):
-    monkeypatch.setattr(baselines, "_BLOCK", block)
+    monkeypatch.setattr(baselines, "BLOCK", block)
     source = np.random.default_rng(0)
     sequences = [
         [2, *source.integers(5, 9, size=5).tolist(), 3] for _ in range(30)
@@ -57,7 +57,7 @@ def test_a_certain_neighbourhood_is_guessed():
 
 
 def test_of_a_large_corpus_parts_from_all_over_it_are_counted(corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 1000)
+    monkeypatch.setattr(preparing, "SMALLEST_BLOCK", 1000)
     dataset = prepare_sequences(corpus, tokenizer, tmp_path, Packing(32, 4))
     parts = list(dataset.flat_ids(dataset.count_tokens() // 4))
     assert len(parts) == -(-len(dataset.manifest.shards) // 5)

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from convbert.cli import main
-from convbert.pretraining.corpus import shards
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.corpus.reading import Reading
-from convbert.pretraining.data import open_corpus, prepare_sequences
+from convbert.pretraining.data import prepare_sequences
 from convbert.pretraining.prepare import NewVocabulary, prepare
 from convbert.pretraining.recipes import smoke
 from convbert.pretraining.run import pretrain
@@ -52,22 +51,6 @@ def strands(tmp_path) -> Path:
     path = tmp_path / "strands.txt"
     path.write_text("\n".join("".join(draw.choices("acgt", k=200)) for _ in range(300)))
     return path
-
-
-def without_counts(folder: Path) -> None:
-    """Make of a manifest what earlier versions wrote."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    added = {"text_tokens", "unknown", "short_documents", "dropped_tokens", "empty_rows", "example"}
-    older = {
-        name: value
-        for name, value in manifest.items()
-        if name not in added | {"checksum", "skipped_files", "unknown_example"}
-    }
-    older["shards"] = [
-        {name: value for name, value in shard.items() if name not in added} for shard in manifest["shards"]
-    ]
-    path.write_text(json.dumps(older | {"checksum": shards._checksum(older)}))
 
 
 @pytest.mark.parametrize("segments", ["one", "two"])
@@ -197,24 +180,3 @@ def test_documents_of_one_unknown_word_each_are_said_to_be_unknown(strands, toke
         prepare_sequences(
             strands, tokenizer, tmp_path / "data", Packing(32, 8), reading=Reading(document_per_line=True)
         )
-
-
-def test_a_corpus_of_an_earlier_version_is_read_and_its_unknown_words_are_counted(
-    text, strands, tokenizer, tmp_path, monkeypatch
-):
-    words = saved(tokenizer, tmp_path)
-    packing = Packing(32, 16)
-    prepare(Preparation(text, tmp_path / "known", packing), words)
-    without_counts(tmp_path / "known")
-    said: list[str] = []
-    assert len(prepare_sequences(tmp_path / "known", tokenizer, tmp_path, packing, report=said.append))
-    assert not said
-    unknown = open_corpus(tmp_path / "known").unknown(tokenizer.unk_token_id)
-    assert 0 < unknown.share < 0.05
-    monkeypatch.setattr(Preparation, "_useless", lambda *_: None)  # as it was
-    Preparation(strands, tmp_path / "strands", packing).folder.mkdir()
-    with pytest.raises(InputError):
-        prepare(Preparation(strands, tmp_path / "strands", packing), words)
-    without_counts(tmp_path / "strands")
-    with pytest.raises(InputError, match=r"\[UNK\]"):
-        prepare_sequences(tmp_path / "strands", tokenizer, tmp_path, packing)

@@ -36,7 +36,7 @@ PACKING = Packing(32, 4, "two")
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 3000)
+    monkeypatch.setattr(preparing, "SMALLEST_BLOCK", 3000)
 
 
 def run(source, tokenizer, folder, watch=lambda progress: None, **options) -> Manifest:
@@ -118,8 +118,8 @@ def test_a_corpus_that_grew_keeps_the_shards_of_its_beginning(prepared, corpus, 
 def test_a_corpus_that_grew_keeps_its_shards_also_where_blocks_follow_its_size(
     corpus, tokenizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 100)
-    monkeypatch.setattr(preparing, "_BLOCKS", 8)
+    monkeypatch.setattr(preparing, "SMALLEST_BLOCK", 100)
+    monkeypatch.setattr(preparing, "BLOCKS", 8)
     run(corpus, tokenizer, tmp_path / "out")
     before = times(tmp_path / "out")
     grown = tmp_path / "grown.txt"
@@ -144,7 +144,7 @@ def test_a_killed_command_goes_on_and_its_workers_end(corpus, own_tokenizer, tmp
     (tmp_path / "big.txt").write_text("\n\n".join([text] * 60))
     words = [*command(tmp_path / "big.txt", own_tokenizer, tmp_path / "out"), "--sequence-length", "32"]
     program = (
-        "import sys, convbert.pretraining.corpus.prepare as p; p._SMALLEST_BLOCK = 20_000\n"
+        "import sys, convbert.pretraining.corpus.prepare as p; p.SMALLEST_BLOCK = 20_000\n"
         "from convbert.cli import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
     )
@@ -161,7 +161,7 @@ def test_a_killed_command_goes_on_and_its_workers_end(corpus, own_tokenizer, tmp
     process.wait()
     finished = journal.read_text().splitlines()
     kept = times(tmp_path / "out")
-    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 20_000)
+    monkeypatch.setattr(preparing, "SMALLEST_BLOCK", 20_000)
     assert main([*words, "--workers", "1", "--json"]) == 0
     names = [json.loads(line)["file"] for line in finished[:3]]
     assert all(times(tmp_path / "out")[name] == kept[name] for name in names)

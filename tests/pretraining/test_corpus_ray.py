@@ -31,7 +31,7 @@ def cluster():
 
 
 def test_ray_makes_the_same_shards_and_names_bad_input(cluster, corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "_SMALLEST_BLOCK", 3000)
+    monkeypatch.setattr(preparing, "SMALLEST_BLOCK", 3000)
     made = []
     for folder, options in ((tmp_path / "one", {}), (tmp_path / "two", {"engine": "ray"})):
         with folder_lock(folder, "preparing"):

@@ -61,7 +61,7 @@ def test_two_segments_say_where_the_second_begins(corpus, tokenizer, tmp_path):
 
 def test_few_open_files_are_enough_and_workers_see_the_same(sequences, monkeypatch):
     expected = rows(sequences)
-    monkeypatch.setattr(data, "_OPEN_AT_ONCE", 1)
+    monkeypatch.setattr(data, "OPEN_AT_ONCE", 1)
     assert rows(sequences) == expected
     assert rows(pickle.loads(pickle.dumps(sequences))) == expected
     loader = DataLoader(sequences, batch_size=7, num_workers=2, collate_fn=list)

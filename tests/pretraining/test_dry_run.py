@@ -6,14 +6,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from convbert.cli import main
 from convbert.pretraining import dry_run as module
 from convbert.pretraining.corpus.sources import find_sources
 from convbert.pretraining.data import prepare_sequences
-from convbert.pretraining.dry_run import _counting_activations, dry_run, write_sample
+from convbert.pretraining.dry_run import dry_run, write_sample
 from convbert.pretraining.recipes import smoke
 from convbert.util.errors import InputError
 
@@ -21,7 +19,7 @@ from convbert.util.errors import InputError
 @pytest.fixture(autouse=True)
 def brief(monkeypatch, tmp_path):
     """Timing of a moment, and a place of its own for temporary files."""
-    monkeypatch.setattr(module, "_SECONDS", 0.3)
+    monkeypatch.setattr(module, "SECONDS", 0.3)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     return tmp_path / "scratch"
@@ -47,14 +45,6 @@ def test_what_a_reader_should_know_of_the_corpus_is_said(corpus, tokenizer, tmp_
     told: list[str] = []
     dry_run(smoke(), text, tokenizer=tokenizer, device="cpu", report=told.append)
     assert any("[UNK]" in line for line in told)
-
-
-def test_activations_are_those_that_are_kept():
-    """By hand: relu keeps its result, and the second layer the same memory; the first keeps its input."""
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    with _counting_activations(net) as kept:
-        net(torch.ones(5, 4)).sum()
-    assert sum(kept.values()) == 4 * (5 * 4 + 5 * 8)
 
 
 def test_a_part_of_a_large_corpus_stands_for_all_of_it(tmp_path):

@@ -42,9 +42,9 @@ def test_the_container_s_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "limit").write_text("123456\n")
     (tmp_path / "none").write_text("max\n")
     monkeypatch.setattr(cost.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(cost, "_CGROUPS", (tmp_path / "none", tmp_path / "missing"))
+    monkeypatch.setattr(cost, "CGROUPS", (tmp_path / "none", tmp_path / "missing"))
     assert cost.machine_memory() > 1e8
-    monkeypatch.setattr(cost, "_CGROUPS", (tmp_path / "none", tmp_path / "limit"))
+    monkeypatch.setattr(cost, "CGROUPS", (tmp_path / "none", tmp_path / "limit"))
     assert cost.machine_memory() == 123456
 
 

@@ -1,8 +1,6 @@
 """Runs that begin with trained weights."""
 
-import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from convbert.cli import main
 from convbert.files import embedded
 from convbert.pretraining.corpus.prepare import Preparation
 from convbert.pretraining.objectives import build_objective
-from convbert.pretraining.prepare import NewVocabulary, prepare
+from convbert.pretraining.prepare import prepare
 from convbert.pretraining.recipes import recipe, smoke
 from convbert.pretraining.run import pretrain
 from convbert.pretraining.vocabulary import load_tokenizer
@@ -274,33 +272,3 @@ def test_what_the_vocabulary_is_like_is_said(accented, tmp_path, capsys, verb):
     said = capsys.readouterr().err
     assert "--keep-accents" in said
     assert "[UNK]: 0.00%" in said
-
-
-def test_a_run_of_an_earlier_version_goes_on(corpus, tmp_path):
-    folder = tmp_path / "run"
-    quiet = {"device": "cpu", "report": lambda message: None}
-    pretrain(smoke(**FIELDS), corpus, folder, **quiet)
-    (folder / "metrics.json").unlink()
-    stored = json.loads((folder / "plan.json").read_text())
-    del stored["keep_accents"]
-    older = stored | {"lowercase": True, "limit_alphabet": 100}
-    (folder / "plan.json").write_text(json.dumps(older))
-    with pytest.raises(InputError, match="lowercase was True, now False"):
-        pretrain(smoke(**FIELDS, lowercase=False), corpus, folder, **quiet)
-    assert pretrain(smoke(**FIELDS), corpus, folder, **quiet).finished
-    (folder / "metrics.json").unlink()
-    (folder / "plan.json").write_text(json.dumps(older | {"lowercase": False}))
-    with pytest.raises(InputError, match="lowercase was False, now None"):
-        pretrain(smoke(**FIELDS), corpus, folder, **quiet)
-
-
-def test_a_corpus_that_an_earlier_version_prepared_is_complete(corpus, tmp_path):
-    preparation = Preparation(corpus, tmp_path / "made")
-    made = prepare(preparation, NewVocabulary(200))
-    older = {"vocab_size": 200, "lowercase": True, "min_frequency": 2, "limit_alphabet": 1000}
-    (tmp_path / "made/manifest.json").write_text(replace(made, learned=older).to_json())
-    said: list[str] = []
-    assert prepare(preparation, NewVocabulary(200), report=said.append).fingerprint == made.fingerprint
-    assert any("is complete" in line for line in said)
-    with pytest.raises(InputError, match="lowercase"):
-        prepare(preparation, NewVocabulary(200, lowercase=False))

@@ -22,7 +22,7 @@ def model():
 
 
 def test_norms_and_biases_are_not_decayed_and_everything_is_there_once(model):
-    decayed, spared = parameter_groups(model, 0.1)
+    decayed, spared = parameter_groups(model, 0.1, 1e-3)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert {names[p] for p in decayed["params"]} | {names[p] for p in spared["params"]} == set(names.values())
@@ -33,7 +33,7 @@ def test_norms_and_biases_are_not_decayed_and_everything_is_there_once(model):
 
 def test_frozen_parameters_are_left_out(model):
     model.convbert.embeddings.requires_grad_(False)
-    groups = parameter_groups(model, 0.1)
+    groups = parameter_groups(model, 0.1, 1e-3)
     assert all(parameter.requires_grad for group in groups for parameter in group["params"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def show_estimate(
 
     estimate = dry_run(plan, list(corpus), tokenizer=tokenizer, device=device, reading=reading, report=say)
     if as_json:
-        print(to_json({"plan": plan.to_dict(), **estimate.to_dict()}))
+        print(to_json({"plan": plan.to_dict(), **asdict(estimate)}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -53,7 +54,6 @@ def rows_of(estimate: Estimate, plan: PretrainingPlan) -> Iterator[tuple[str, st
         "weights": "fp32",
         "gradients": "fp32",
         "optimizer": "two numbers a parameter",
-        "activations": "of a micro-batch, kept for its backward; measured on few sequences",
         "measured_peak": f"on {estimate.device}, {estimate.timed_sequences} sequences at a time",
     }
     for name, size in estimate.memory.items():
@@ -65,6 +65,7 @@ def rows_of(estimate: Estimate, plan: PretrainingPlan) -> Iterator[tuple[str, st
     timed = "timed" if whole else f"projected from {estimate.timed_sequences} sequences at a time"
     yield "seconds per step", f"{estimate.seconds_per_step:.3g}", f"{timed}, {estimate.device}"
     yield "tokens per second", f"{estimate.tokens_per_second:,.0f}", ""
-    yield "model-FLOPs utilisation", f"{estimate.mfu:.1%}", f"of {estimate.peak}"
+    peak = f"of {estimate.peak / 1e12:.4g} TFLOP/s"
+    yield "model-FLOPs utilisation", f"{estimate.mfu:.1%}", peak
     yield "steps", f"{estimate.steps:,}", f"{estimate.epochs:.3g} epochs"
     yield "hours", f"{estimate.hours:,.1f}", "without evaluations and checkpoints"

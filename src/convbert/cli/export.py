@@ -21,7 +21,10 @@ def run(
         typer.Option(help="Model folder, or a name on the Hub; by default the embedded English one."),
     ] = None,
     format: Annotated[
-        str, typer.Option("--format", help='"onnx", "openvino", "torch" (AOTInductor) or "web" (a page).')
+        str,
+        typer.Option(
+            "--format", help='"onnx", "openvino", "torch" (AOTInductor), "executorch" or "web" (a page).'
+        ),
     ] = "onnx",
     precision: Annotated[
         list[str] | None,
@@ -34,6 +37,13 @@ def run(
     opset: Annotated[
         int | None, typer.Option(min=1, help="Version of ONNX's operators; by default the exporter's.")
     ] = None,
+    with_attentions: Annotated[
+        bool,
+        typer.Option(
+            "--with-attentions",
+            help="For onnx and web: attention maps and dynamic kernels as further outputs; the page draws them.",
+        ),
+    ] = False,
     node_modules: Annotated[
         str | None,
         typer.Option(
@@ -54,6 +64,7 @@ def run(
       convbert export --model runs/reviews/model --precision fp32 --precision int8 --output exported
       convbert export --format openvino --precision fp16 --output exported
       convbert export --model runs/reviews/model --format web --output site     # python -m http.server -d site
+      convbert export --model runs/reviews/model --format web --with-attentions --output site
     """
     from convbert.export import export
 
@@ -63,6 +74,7 @@ def run(
         format,
         precision or None,
         opset=opset,
+        with_attentions=with_attentions,
         node_modules=node_modules,
         report=lambda step: say(f"{step} ..."),
     )

@@ -107,7 +107,7 @@ def open_lines(name: str) -> tuple[Iterator[list[Item]], int | None]:
     compression = ending if ending in (".gz", ".zst") else ""
 
     def blocks() -> Iterator[list[Item]]:
-        with open_stream(Path(name), compression) as stream:
+        with open_stream(Path(name), compression) as (stream, _):
             if not compression and (kind := _magic_of(stream.peek(4))):  # type: ignore[attr-defined]
                 raise InputError(f"{name}: is {kind}: its name should end so, or say --format")
             yield from read_blocks(stream, name)

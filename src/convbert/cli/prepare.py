@@ -118,7 +118,8 @@ def run(
             output,
             Packing(sequence_length, min_sequence_length, segments, cross_documents),
             Reading(text_column, document_per_line, skip_bad_files),
-            workers or _cores(),
+            workers
+            or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
             engine,
         )
         vocabulary = tokenizer or NewVocabulary(vocab_size or 30_522, lowercase, keep_accents)
@@ -163,11 +164,6 @@ def check_tokenizer_options(
         ):
             if source is not None and value is not None:
                 raise InputError(f"{option} is for a vocabulary that is learned, and {given} brings its own")
-
-
-def _cores() -> int:
-    """Of those this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _counts(manifest: Manifest, output: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from convbert.cli.failures import say
+from convbert.cli.prepare import KeepAccents, Lowercase, TextColumn
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
@@ -18,20 +19,15 @@ def train(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary, at most.")] = 30_522,
-    lowercase: Annotated[
-        bool | None, typer.Option("--lowercase/--cased", help="Fold case. By default as fits the text.")
-    ] = None,
-    keep_accents: Annotated[
-        bool | None,
-        typer.Option("--keep-accents/--strip-accents", help="Accents and vowel signs. As fits the text."),
-    ] = None,
+    lowercase: Lowercase = None,
+    keep_accents: KeepAccents = None,
     min_frequency: Annotated[int, typer.Option(help="A pair of pieces seen less often is not joined.")] = 2,
     coverage: Annotated[
         float,
         typer.Option(help="Of more than 1,000 characters, keep as many as cover this share of the text."),
     ] = 0.9995,
     limit_alphabet: Annotated[int | None, typer.Option(help="Distinct characters kept, at most.")] = None,
-    text_column: Annotated[str, typer.Option(help="Of JSON lines and Parquet.")] = "text",
+    text_column: TextColumn = "text",
 ) -> None:
     """Learn a WordPiece vocabulary from text files.
 

@@ -34,6 +34,15 @@ _HEADS = {
     "discriminator_predictions.dense_prediction.weight": "ConvBertForPreTraining",
     "generator_predictions.dense.weight": "ConvBertForMaskedLM",
 }
+_LABELS = {
+    "ConvBertForSequenceClassification": "classifier.out_proj.bias",
+    "ConvBertForTokenClassification": "classifier.bias",
+}
+OF_HEADS = (
+    *("classifier.", "qa_outputs.", "sequence_summary.", "generator_predictions.", "generator_lm_head."),
+    "discriminator_predictions.",
+)
+"""How the names of the heads' tensors begin."""
 _LAYER = re.compile(r"convbert\.encoder\.layer\.(\d{1,6})\.")
 TIED = "generator_lm_head.weight"
 """The head's matrix, which is the word embedding; files leave it out, and loading ties it."""
@@ -67,7 +76,9 @@ def find_class(state: Mapping[str, Tensor], architectures: Collection[str] | Non
     return _CLASSES[next((name for name in named if name in found), (found or [ConvBertModel.__name__])[0])]
 
 
-def infer_config(state: Mapping[str, Tensor]) -> tuple[ConvBertConfig, dict[str, Any]]:
+def infer_config(
+    state: Mapping[str, Tensor], model_class: ModelClass
+) -> tuple[ConvBertConfig, dict[str, Any]]:
     """The configuration that the shapes show, with `ASSUMED` for the rest, and what the shapes showed.
 
     Shapes show how many heads are kept and how wide they are. `head_ratio` is assumed to be the paper's 2, unless only
@@ -108,17 +119,11 @@ def infer_config(state: Mapping[str, Tensor]) -> tuple[ConvBertConfig, dict[str,
         "max_position_embeddings": _shape(state, "convbert.embeddings.position_embeddings.weight", 2)[0],
         "type_vocab_size": _shape(state, "convbert.embeddings.token_type_embeddings.weight", 2)[0],
     }
-    return ConvBertConfig(**inferred, head_ratio=ratio, **ASSUMED), inferred
-
-
-def set_labels(config: ConvBertConfig, model_class: ModelClass, state: Mapping[str, Tensor]) -> None:
-    """Take the number of labels from the head, where there is no configuration."""
-    rows = {
-        "ConvBertForSequenceClassification": state.get("classifier.out_proj.bias"),
-        "ConvBertForTokenClassification": state.get("classifier.bias"),
-    }.get(model_class.__name__)
-    if rows is not None and rows.ndim == 1:
-        config.num_labels = len(rows)
+    config = ConvBertConfig(**inferred, head_ratio=ratio, **ASSUMED)
+    labels = state.get(_LABELS.get(model_class.__name__, ""))
+    if labels is not None and labels.ndim == 1:
+        config.num_labels = len(labels)
+    return config, inferred
 
 
 def check_fits(
@@ -157,31 +162,6 @@ def check_fits(
             f"{where}: {TIED} is another matrix than the word embedding, and tie_word_embeddings is true"
         )
     return wanted.keys() & state.keys()
-
-
-def refuse_foreign(names: Collection[str], model_class: ModelClass, where: str) -> None:
-    """Refuse tensors that the model does not have.
-
-    Raises:
-        InputError: there are any; the message lists them.
-    """
-    if names:
-        raise InputError(
-            f"{where} holds tensors that a {model_class.__name__} of its configuration does not have: "
-            f"{list_names(names)}"
-        )
-
-
-def is_of_another_head(name: str) -> bool:
-    """Whether a tensor belongs to the head of one of our classes."""
-    heads = (
-        "classifier.",
-        "qa_outputs.",
-        "sequence_summary.",
-        "generator_predictions.",
-        "generator_lm_head.",
-    )
-    return name.startswith((*heads, "discriminator_predictions."))
 
 
 def check_values(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -12,19 +12,13 @@ import numpy as np
 import torch
 
 from convbert.configuration import ConvBertConfig
-from convbert.conversion.architecture import (
-    TIED,
-    check_fits,
-    check_values,
-    find_class,
-    infer_config,
-    refuse_foreign,
-)
+from convbert.conversion.architecture import TIED
 from convbert.conversion.folders import (
     TOKENIZER_FILES,
     Conversion,
     Model,
     build_tokenizer,
+    fit,
     naming,
     read_model,
     read_tokenizer,
@@ -103,11 +97,15 @@ def convert_from_tensorflow(
     with naming(prefix):
         parts = parts_in(tensors)
     for folder, part in parts.items():
-        models[folder] = _model_from_tensorflow(tensors, part, prefix, content, settings)
+        config = None
+        if content is not None:
+            with naming(settings or source):
+                config = config_from_tensorflow(content, part)
+        with naming(prefix):
+            models[folder] = fit(
+                from_tensorflow(tensors, part), config, f"its {part.replace('_', ' ')}", report
+            )
         used |= variables_of(tensors, part)
-    types = {tensors[name].dtype.name for name in used} - {"float32"}
-    if types:
-        report.notes.append(f"stored in {', '.join(sorted(types))}, written in float32")
     for name in sorted(tensors.keys() - used):
         report.leave_out(name, unused_reason(name))
     report.used = len(used)
@@ -221,24 +219,6 @@ def convert_to_tensorflow(source: Path, output: Path) -> Conversion:
         if tokenizer is not None:
             tokenizer.save_vocabulary(str(draft))
     return report
-
-
-def _model_from_tensorflow(
-    tensors: Mapping[str, np.ndarray], part: Part, prefix: Path, content: Any, settings: Path | None
-) -> Model:
-    where = f"its {part.replace('_', ' ')}"
-    inferred: dict[str, Any] = {}
-    with naming(prefix):
-        state = check_values(from_tensorflow(tensors, part), where)
-        if settings is None:
-            config, inferred = infer_config(state)
-    if settings is not None:
-        with naming(settings):
-            config = config_from_tensorflow(content, part)
-    with naming(prefix):
-        model_class = find_class(state, None)
-        refuse_foreign(state.keys() - check_fits(model_class, config, state, where), model_class, where)
-    return Model(model_class, config, state, inferred)
 
 
 def _part_of(model: Model, folder: Path, *, is_second: bool) -> Part:

@@ -8,23 +8,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from convbert.configuration import ConvBertConfig
 from convbert.conversion.architecture import (
     ASSUMED,
+    OF_HEADS,
     TIED,
     ModelClass,
     check_fits,
     check_values,
     find_class,
     infer_config,
-    is_of_another_head,
-    refuse_foreign,
-    set_labels,
 )
+from convbert.conversion.rename import list_names
 from convbert.conversion.vocabulary import Repair
 from convbert.files.atomic import save_tokenizer
 from convbert.files.weights import read_weights
@@ -119,6 +117,42 @@ class Model:
         )
 
 
+def fit(state: Mapping[str, Tensor], config: ConvBertConfig | None, where: str, report: Conversion) -> Model:
+    """The model that tensors are: by its configuration or, without one, by their shapes.
+
+    Args:
+        state: under the published names, those of the encoder below `convbert.`.
+        where: what the tensors are, for messages.
+
+    Raises:
+        InputError: tensors are missing, unknown, of another shape, or no finite floats.
+    """
+    model_class = find_class(state, None if config is None else config.architectures)
+    inferred: dict[str, Any] = {}
+    if config is None:
+        config, inferred = infer_config(state, model_class)
+    names = check_fits(model_class, config, state, where)
+    foreign = []
+    for name in sorted(state.keys() - names):
+        if name.endswith("position_ids"):
+            report.leave_out(name, "buffer, made anew")
+        elif name.startswith(OF_HEADS):
+            report.leave_out(name, f"head that a {model_class.__name__} does not have")
+        else:
+            foreign.append(name)
+    if foreign:
+        raise InputError(
+            f"{where} holds tensors that a {model_class.__name__} of its configuration does not have: "
+            f"{list_names(foreign)}"
+        )
+    kept = check_values({name: state[name] for name in names}, where)
+    types = {str(state[name].dtype).removeprefix("torch.") for name in names} - {"float32"}
+    note = f"stored in {', '.join(sorted(types))}, written in float32"
+    if types and note not in report.notes:
+        report.notes.append(note)
+    return Model(model_class, config, kept, inferred)
+
+
 def read_model(source: Path, config_path: Path | None, report: Conversion) -> tuple[Model, Path | None]:
     """A model, and the folder of its configuration, if it has one."""
     weights = read_weights(source)
@@ -127,34 +161,15 @@ def read_model(source: Path, config_path: Path | None, report: Conversion) -> tu
         config_path = folder / "config.json"
     config = None if config_path is None else _read_config(config_path)
     with naming(weights.file):
-        model_class = find_class(weights.state, None if config is None else config.architectures)
-        inferred: dict[str, Any] = {}
-        if config is None:
-            config, inferred = infer_config(weights.state)
-            set_labels(config, model_class, weights.state)
-        names = check_fits(model_class, config, weights.state, "the model")
-        foreign = []
-        for name in sorted(weights.state.keys() - names):
-            if name.endswith("position_ids"):
-                report.leave_out(name, "buffer, made anew")
-            elif is_of_another_head(name):
-                report.leave_out(name, f"head that a {model_class.__name__} does not have")
-            else:
-                foreign.append(name)
-        refuse_foreign(foreign, model_class, "the model")
-        state = check_values({name: weights.state[name] for name in names}, "the model")
+        model = fit(weights.state, config, "the model", report)
     for name in weights.beside:
         report.leave_out(name, "beside the model")
     report.tensors += len(weights.state) + len(weights.beside)
-    report.used += len(names)
+    report.used += len(model.state)
     report.notes += [f"{weights.file.name}: {change}" for change in weights.changes]
-    stored = {weights.state[name].dtype for name in names} - {torch.float32}
-    if stored:
-        types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
-        report.notes.append(f"{weights.file.name}: stored in {types}, written in float32")
-    if config.tie_word_embeddings:
-        state.pop(TIED, None)
-    return Model(model_class, config, state, inferred), folder if config_path is not None else None
+    if model.config.tie_word_embeddings:
+        model.state.pop(TIED, None)
+    return model, folder if config_path is not None else None
 
 
 def _read_config(path: Path) -> ConvBertConfig:
@@ -179,11 +194,8 @@ def build_tokenizer(
         report.notes.append(f"{path}: taken for {cased}; nothing tells which it is")
     else:
         tokenizer = ConvBertTokenizerFast(vocab=vocabulary, do_lower_case=lower)
-    report.vocabulary = {
-        "tokens": len(repair.vocabulary),
-        "crlf": repair.crlf,
-        "restored": repair.restored,
-        "completed": repair.completed,
+    report.vocabulary = {"tokens": len(vocabulary)} | {
+        name: getattr(repair, name) for name in ("crlf", "restored", "completed")
     }
     return tokenizer
 

@@ -97,7 +97,7 @@ _HEAD_SCOPE = {
     "generator": "generator_predictions/",
     "masked_lm": "generator_predictions/",
 }
-_SLOTS = ("/adam_m", "/adam_v")
+_SLOTS = ("/adam_m", "/adam_v", "/Adam", "/Adam_1", "/ExponentialMovingAverage")
 _MOST_NAMED = 10
 # The vocabulary head's matrix is the word embedding; files leave it out, and loading ties it.
 _TIED = "generator_lm_head.weight"

@@ -43,13 +43,15 @@ def find_checkpoint(path: str | Path) -> Path:
     """The prefix of a checkpoint.
 
     Args:
-        path: a prefix such as `model.ckpt-1000000`, one of the files of the checkpoint, or a folder with a file
-            `checkpoint`, which names the latest, or with a single checkpoint.
+        path: a prefix such as `model.ckpt-1000000`, one of the files of the checkpoint, a file `checkpoint`, which
+            names the latest, or a folder with such a file or with a single checkpoint.
 
     Raises:
         InputError: there is none, or several of which nothing names one.
     """
     path = Path(path)
+    if path.name == _STATE_FILE and path.is_file():
+        path = path.parent
     if not path.is_dir():
         prefix = Path(_SUFFIX.sub("", str(path)))
         if Path(f"{prefix}.index").is_file():

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from convbert.inference.runtimes import INPUTS
+from convbert.inference.runtimes import INPUTS, MAPS
+from convbert.util.errors import InputError
 
 _OUTPUTS = {
     "ConvBertModel": ("last_hidden_state",),
@@ -35,13 +36,6 @@ class Traceable:
     model: Any
     outputs: tuple[str, ...]
     axes: tuple[str, ...]
-
-    @property
-    def shapes(self) -> dict[str, dict[int, Any]]:
-        """For each input, the axes that are free."""
-        longest = self.model.config.max_position_embeddings
-        free = {axis: Dim(axis, max=longest) if axis == "length" else Dim(axis) for axis in self.axes}
-        return {name: dict(enumerate(free.values())) for name in INPUTS}
 
     def sample(self, lengths: tuple[int, ...] = (9, 6), seed: int = 0) -> dict[str, Tensor]:
         """A padded batch of random texts of these lengths."""
@@ -64,15 +58,25 @@ class Traceable:
     def answer(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Our own answer, by name of output."""
         with torch.no_grad():
-            found = self.model(**batch, return_dict=True)
-        return {name: found[name] for name in self.outputs}
+            found = Positional(self)(*(batch[name] for name in INPUTS))
+        return dict(zip(self.outputs, found, strict=True))
 
 
-def traceable(model: Any) -> Traceable:
-    """The model of any head, ready to be traced."""
+def traceable(model: Any, *, with_maps: bool = False) -> Traceable:
+    """The model of any head, ready to be traced.
+
+    Args:
+        with_maps: with attention maps (B, layers, H, T, T) and dynamic kernels (B, layers, T, H, K) as outputs.
+
+    Raises:
+        InputError: maps of a model for multiple choice, whose choices are a batch of their own.
+    """
     name = type(model).__name__
-    axes = ("batch", "choices", "length") if name == "ConvBertForMultipleChoice" else ("batch", "length")
-    return Traceable(model, _OUTPUTS.get(name, ("logits",)), axes)
+    has_choices = name == "ConvBertForMultipleChoice"
+    if has_choices and with_maps:
+        raise InputError(f"attention maps are not exported for a {name}")
+    axes = ("batch", "choices", "length") if has_choices else ("batch", "length")
+    return Traceable(model, _OUTPUTS.get(name, ("logits",)) + (MAPS if with_maps else ()), axes)
 
 
 class Positional(nn.Module):
@@ -82,28 +86,40 @@ class Positional(nn.Module):
         super().__init__()
         self.model = traceable.model
         self._outputs = traceable.outputs
+        self._more = dict.fromkeys(("output_attentions", "output_conv_kernels"), True)
+        if MAPS[0] not in self._outputs:
+            self._more = {}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """The outputs, in the order of their names."""
+        """The outputs, in the order of their names; those of layers in one tensor, (B, layers, ...)."""
         found = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             return_dict=True,
+            **self._more,
         )
-        return tuple(found[name] for name in self._outputs)
+        outputs = (found[name] for name in self._outputs)
+        return tuple(x if isinstance(x, Tensor) else torch.stack(x, 1) for x in outputs)
 
 
-def trace(source: Traceable) -> torch.export.ExportedProgram:
-    """The program of PyTorch, with free axes and without an op of ours."""
-    sample = source.sample()
+def trace(source: Traceable, batch: int | None = None) -> torch.export.ExportedProgram:
+    """The program of PyTorch, without an op of ours.
+
+    Args:
+        batch: texts in a batch, for a program that takes no others; None leaves all axes free.
+    """
+    sample = source.sample() if batch is None else source.sample((9,) * batch)
+    longest = source.model.config.max_position_embeddings
+    free = {axis: Dim(axis, max=longest) if axis == "length" else Dim(axis) for axis in source.axes}
+    axes = {number: axis for number, axis in enumerate(free.values()) if batch is None or number}
     with quiet():
         return torch.export.export(
             Positional(source).eval(),
             args=tuple(sample[name] for name in INPUTS),
-            dynamic_shapes=tuple(source.shapes[name] for name in INPUTS),
+            dynamic_shapes=(axes,) * len(INPUTS),
             strict=False,
         )
 

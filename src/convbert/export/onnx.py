@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convbert.export.graph import Positional, Traceable, quiet
+import torch
+
+from convbert.export.graph import Traceable, quiet, trace
 from convbert.inference.runtimes import INPUTS, ONNX_FILES
 from convbert.util.errors import InputError
 
@@ -66,29 +68,19 @@ def opset_of(path: Path) -> int:
 
 
 def _program(source: Traceable, opset: int | None) -> Any:
-    """The graph. transformers' exporter knows more of what ONNX cannot say; where it is not there, PyTorch's does."""
-    import torch
-
-    sample = source.sample()
-    try:
-        from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
-    except ImportError:
-        with quiet():
-            program = torch.onnx.export(
-                Positional(source).eval(),
-                tuple(sample[name] for name in INPUTS),
-                dynamo=True,
-                dynamic_shapes=tuple(source.shapes[name] for name in INPUTS),
-                input_names=list(INPUTS),
-                output_names=list(source.outputs),
-                opset_version=opset,
-                verbose=False,
-            )
-        assert program is not None  # it is where nothing is written to a file
-        return program.model
+    """The graph, from the one trace that all formats are written from."""
     with quiet():
-        config = OnnxConfig(dynamic_shapes=source.shapes, opset_version=opset)
-        return OnnxExporter().export(source.model, sample, config=config).program
+        program = torch.onnx.export(
+            trace(source),
+            args=(),
+            dynamo=True,
+            input_names=list(INPUTS),
+            output_names=list(source.outputs),
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None  # it is where nothing is written to a file
+    return program.model
 
 
 def _name_axes(program: Any, source: Traceable) -> None:
@@ -126,7 +118,8 @@ def _write_int8_dynamic(original: Path, path: Path) -> None:
     """8-bit weights and activations: smaller and faster, and a text's answer depends on its batch."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(str(original), str(path), weight_type=QuantType.QInt8)
+    wide = ["MatMul", "Gather"]  # not the depthwise convolution, which has few weights
+    quantize_dynamic(str(original), str(path), weight_type=QuantType.QInt8, op_types_to_quantize=wide)
 
 
 _WRITERS = {"fp16": _write_fp16, "int8": _write_int8, "int8-dynamic": _write_int8_dynamic}

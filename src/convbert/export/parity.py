@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convbert.export.graph import Traceable
-from convbert.inference.runtimes import Run, is_by_token
+from convbert.inference.runtimes import MAPS, Run, is_by_token
 from convbert.util.errors import InputError
 
 LENGTHS = ((1, 2, 3), (7, 1, 5), (33, 17), (128, 101, 64), (9,))
@@ -67,9 +67,9 @@ def check_parity(source: Traceable, run: Run, precision: str, *, one_at_a_time: 
         for name, expected in ours.items():
             size = max(1.0, float(expected[expected > torch.finfo(expected.dtype).min / 2].abs().max()))
             for row, length in enumerate(batch_lengths):
-                own = slice(length) if by_token else slice(None)
-                wanted, single = expected[row, own], singles[row][name][0, own]
-                found = single if padded is None else padded[name][row, own]
+                own: tuple[slice, ...] = _real(name, length) if by_token or name in MAPS else (slice(None),)
+                wanted, single = expected[row][own], singles[row][name][0][own]
+                found = single if padded is None else padded[name][row][own]
                 difference = max(difference, _largest(found - wanted) / size)
                 alone = max(alone, _largest(found - single) / size)
                 if wanted.shape[-1] > 1 and name == "logits":
@@ -97,6 +97,14 @@ def _text(batch: dict[str, Tensor], row: int, length: int) -> dict[str, Tensor]:
     if batch["input_ids"].dim() == 3:
         return {name: x[row : row + 1] for name, x in batch.items()}
     return {name: x[row : row + 1, :length] for name, x in batch.items()}
+
+
+def _real(name: str, length: int) -> tuple[slice, ...]:
+    """The part of a text's output that is of its tokens, not of padding."""
+    every, tokens = slice(None), slice(length)
+    return {"attentions": (every, every, tokens, tokens), "conv_kernels": (every, tokens)}.get(
+        name, (tokens,)
+    )
 
 
 def _largest(difference: Tensor) -> float:

@@ -23,6 +23,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "onnx": ("fp32", "fp16", "int8", "int8-dynamic"),
     "openvino": ("fp32", "fp16"),
     "torch": ("fp32",),
+    "executorch": ("fp32",),
     "web": ("fp32", "fp16", "int8"),
 }
 """Format to the precisions that it has."""
@@ -54,6 +55,7 @@ def export(
     precision: str | Sequence[str] | None = None,
     *,
     opset: int | None = None,
+    with_attentions: bool = False,
     node_modules: str | None = None,
     report: Report = lambda step: None,
 ) -> Exported:
@@ -65,10 +67,13 @@ def export(
         model: a folder, a name on the Hub, or None for the embedded model. Its configuration says which head it has.
         output: a folder that is not there yet.
         format: "onnx" (`onnx/model.onnx`, ... as transformers.js and Optimum read them), "openvino", "torch" (a package
-            of AOTInductor for this kind of processor), or "web" (a page that answers in the browser).
+            of AOTInductor for this kind of processor), "executorch" (one text at a time, of any length), or "web" (a
+            page that answers in the browser).
         precision: one or several of "fp32", "fp16", "int8" (8-bit weights) and "int8-dynamic" (8-bit activations, too).
             None: "int8" for the web, else "fp32".
         opset: version of ONNX's operators.
+        with_attentions: for onnx and web, attention maps and dynamic kernels as further outputs, see
+            `convbert.inference.runtimes.MAPS`.
         node_modules: for the web, a folder in which npm has installed transformers.js; None has npm fetch it.
         report: called with the name of each step.
 
@@ -80,14 +85,15 @@ def export(
         precision = "int8" if format == "web" else "fp32"
     precisions = [precision] if isinstance(precision, str) else list(dict.fromkeys(precision))
     _check(format, precisions, Path(output))
-    if opset is not None and format not in ("onnx", "web"):
-        raise InputError(f"opset is for onnx and web, not for {format}")
+    for name, given in (("opset", opset is not None), ("with_attentions", with_attentions)):
+        if given and format not in ("onnx", "web"):
+            raise InputError(f"{name} is for onnx and web, not for {format}")
     if node_modules is not None and format != "web":
         raise InputError(f"node_modules is for web, not for {format}")
     report("reading the model")
     source = find_model(model)
     loaded = load(source, task_of(source), precision="fp32", device="cpu")
-    target = traceable(loaded)
+    target = traceable(loaded, with_maps=with_attentions)
     result = Exported(Path(output))
     with atomic_folder(output) as draft:
         place = draft / "model" if format == "web" else draft
@@ -97,11 +103,11 @@ def export(
             from convbert.export.web import write_page
 
             report("adding the page and transformers.js")
-            write_page(draft, precisions[0], node_modules)
-        report("tracing and compiling" if format == "torch" else "tracing")
+            write_page(draft, precisions[0], with_attentions, node_modules)
+        report("tracing and compiling" if format in ("torch", "executorch") else "tracing")
         for name, path, run in _write(format, target, place, precisions, opset):
             report(f"checking {path.name}")
-            result.parity[name] = check_parity(target, run, name)
+            result.parity[name] = check_parity(target, run, name, one_at_a_time=format == "executorch")
             if path.suffix == ".onnx":
                 result.opset = opset_of(path)
         result.files = {
@@ -138,8 +144,8 @@ def _check(format: str, precisions: list[str], output: Path) -> None:
         raise InputError(f"{format} is written in one precision at a time, got {' and '.join(precisions)}")
     if output.exists():
         raise InputError(f"{output}: is there already; give a new folder")
-    if extra := {"onnx": "onnx", "web": "onnx", "openvino": "openvino"}.get(format):
-        require(extra, f"export --format {format}")
+    if format != "torch":
+        require("onnx" if format == "web" else format, f"export --format {format}")
 
 
 def _write_companions(model: Any, source: str, folder: Path) -> None:
@@ -163,9 +169,14 @@ def _write(
 
         path = write_package(target, folder)
         yield precisions[0], path, runtime(path, target.outputs)
+    elif format == "executorch":
+        from convbert.export import executorch
+
+        path = executorch.write_program(target, folder)
+        yield precisions[0], path, executorch.runtime(path, target.outputs)
     else:
         from convbert.export.onnx import write_onnx
 
         (folder / "onnx").mkdir()
         for precision, path in write_onnx(target, folder / "onnx", precisions, opset).items():
-            yield precision, path, open_runtime("onnx", path)
+            yield precision, path, open_runtime("onnx", path, with_maps=True)

@@ -26,11 +26,12 @@ _FILES = {
 """What the page needs of `node_modules`, and its name in the folder `vendor`."""
 
 
-def write_page(folder: Path, precision: str, node_modules: str | None) -> None:
+def write_page(folder: Path, precision: str, with_maps: bool, node_modules: str | None) -> None:
     """Put the page and what it runs on into a folder; the model belongs in `folder / "model"`.
 
     Args:
         precision: of the model, a key of `DTYPES`.
+        with_maps: the model has `MAPS` as outputs.
         node_modules: a folder in which npm has installed transformers.js; None has npm fetch it.
 
     Raises:
@@ -38,7 +39,8 @@ def write_page(folder: Path, precision: str, node_modules: str | None) -> None:
     """
     for file in resources.files("convbert.export").joinpath("page").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "page.json").write_text(json.dumps({"dtype": DTYPES[precision]}) + "\n", encoding="utf-8")
+    page = {"dtype": DTYPES[precision], "maps": with_maps}
+    (folder / "page.json").write_text(json.dumps(page) + "\n", encoding="utf-8")
     (folder / "vendor").mkdir()
     if node_modules is not None:
         _copy(Path(node_modules), folder / "vendor")

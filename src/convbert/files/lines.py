@@ -5,33 +5,41 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 
 @contextmanager
-def open_stream(path: Path, compression: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file, without its compression (".gz", ".zst" or "")."""
-    try:
-        if compression == ".zst":
-            require("train", f"reading {path}")
-            import pyarrow as pa
+def open_stream(path: Path, compression: str) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+    """The bytes of a file, without its compression (".gz", ".zst" or ""), and what tells how much of it has been read.
 
-            with pa.input_stream(str(path), compression="zstd") as arrow, io.BufferedReader(arrow) as stream:
-                yield stream
-        else:
-            with gzip.open(path) if compression else path.open("rb") as stream:
-                yield stream  # type: ignore[misc]  # a GzipFile reads as any file does
+    A read gives all bytes it is asked for, but at the end.
+
+    Raises:
+        InputError: the file cannot be read, or is not the compressed file its name promises.
+    """
+    try:
+        with path.open("rb") as raw, _decompressed(raw, path, compression) as stream:
+            yield stream, raw.tell
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: damaged gzip file ({error})") from error
     except OSError as error:  # Arrow's have no number
         what = "cannot be read" if error.errno else f"damaged {compression} file"
         raise InputError(f"{path}: {what} ({error.strerror or error})") from error
+
+
+def _decompressed(raw: IO[bytes], path: Path, compression: str) -> Any:
+    if compression == ".zst":
+        require("train", f"reading {path}")
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.input_stream(raw, compression="zstd"))
+    return gzip.GzipFile(fileobj=raw) if compression else raw
 
 
 def numbered_lines(path: Path, compression: str) -> Iterator[tuple[int, str]]:
@@ -44,7 +52,7 @@ def numbered_lines(path: Path, compression: str) -> Iterator[tuple[int, str]]:
         InputError: nothing but space, or not UTF-8 text; the message names the line.
     """
     number, is_empty = 0, True
-    with open_stream(path, compression) as stream:
+    with open_stream(path, compression) as (stream, _):
         for raw in stream:
             try:
                 text = raw.decode("utf-8-sig" if number == 0 else "utf-8")

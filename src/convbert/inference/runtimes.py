@@ -24,6 +24,9 @@ Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Names and order of the inputs: (B, T), or (B, choices, T) for multiple choice."""
 
+MAPS = ("attentions", "conv_kernels")
+"""Outputs that an export may have beside those of the head: (B, layers, H, T, T) and (B, layers, T, H, K)."""
+
 ONNX_FILES = {
     "fp32": "model.onnx",
     "fp16": "model_fp16.onnx",
@@ -46,18 +49,18 @@ def is_by_token(architecture: str) -> bool:
     return architecture not in _BY_TEXT
 
 
-def _open_onnx(path: Path) -> Run:
+def _open_onnx(path: Path, with_maps: bool) -> Run:
     """The file in ONNX Runtime, on the CPU, with as many threads as PyTorch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    names = [output.name for output in session.get_outputs() if with_maps or output.name not in MAPS]
     return lambda batch: dict(zip(names, session.run(names, batch), strict=True))
 
 
-def _open_openvino(path: Path) -> Run:
+def _open_openvino(path: Path, with_maps: bool) -> Run:
     """The file in OpenVINO, on the CPU, in fp32: by itself it may take half precision where the processor has it."""
     import openvino
 
@@ -74,10 +77,11 @@ def _open_openvino(path: Path) -> Run:
 _RUNTIMES = {"onnx": _open_onnx, "openvino": _open_openvino}
 
 
-def open_runtime(runtime: str, path: Path) -> Run:
-    """An exported file in "onnx" or "openvino", ready to run; an `InputError` where the runtime cannot read it."""
+def open_runtime(runtime: str, path: Path, *, with_maps: bool = False) -> Run:
+    """An exported file in "onnx" or "openvino", ready to run, `with_maps` with `MAPS` where the file has them; an
+    `InputError` where the runtime cannot read it."""
     try:
-        return _RUNTIMES[runtime](path)
+        return _RUNTIMES[runtime](path, with_maps)
     except Exception as error:  # each runtime has classes of its own for that
         raise InputError(f"{path}: {runtime} cannot read it: {str(error).splitlines()[0]}") from error
 

@@ -68,13 +68,17 @@ def use_fast(
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    # An exported program must run where this package is not.
-    if backend == "reference" or torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if backend == "reference" or is_exported():
         return False
     reason = why_not_fast(device, dtypes, kernel_size)
     if backend == "fast" and reason:
         raise RuntimeError(reason)
     return reason is None
+
+
+def is_exported() -> bool:
+    """Whether a program is made that must run where this package is not."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

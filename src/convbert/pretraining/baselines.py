@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.masking import IGNORED, MaskingCollator
 
-_BLOCK = 4_000_000  # token pairs sorted at a time
+BLOCK = 4_000_000  # token pairs sorted at a time
 _ENOUGH = 20_000_000  # tokens counted, of larger corpora; the counts of more take memory and hours, and change little
 _ROWS = 128  # masked positions scored at a time
 
@@ -41,7 +41,9 @@ class BigramModel:
         tokens = np.zeros(self.vocab_size, dtype=np.int64)
         table = (self.vocab_size, self.vocab_size)
         pairs = csr_array(table, dtype=np.int64)
-        for block in _split(blocks, _BLOCK):
+        # The pair across a cut is lost: one in a block.
+        pieces = (ids[at : at + BLOCK] for ids in blocks for at in range(0, len(ids), BLOCK))
+        for block in (piece.astype(np.int64) for piece in pieces):
             tokens += np.bincount(block, minlength=self.vocab_size)
             keep = ~(is_special[block[:-1]] | is_special[block[1:]])
             ends = block[:-1][keep], block[1:][keep]
@@ -107,10 +109,3 @@ def masked_positions(
         parts.append((labels[rows, columns], shown[rows, columns - 1], shown[rows, columns + 1]))
     targets, left, right = (np.concatenate(column) for column in zip(*parts, strict=True))
     return targets, left, right
-
-
-def _split(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Pieces of at most `size` ids, as int64. The pair across a cut is lost: one in `size`."""
-    for block in blocks:
-        for start in range(0, len(block), size):
-            yield block[start : start + size].astype(np.int64)

@@ -63,40 +63,25 @@ def discriminator_flops(config: ConvBertConfig, length: float) -> Flops:
 
 
 def training_flops(objective: nn.Module, length: float, masked: float) -> Flops:
-    """Training on one sequence: `TRAINING` forward passes of each model of the objective.
-
-    Args:
-        objective: with a `generator` and a `discriminator`, or with one `model`.
-        length: tokens of the sequence.
-        masked: of them, predicted ones.
+    """Training on one sequence of `length` tokens, `masked` of them predicted: `TRAINING` forward passes of each model.
 
     Returns:
-        The parts of a lone model under their names, else with the model before them: "generator: attention".
+        The parts of a lone `model` under their names, else with the model before them: "generator: attention".
     """
-    models = _models(objective)
-    forward = {
-        name: discriminator_flops(model.config, length)
-        if name == "discriminator"
-        else masked_lm_flops(model.config, length, masked)
-        for name, model in models.items()
-    }
-    if len(models) == 1 and "model" in models:
-        return _times(TRAINING, forward["model"])
-    return {
-        f"{name}: {part}": TRAINING * value
-        for name, parts in forward.items()
-        for part, value in parts.items()
-    }
+    found: Flops = {}
+    for name, model in _models(objective).items():
+        if name == "discriminator":
+            parts = discriminator_flops(model.config, length)
+        else:
+            parts = masked_lm_flops(model.config, length, masked)
+        prefix = "" if name == "model" else f"{name}: "
+        found |= {prefix + part: TRAINING * value for part, value in parts.items()}
+    return found
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one optimizer step takes, on all processes together.
-
-    Args:
-        tokens: special ones included.
-        parts: floating-point operations, see `training_flops`.
-    """
+    """What one optimizer step takes, on all processes together: tokens, special ones included, and operations."""
 
     tokens: float
     parts: Flops
@@ -109,8 +94,8 @@ class StepCost:
 
 def step_cost(objective: nn.Module, *, sequences: int, length: float, mask_prob: float) -> StepCost:
     """The cost of a step on `sequences` sequences with a mean of `length` tokens, `[CLS]` and `[SEP]` included."""
-    masked = max(1.0, mask_prob * length)
-    return StepCost(sequences * length, _times(sequences, training_flops(objective, length, masked)))
+    parts = training_flops(objective, length, max(1.0, mask_prob * length))
+    return StepCost(sequences * length, {name: sequences * value for name, value in parts.items()})
 
 
 def parameter_counts(objective: nn.Module) -> dict[str, int]:
@@ -129,22 +114,15 @@ def _models(objective: nn.Module) -> dict[str, Any]:
     return {name: model for name, model in found.items() if model is not None}
 
 
-def _times(factor: float, parts: Flops) -> Flops:
-    return {name: factor * value for name, value in parts.items()}
-
-
 # ---------------------------------------------------------------------------------------------- memory
 
 BYTES = 16
 """Of each parameter in fp32: weight, gradient, and AdamW's two moments."""
-_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def check_memory(plan: PretrainingPlan, vocab_size: int) -> None:
-    """Refuse models that this machine, its GPUs included, cannot train.
-
-    Args:
-        vocab_size: of the run's tokenizer.
+    """Refuse models that this machine, its GPUs included, cannot train with a vocabulary of this size.
 
     Raises:
         InputError: with the sizes, what training takes at least, and what there is.
@@ -164,11 +142,7 @@ def check_memory(plan: PretrainingPlan, vocab_size: int) -> None:
 
 
 def plan_parameters(plan: PretrainingPlan, config: ConvBertConfig) -> int:
-    """Parameters of all models of a plan, shared ones counted once.
-
-    Args:
-        config: of the model, see `PretrainingPlan.model_config`.
-    """
+    """Parameters of all models of a plan, shared ones counted once; `config` is of the model."""
     if plan.objective == "mlm":
         return _embeddings(config) + _layers(config) + _vocabulary_head(config)
     width, generator = config.hidden_size, plan.generator_config(config)
@@ -181,7 +155,7 @@ def machine_memory() -> int:
     import psutil  # type: ignore[import-untyped]  # comes with accelerate
 
     limits = [psutil.virtual_memory().total]
-    for file in _CGROUPS:
+    for file in CGROUPS:
         try:
             limits.append(int(file.read_text()))
         except (OSError, ValueError):  # not mounted, or "max"

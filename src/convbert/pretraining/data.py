@@ -22,21 +22,12 @@ from convbert.pretraining.corpus.encoding import Vocabulary
 from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.prepare import Preparation, tell_now_and_then
 from convbert.pretraining.corpus.reading import PLAIN, Reading
-from convbert.pretraining.corpus.shards import (
-    MANIFEST,
-    SHARDS,
-    Manifest,
-    ShardReader,
-    losses_told,
-    prepared_folder,
-)
+from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, ShardReader, prepared_folder
 from convbert.pretraining.corpus.sources import Corpus, PathLike, size_told
 from convbert.pretraining.masking import uniform
-from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 
-_OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
-_COUNTED_AT_ONCE = 10_000_000  # tokens, of which [UNK] is counted in a moment
+OPEN_AT_ONCE = 96  # shards; each takes a file descriptor, of which macOS gives a process 256
 _ROUNDS = 12  # fewer leave a trace of the order in corpora of a few dozen sequences
 
 
@@ -51,10 +42,6 @@ class SequenceDataset(Dataset):
     int`, the index at which segment 1 begins.
 
     May be forked and pickled into workers. What it holds in memory does not grow with the corpus.
-
-    Args:
-        folder: of the shards.
-        manifest: of that folder.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -93,38 +80,37 @@ class SequenceDataset(Dataset):
         nth = 1 if at_most is None else math.ceil(self.count_tokens() / at_most)
         for shard in self.manifest.shards[::nth]:
             path = self.folder / SHARDS / shard.file
-            yield self.manifest.layout.read_ids(path, shard.tokens)
+            yield np.fromfile(path, self.manifest.layout.ids, shard.tokens)
 
     def count_tokens(self) -> int:
         """Tokens of the whole corpus, special ones included."""
         return self.manifest.count("tokens")
 
-    def unknown(self, unk_id: int) -> UnknownTokens:
-        """The `[UNK]` of the corpus; in sequences that an earlier version made, of a part of them."""
-        found = self.manifest.unknown()
-        if not found.tokens:
-            for ids in self.flat_ids(_COUNTED_AT_ONCE):
-                found.merge(len(ids), int((ids == unk_id).sum()), "")
-            marks = 2 * len(self) * found.tokens // max(1, self.count_tokens())
-            found.tokens = max(0, found.tokens - marks)
-        return found
-
-    def notes(self, unk_id: int) -> list[str]:
+    def notes(self) -> list[str]:
         """What a person should know of the corpus: what of its text is not trained on, and not known.
 
         Raises:
             InputError: hardly anything is known.
         """
-        unknown = self.unknown(unk_id)
+        unknown = self.manifest.unknown()
         if unknown.is_everything:
             raise InputError(f"{self.folder}: nothing can be learned: {unknown.sentence()}")
         sentence = unknown.sentence()
         return [*self.losses(), *([f"warning: {sentence}"] if sentence else [])]
 
     def losses(self) -> list[str]:
-        """What of the text is not trained on, and which files were skipped."""
-        told = losses_told(self.manifest.totals(), self.manifest.packing.min_sequence_length)
-        return told + [f"skipped: {problem}" for problem in self.manifest.skipped]
+        """What of the text is not trained on, one sentence a kind, and which files were skipped."""
+        totals, least = self.manifest.totals(), self.manifest.packing.min_sequence_length
+        told = {
+            "short_documents": f"of {totals['documents']:,} documents are dropped: shorter than {least} tokens with "
+            "[CLS] and [SEP] (min_sequence_length)",
+            "dropped_tokens": f"of {totals['text_tokens']:,} tokens are dropped: short documents, short rests and "
+            "what was cut",
+            "empty_rows": "rows or lines without text are left out",
+            "skipped_files": "files are skipped",
+        }
+        found = [f"{totals[what]:,} {sentence}" for what, sentence in told.items() if totals[what]]
+        return found + [f"skipped: {problem}" for problem in self.manifest.skipped]
 
     def content(self) -> str:
         """How much there is, and of which sources."""
@@ -149,7 +135,7 @@ class SequenceDataset(Dataset):
 
     def _reader(self, number: int) -> ShardReader:
         if number not in self._open:
-            if len(self._open) >= _OPEN_AT_ONCE:
+            if len(self._open) >= OPEN_AT_ONCE:
                 self._open.clear()
             shard = self.manifest.shards[number]
             path = self.folder / SHARDS / shard.file
@@ -251,7 +237,7 @@ def prepare_sequences(
                 report(f"tokenising {name}")
                 preparation.run(vocabulary, tell_now_and_then(report))
         dataset = open_corpus(folder, tokenizer, packing, verify=False)  # just verified, or written
-    for note in dataset.notes(tokenizer.unk_token_id):
+    for note in dataset.notes():
         report(f"{name}: {note}")
     return dataset
 
@@ -262,10 +248,9 @@ def open_corpus(
     packing: Packing | None = None,
     verify: bool | None = None,
 ) -> SequenceDataset:
-    """Open a prepared corpus.
+    """Open a corpus that was prepared with this tokenizer and packing, where they are given.
 
     Args:
-        tokenizer, packing: what it must have been prepared with, if given.
         verify: see `Manifest.problem`.
 
     Raises:

@@ -26,11 +26,7 @@ def write_models(
     metrics: dict[str, Any],
     history: list[dict[str, Any]],
 ) -> None:
-    """Write all model folders, then `metrics.json`.
-
-    Args:
-        models: by the name of their folder.
-        history: entries of the log, for the curves.
+    """Write all model folders, by their names, then `metrics.json`; `history` is the log, for the curves.
 
     Raises:
         InputError: they cannot be written, or a metric is not finite.
@@ -87,11 +83,7 @@ discriminator over all tokens of the texts, precision and recall at a probabilit
 
 
 def model_card(plan: PretrainingPlan, metrics: dict[str, Any], architecture: str) -> str:
-    """The README.md of a trained model: how it was made, and its metrics.
-
-    Args:
-        architecture: the class of the model that this is the card of.
-    """
+    """The README.md of a trained model of the class `architecture`: how it was made, and its metrics."""
     held_out = {name: value for name, value in metrics.items() if name.startswith(("heldout_", "baseline_"))}
     cost = {name: value for name, value in metrics.items() if name not in held_out}
     task = "feature-extraction" if architecture == "ConvBertForPreTraining" else "fill-mask"

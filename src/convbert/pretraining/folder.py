@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from pydantic import NonNegativeInt, create_model
 
 from convbert.files.atomic import LOCK, write_json
-from convbert.pretraining.recipes import PretrainingPlan, as_begun
+from convbert.pretraining.recipes import PretrainingPlan
 from convbert.training import run_folder
 from convbert.training.checkpoints import checkpoints_in
 from convbert.training.run_folder import differences, holds_model, read_record
@@ -32,13 +32,6 @@ _MAY_CHANGE = frozenset(
 _LENGTH = ("max_steps", "max_minutes")
 _DRAFTS = "*/.saving-*"
 """What a kill may leave half-written: see `atomic_folder`."""
-_FORMER_SWITCHES = {
-    "untied_generator_embeddings": False,
-    "uniform_generator": False,
-    "temperature": 1.0,
-    "disallow_correct": False,
-}
-"""Of plans of earlier versions, with the only values that there still are."""
 
 _FIELDS: Any = {name: (kind, None) for name, kind in get_type_hints(PretrainingPlan).items()}
 _Plan = create_model("_Plan", __base__=Schema, **_FIELDS)
@@ -101,10 +94,8 @@ class RunFolder(run_folder.RunFolder):
             raise InputError(f"{self.root}: not empty, and holds no run to go on with; choose another folder")
         wanted = json.loads(json.dumps(plan.to_dict()))
         if stored is not None:
-            stored = as_begun(stored, wanted)
             fixed = {name: value for name, value in wanted.items() if name not in _MAY_CHANGE}
-            former = {name: value for name, value in _FORMER_SWITCHES.items() if name in stored}
-            if changes := differences(stored, fixed | former):
+            if changes := differences(stored, fixed):
                 raise InputError(f"{self.root}: this run was started with another plan: {changes}")
             if self.metrics.exists() and (changes := differences(stored, {n: wanted[n] for n in _LENGTH})):
                 raise InputError(
@@ -117,11 +108,7 @@ class RunFolder(run_folder.RunFolder):
         return is_new
 
     def bind(self, record: dict[str, Any]) -> None:
-        """Note what the run is trained on, or check that it is still that.
-
-        Raises:
-            InputError: it is something else.
-        """
+        """Note what the run is trained on, or check that it is still that."""
         stored = read_record(_Data, self.data_record)
         if stored is None:
             if checkpoints_in(self.root):
@@ -133,29 +120,26 @@ class RunFolder(run_folder.RunFolder):
             raise InputError(f"{self.root}: this run was started with another corpus: {changes}")
 
     def finished(self, plan: PretrainingPlan, report: Callable[[str], None]) -> dict[str, Any] | None:
-        """The metrics of a run that has finished; None where there is something left to do.
-
-        Args:
-            report: told where that is to write models again that are gone.
+        """The metrics of a run that has finished; None where there is something left to do, if only to write models
+        again that are gone.
 
         Raises:
-            InputError: its models are gone, and there is no checkpoint from which they could be written again.
+            InputError: they are gone, and there is no checkpoint from which they could be written again.
         """
         metrics = read_record(_Metrics, self.metrics)
         if metrics is None:
             return None
         models = ["model"] if plan.objective == "mlm" else ["model", "generator"]
         lost = [name for name in models if not holds_model(self.root / name)]
-        if lost and not checkpoints_in(self.root):
+        if not lost:
+            return metrics
+        told = f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and"
+        if not checkpoints_in(self.root):
             raise InputError(
-                f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and no checkpoint is left to "
-                "write it from; remove the folder to train anew"
+                f"{told} no checkpoint is left to write it from; remove the folder to train anew"
             )
-        if lost:
-            report(
-                f"{self.root}: this run has finished, but {' and '.join(lost)} is gone, and is written again"
-            )
-        return None if lost else metrics
+        report(f"{told} is written again")
+        return None
 
     def clear(self) -> None:
         """Remove what was written since a `claim` of a new run."""

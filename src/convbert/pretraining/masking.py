@@ -73,7 +73,10 @@ class MaskingCollator:
         self.is_special = np.zeros(len(tokenizer), dtype=bool)
         self.is_special[tokenizer.all_special_ids] = True
         self.ordinary_ids = np.flatnonzero(~self.is_special)
-        self.continues_word = _continuations(tokenizer) if masking.whole_words else None
+        self.continues_word: np.ndarray | None = None
+        if masking.whole_words:
+            tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+            self.continues_word = np.array([(token or "").startswith("##") for token in tokens])
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         token_ids, attention_mask = pad([item["input_ids"] for item in items], self.pad_id)
@@ -128,12 +131,6 @@ def pad(sequences: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.nd
     return token_ids, attention_mask.astype(np.int64)
 
 
-def _continuations(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """(V,) bool: pieces that go on with a word."""
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return np.array([(token or "").startswith("##") for token in tokens])
-
-
 def number_to_predict(lengths: np.ndarray, mask_prob: float) -> np.ndarray:
     """`max(1, round(mask_prob × length))` of each sequence, in single precision and half to even as the original."""
     shares = lengths.astype(np.float32) * np.float32(mask_prob)
@@ -141,15 +138,12 @@ def number_to_predict(lengths: np.ndarray, mask_prob: float) -> np.ndarray:
 
 
 def choose_positions(candidates: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Choose so many candidates of each row, those with the smallest scores; all where there are fewer.
+    """Choose so many candidates of each row, those with the smallest scores; all where there are fewer: (B, T) bool.
 
     Args:
         candidates: (B, T) bool.
         scores: (B, T) in [0, 1), independent and uniform for a choice without replacement.
         counts: (B,) how many.
-
-    Returns:
-        (B, T) bool.
     """
     wanted = np.minimum(counts, candidates.sum(axis=1))
     order = np.argsort(np.where(candidates, scores, 2.0), axis=1)
@@ -169,9 +163,6 @@ def choose_words(
     Args:
         candidates, scores, counts: as for `choose_positions`.
         continues: (B, T) bool, tokens that belong to the word of the candidate before them.
-
-    Returns:
-        (B, T) bool.
     """
     chosen = np.zeros_like(candidates)
     before = np.pad(candidates, ((0, 0), (1, 0)))[:, :-1]

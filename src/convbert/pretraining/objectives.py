@@ -76,10 +76,6 @@ class ReplacedTokenDetection(nn.Module):
     The generator reads, and writes, the discriminator's embeddings: the tables of words, positions and token types, and
     the norm above them; its vocabulary head is the word table. Each of the two projects them for itself.
 
-    Args:
-        discriminator: the model that is wanted.
-        generator: with embeddings of the same size.
-
     Raises:
         InputError: the embeddings differ in size.
     """
@@ -164,11 +160,7 @@ Objective = MaskedLanguageModel | ReplacedTokenDetection
 
 
 def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> Objective:
-    """The plan's objective around new models, as training from scratch starts.
-
-    Args:
-        config: of the model, see `PretrainingPlan.model_config`.
-    """
+    """The plan's objective around new models; for `config` see `PretrainingPlan.model_config`."""
     if plan.objective == "mlm":
         objective: Objective = MaskedLanguageModel(ConvBertForMaskedLM(config))
     else:
@@ -185,9 +177,6 @@ def build_objective(plan: PretrainingPlan, config: ConvBertConfig) -> Objective:
             new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
             getattr(model, new if hasattr(model, new) else old)()
     return objective
-
-
-# ------------------------------------------------------------------------------------ what models are given
 
 
 class _ModelInputs:
@@ -247,11 +236,7 @@ def _masked_positions(labels: Tensor, given: Tensor | None) -> Tensor:
 
 
 def _share_embeddings(discriminator: ConvBertForPreTraining, generator: ConvBertForMaskedLM) -> None:
-    """Let the generator use the discriminator's embeddings.
-
-    Raises:
-        InputError: the two differ in size.
-    """
+    """Let the generator use the discriminator's embeddings."""
     for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
         ours, theirs = getattr(discriminator.config, name), getattr(generator.config, name)
         if ours != theirs:
@@ -264,12 +249,10 @@ def _share_embeddings(discriminator: ConvBertForPreTraining, generator: ConvBert
 def generator_config(
     config: ConvBertConfig, hidden_size: float = 0.25, layers: float = 1.0
 ) -> ConvBertConfig:
-    """The configuration of the generator for a discriminator, as the original's `get_generator_config` derives it.
+    """The generator's configuration, as the original's `get_generator_config` derives it from the discriminator's.
 
     Args:
-        config: the discriminator's.
-        hidden_size: the generator's width and number of heads, as a fraction of the discriminator's.
-        layers: its layers, likewise.
+        hidden_size, layers: width and number of heads, and number of layers, as fractions of the discriminator's.
 
     Raises:
         InputError: the fractions do not give whole heads or groups.
@@ -290,9 +273,6 @@ def generator_config(
     except InputError as error:
         raise InputError(f"generator_hidden_size={hidden_size:g} gives no generator: {error}") from error
     return generator
-
-
-# --------------------------------------------------------------------------------------- losses and draws
 
 
 def _masked_lm_loss(

@@ -15,7 +15,6 @@ from convbert.pretraining.corpus.prepare import Preparation, Watch
 from convbert.pretraining.corpus.shards import Manifest
 from convbert.pretraining.corpus.sources import PathLike, overview
 from convbert.pretraining.data import SequenceDataset, tokenizer_fingerprint, vocabulary_of
-from convbert.pretraining.recipes import as_begun
 from convbert.pretraining.vocabulary import load_tokenizer, train_wordpiece
 from convbert.util.errors import InputError
 
@@ -70,7 +69,7 @@ def prepare(
             report(f"{folder}: is complete")
         else:
             manifest = preparation.run(vocabulary, watch)
-    for note in SequenceDataset(folder, manifest).notes(vocabulary.unk_id):
+    for note in SequenceDataset(folder, manifest).notes():
         report(note)
     return manifest
 
@@ -83,7 +82,7 @@ def _learn(
     folder = preparation.folder / "tokenizer"
     stored = Manifest.read(preparation.folder)
     if stored is not None:
-        if stored.learned is None or as_begun(stored.learned, settings) != settings:
+        if stored.learned != settings:
             raise InputError(
                 f"{preparation.folder}: was prepared with {_told(stored.learned)}, now {_told(settings)}; "
                 "choose another folder"

@@ -195,11 +195,7 @@ class PretrainingPlan(Settings):
     def override(self, **changes: Any) -> PretrainingPlan:
         """A copy with some fields changed; fields of `ConvBertConfig` are recognised by their names, too.
 
-        Giving one of `max_steps` and `max_minutes` takes the place of the other. A value of None is no
-        change.
-
-        Raises:
-            InputError: a name belongs to neither, or a value is out of range.
+        Giving one of `max_steps` and `max_minutes` takes the place of the other. A value of None is no change.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         own = {name: value for name, value in changes.items() if name in _PLAN_FIELDS}
@@ -221,24 +217,6 @@ class PretrainingPlan(Settings):
             "random_token_prob": masking.random_token_prob,
         }
         return super().to_dict() | shown
-
-
-_UNDECIDED = {"lowercase": (True,), "keep_accents": (None,), "limit_alphabet": (100, 300, 1000)}
-
-
-def as_begun(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a vocabulary as they were noted, comparable with those that are wanted now.
-
-    Earlier versions had fixed defaults where None now leaves a choice to the text. What they learned by them is kept.
-    """
-    if "keep_accents" in stored or "lowercase" not in stored:
-        return stored
-    kept = {
-        name: None
-        for name, defaults in _UNDECIDED.items()
-        if wanted.get(name) is None and stored.get(name) in defaults
-    }
-    return {**stored, **kept}
 
 
 _PLAN_FIELDS = {field.name for field in dataclasses.fields(PretrainingPlan)}
@@ -353,11 +331,7 @@ RECIPES = {recipe.__name__: recipe for recipe in (smoke, tiny, embedded, small, 
 
 
 def recipe(name: str, **overrides: Any) -> PretrainingPlan:
-    """The plan of that name, with fields overridden.
-
-    Raises:
-        InputError: there is no such recipe; the message lists them.
-    """
+    """The plan of that name, with fields overridden."""
     if name not in RECIPES:
         raise InputError(f"no recipe named {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name](**overrides)

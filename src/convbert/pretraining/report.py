@@ -59,29 +59,22 @@ _CURVES_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """Everything that the page shows.
-
-    Args:
-        name: of the run, for the heading.
-        status: how far it is, in words.
-        fraction_done: in [0, 1].
-        history: log entries.
-        plan: every field of it.
-        facts: what is known from the start, by name: parameters, FLOPs per step, device.
-        flops: of a training step, by part.
-        samples: what the models make of a few sentences.
-        metrics: the final ones, once there are any.
-    """
+    """Everything that the page shows of a run."""
 
     name: str
     status: str
+    """How far it is, in words."""
     fraction_done: float
     history: Sequence[Entry]
+    """Log entries."""
     plan: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known from the start, by name: parameters, FLOPs per step, device."""
     flops: Mapping[str, float] = field(default_factory=dict)
+    """Of a training step, by part."""
     samples: Samples = field(default_factory=Samples)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    """The final ones, once there are any."""
 
 
 def report_html(run: Watched) -> str:
@@ -239,9 +232,6 @@ def _judge(sentence: Judged) -> str:
             style, beside = f"{style};text-decoration:underline", f"<sub>{escape(truth)}</sub>"
         words.append(word(token, f"<mark style='{style}' title='{share:.1%}'>", f"</mark>{beside}"))
     return f"<p dir='auto'>{''.join(words)}</p>"
-
-
-# ----------------------------------------------------------------------------------- cost and set-up
 
 
 def _flops(parts: Mapping[str, float]) -> str:

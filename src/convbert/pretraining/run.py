@@ -151,15 +151,14 @@ def pretrain(
 
 def _check_sources(corpus: Corpus, heldout: Corpus | None, report: Report) -> None:
     """Refuse what is not there, tell what is, and of held-out text that is trained on."""
-    found: list[set[TextSource]] = []
-    for name, source in (("train", corpus), ("heldout", heldout)):
-        found.append(set())
+    found: list[set[TextSource]] = [set(), set()]
+    for name, source, own in zip(("train", "heldout"), (corpus, heldout), found, strict=True):
         if source is None:
             continue
         if (prepared := prepared_folder(source)) is not None:
             report(f"{name}: {prepared}, prepared: {open_corpus(prepared).content()}")
             continue
-        found[-1].update(find_sources(source))
+        own.update(find_sources(source))
         for line in overview(source):
             report(f"{name}: {line}")
     if shared := sorted(map(str, set.intersection(*found))):
@@ -169,11 +168,7 @@ def _check_sources(corpus: Corpus, heldout: Corpus | None, report: Report) -> No
 def arguments_of(
     plan: PretrainingPlan, root: Path, budget: TrainingBudget, device: str | None, *, evaluates: bool
 ) -> TrainingArguments:
-    """What the Trainer is told of a plan.
-
-    Args:
-        root: folder of the run.
-        evaluates: whether there is held-out text.
+    """What the Trainer is told of a plan; `evaluates` says whether there is held-out text.
 
     Raises:
         InputError: the plan cannot be run by these processes.
@@ -227,11 +222,7 @@ class Run:
         }
 
     def execute(self) -> PretrainingResult:
-        """Train, evaluate and write the model, or stop early on a signal.
-
-        Raises:
-            InputError: a checkpoint or the model cannot be written.
-        """
+        """Train, evaluate and write the model, or stop early on a signal."""
         set_seed(self.plan.seed)
         config = self.plan.model_config(len(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id)
         objective = build_objective(self.plan, config)
@@ -331,11 +322,8 @@ class Run:
 
     def _data_notes(self) -> list[str]:
         """What of the texts was not trained on, or not known."""
-        notes = []
-        for name, dataset in (("train", self.train), ("heldout", self.heldout)):
-            if dataset is not None:
-                notes += [f"{name}: {note}" for note in dataset.notes(self.tokenizer.unk_token_id)]
-        return notes
+        data = {"train": self.train, "heldout": self.heldout}
+        return [f"{name}: {note}" for name, each in data.items() if each for note in each.notes()]
 
     def _final_metrics(
         self, trainer: ObjectiveTrainer, budget: TrainingBudget, best: int | None
@@ -379,9 +367,8 @@ def check_enough(plan: PretrainingPlan, train: SequenceDataset) -> None:
 
 def _evaluation_at(step: int, trainer: ObjectiveTrainer) -> dict[str, float]:
     """The held-out metrics of that step, if there was an evaluation."""
-    found = [
-        {name: value for name, value in entry.items() if name.startswith("heldout_")}
-        for entry in trainer.state.log_history
-        if entry["step"] == step
-    ]
-    return next((metrics for metrics in reversed(found) if metrics), {})
+    found: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        if entry["step"] == step:
+            found |= {name: value for name, value in entry.items() if name.startswith("heldout_")}
+    return found

@@ -24,14 +24,8 @@ _SEED = 20_201
 
 @dataclass(frozen=True)
 class Answers:
-    """The likeliest tokens of one masked place.
-
-    Args:
-        place: number of the token.
-        truth: the token that stood there.
-        truth_probability: what the model gives it.
-        best: tokens with their probabilities, the likeliest first.
-    """
+    """What a model says of the masked token number `place`: its `best` tokens with probabilities, the likeliest first,
+    and the probability of the token that stood there, `truth`."""
 
     place: int
     truth: str
@@ -49,13 +43,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Judged:
-    """A sentence with replaced tokens.
-
-    Args:
-        tokens: as the discriminator sees them.
-        truth: as they were.
-        replaced: the discriminator's probability, for each, that it was replaced.
-    """
+    """A sentence as the discriminator sees it and as it was, with its probability for each token to be `replaced`."""
 
     tokens: tuple[str, ...]
     truth: tuple[str, ...]
@@ -102,33 +90,28 @@ class Probe:
         )
         self.draws = torch.from_numpy(draws[self.masked])
 
+    @torch.no_grad()
     def __call__(self, objective: nn.Module) -> Samples:
         """Ask the models of `objective`, in evaluation mode; they are left in the mode that they were in."""
-        models: dict[str, Any] = {
-            "filler": getattr(objective, "generator", None) or getattr(objective, "model", None),
-            "judge": getattr(objective, "discriminator", None),
-        }
-        modes = {name: model.training for name, model in models.items() if model is not None}
+        filler: Any = getattr(objective, "generator", None) or getattr(objective, "model", None)
+        judge: Any = getattr(objective, "discriminator", None)
+        modes = [(model, model.training) for model in (filler, judge) if model is not None]
         try:
-            for name in modes:
-                models[name].eval()
-            with torch.no_grad():
-                return self._ask(models["filler"], models["judge"])
+            for model, _ in modes:
+                model.eval()
+            masked = np.where(self.masked, self.tokenizer.mask_token_id, self.ids)
+            positions = torch.from_numpy(self.masked).to(filler.device)
+            logits = filler(**self._batch(masked, filler), logits_to_keep=positions).logits
+            filled = tuple(self._filled(logits.float().softmax(-1).cpu().numpy()))
+            if judge is None:
+                return Samples(filled)
+            shown = self.ids.copy()
+            shown[self.masked] = sample_tokens(logits.cpu(), self.draws).numpy()
+            suspicion = judge(**self._batch(shown, judge)).logits.float().sigmoid().cpu().numpy()
+            return Samples(filled, tuple(self._judged(shown, suspicion)))
         finally:
-            for name, mode in modes.items():
-                models[name].train(mode)
-
-    def _ask(self, filler: Any, judge: Any) -> Samples:
-        shown = self.ids.copy()
-        masked = np.where(self.masked, self.tokenizer.mask_token_id, self.ids)
-        positions = torch.from_numpy(self.masked).to(filler.device)
-        logits = filler(**self._batch(masked, filler), logits_to_keep=positions).logits
-        filled = self._filled(logits.float().softmax(-1).cpu().numpy())
-        shown[self.masked] = sample_tokens(logits.cpu(), self.draws).numpy()
-        if judge is None:
-            return Samples(tuple(filled))
-        suspicion = judge(**self._batch(shown, judge)).logits.float().sigmoid().cpu().numpy()
-        return Samples(tuple(filled), tuple(self._judged(shown, suspicion)))
+            for model, mode in modes:
+                model.train(mode)
 
     def _batch(self, ids: np.ndarray, model: Any) -> dict[str, Tensor]:
         batch = {"input_ids": ids, "attention_mask": self.attention_mask.astype(np.int64)}

@@ -95,7 +95,14 @@ def train_wordpiece(
     pieces = [piece for piece, _ in sorted(backend.get_vocab().items(), key=lambda entry: entry[1])]
     _save(pieces, Path(output_dir), normalizer.lowercase, strip_accents)
     tokenizer = load_tokenizer(output_dir)
-    _report_unknown(tokenizer, sample, report)
+    counter = UnknownTokens(tokenizer)
+    for paragraph in sample:
+        counter.add(tokenizer(paragraph, add_special_tokens=False, verbose=False)["input_ids"], paragraph)
+    example = f", e.g. in {counter.example!r}" if counter.unknown else ""
+    limit = tokenizer.max_input_chars_per_word
+    is_long = any(len(word) > limit for paragraph in sample for word in paragraph.split())
+    hint = f"; a word of more than {limit} characters is [UNK] as a whole" if is_long else ""
+    report(f"[UNK]: {counter.share:.2%} of the tokens of the corpus{example}{hint}")
     return tokenizer
 
 
@@ -112,17 +119,9 @@ def load_tokenizer(folder: PathLike) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
-    """Return `tokenizer` if it knows the special tokens that pre-training needs.
-
-    Raises:
-        InputError: with the missing ones.
-    """
-    missing = [
-        kind
-        for kind in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-        if getattr(tokenizer, f"{kind}_id") is None
-    ]
-    if missing:
+    """Return `tokenizer` if it knows the special tokens that pre-training needs."""
+    needed = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    if missing := [kind for kind in needed if getattr(tokenizer, f"{kind}_id") is None]:
         raise InputError(f"{name}: the tokenizer has no {', '.join(missing)}")
     return tokenizer
 
@@ -189,17 +188,12 @@ def _examples(counts: Counter[str], characters: list[str]) -> str:
 
 @dataclass(frozen=True)
 class _Alphabet:
-    """The distinct characters of a corpus after normalisation, the most frequent first.
-
-    Args:
-        characters: in that order.
-        counts: how often each occurs.
-        inside: those that can stand inside a word; punctuation and CJK characters are words of their own.
-    """
+    """The distinct characters of a corpus after normalisation, the most frequent first, with their counts."""
 
     characters: list[str]
     counts: Counter[str]
     inside: set[str]
+    """Those that can stand inside a word; punctuation and CJK characters are words of their own."""
 
     @classmethod
     def of(cls, raw: Counter[str], backend: Tokenizer) -> _Alphabet:
@@ -245,17 +239,6 @@ class _Alphabet:
                 f"vocab_size ({vocab_size}) is below the {rows} rows that special tokens and the {kept} single "
                 f"characters take; set it to at least {rows}{instead if fitting else ''}"
             )
-
-
-def _report_unknown(tokenizer: PreTrainedTokenizerBase, sample: list[str], report: Report) -> None:
-    counter = UnknownTokens(tokenizer)
-    for paragraph in sample:
-        counter.add(tokenizer(paragraph, add_special_tokens=False, verbose=False)["input_ids"], paragraph)
-    example = f", e.g. in {counter.example!r}" if counter.unknown else ""
-    limit = tokenizer.max_input_chars_per_word
-    is_long = any(len(word) > limit for paragraph in sample for word in paragraph.split())
-    hint = f"; a word of more than {limit} characters is [UNK] as a whole" if is_long else ""
-    report(f"[UNK]: {counter.share:.2%} of the tokens of the corpus{example}{hint}")
 
 
 def _save(pieces: list[str], output_dir: Path, lowercase: bool, strip_accents: bool | None) -> None:

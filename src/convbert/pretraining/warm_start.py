@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -54,7 +53,9 @@ def resolve_tokenizer(
     if tokenizer is not None:
         return load_tokenizer(tokenizer)
     if plan.start_from is not None:
-        return _tokenizer_of(plan.start_from)
+        name = find_model(plan.start_from)
+        with translate_errors(name):
+            return check_tokenizer(ConvBertTokenizerFast.from_pretrained(name), name)
     if (folder.tokenizer / "vocab.txt").exists():  # the last file to come
         return load_tokenizer(folder.tokenizer)
     if prepared is not None:
@@ -75,11 +76,7 @@ def resolve_tokenizer(
 
 
 def check_undecided(plan: PretrainingPlan, given: PathLike) -> None:
-    """Refuse settings of a vocabulary to be learned where one is given: nobody would heed them.
-
-    Raises:
-        InputError: naming them.
-    """
+    """Refuse settings of a vocabulary to be learned where one is given: nobody would heed them."""
     for name in ("lowercase", "keep_accents"):
         if (value := getattr(plan, name)) is not None:
             raise InputError(
@@ -88,10 +85,7 @@ def check_undecided(plan: PretrainingPlan, given: PathLike) -> None:
 
 
 def check_warm_start(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse checkpoints that do not fit the plan, before any work is done.
-
-    Args:
-        tokenizer: the run's.
+    """Refuse checkpoints that do not fit the plan or the run's tokenizer, before any work is done.
 
     Raises:
         InputError: there is no such model, or it has another architecture than the plan says, named field by field; or
@@ -105,9 +99,10 @@ def check_warm_start(plan: PretrainingPlan, tokenizer: PreTrainedTokenizerBase) 
     for name, source in _sources(plan).items():
         with translate_errors(source):
             stored = ConvBertConfig.from_pretrained(source)
-        ours, theirs = _architecture(wanted[name]), _architecture(stored)
-        if differing := [field for field in _ARCHITECTURE if ours[field] != theirs[field]]:
-            told = ", ".join(f"{field} is {theirs[field]} there, {ours[field]} here" for field in differing)
+        pairs = {field: (getattr(stored, field), getattr(wanted[name], field)) for field in _ARCHITECTURE}
+        differing = [f"{field} is {a} there, {b} here" for field, (a, b) in pairs.items() if a != b]
+        if differing:
+            told = ", ".join(differing)
             raise InputError(f"{source}: cannot be the start of the {name} of this run: {told}")
         own = _stored_tokenizer(source)
         if own is not None and (difference := _difference(own, tokenizer)):
@@ -140,17 +135,6 @@ def warm_start(objective: Objective, plan: PretrainingPlan) -> dict[str, str]:
     return sources
 
 
-def _tokenizer_of(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model that a run starts from.
-
-    Raises:
-        InputError: it has none, or one without the special tokens that pre-training needs.
-    """
-    name = find_model(source)
-    with translate_errors(name):
-        return check_tokenizer(ConvBertTokenizerFast.from_pretrained(name), name)
-
-
 def _stored_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model; None where there is none, so that the given one must be taken for its own."""
     if not any(_is_there(source, name) for name in ("tokenizer.json", "vocab.txt")):
@@ -168,22 +152,17 @@ def _is_there(source: str, name: str) -> bool:
 
 def _difference(model: PreTrainedTokenizerBase, run: PreTrainedTokenizerBase) -> str | None:
     """Why the rows of the model would mean other words in this run."""
-    theirs, ours = model.get_vocab(), run.get_vocab()
-    if theirs != ours:
-        names = [
-            {row: word for word, row in sorted(vocabulary.items(), reverse=True)}
-            for vocabulary in (theirs, ours)
-        ]
-        differing = [row for row in range(max(map(len, names))) if names[0].get(row) != names[1].get(row)]
-        if not differing:
-            return None
+    theirs, ours = (
+        {row: word for word, row in sorted(each.get_vocab().items(), reverse=True)} for each in (model, run)
+    )
+    if differing := [row for row in range(max(len(theirs), len(ours))) if theirs.get(row) != ours.get(row)]:
         row = differing[0]
         return (
             f"its vocabulary is not the tokenizer's: {len(differing):,} rows differ, "
-            f"row {row} is {names[0].get(row)!r} there, {names[1].get(row)!r} here"
+            f"row {row} is {theirs.get(row)!r} there, {ours.get(row)!r} here"
         )
     for text in _PROBES:
-        there, here = (each.convert_ids_to_tokens(_ids(each, text)) for each in (model, run))
+        there, here = (each.tokenize(text) for each in (model, run))
         normal = [_normalised(each, text) for each in (model, run)]
         if there != here or (None not in normal and normal[0] != normal[1]):
             return f"its tokenizer has other rules for case, accents or words: see {text!r}"
@@ -191,10 +170,6 @@ def _difference(model: PreTrainedTokenizerBase, run: PreTrainedTokenizerBase) ->
 
 
 _PROBES = ("The", "caf\u00e9", "\u0130", "don't", "\u4e2d\u6587", "\u0928\u093f", "a\u00a0b\t\u0000c")
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _normalised(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
@@ -207,7 +182,3 @@ def _normalised(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
 def _sources(plan: PretrainingPlan) -> dict[str, str]:
     named = {"model": plan.start_from, "generator": plan.start_generator_from}
     return {name: find_model(source) for name, source in named.items() if source is not None}
-
-
-def _architecture(config: ConvBertConfig) -> dict[str, Any]:
-    return {field: getattr(config, field) for field in _ARCHITECTURE}

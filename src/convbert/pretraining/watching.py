@@ -12,30 +12,22 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from convbert.files.atomic import atomic_write
 from convbert.pretraining.cost import parameter_counts, step_cost
-from convbert.pretraining.data import SequenceDataset
 from convbert.pretraining.report import Watched, report_html
 from convbert.pretraining.samples import Probe, Samples
 from convbert.training.callbacks import TrainingBudget, duration
-from convbert.training.utilisation import Utilisation, peak_of
+from convbert.training.utilisation import measure_peak
 
 if TYPE_CHECKING:
     from convbert.pretraining.run import Run
 
 _SHARE = 0.01
 """Of a run's time that may go into the page."""
-_MOST_FILES = 10
-"""Of a corpus, that are named."""
 
 
 class ReportPage(TrainerCallback):
     """Keeps `report.html` up to date: at log entries and evaluations, but in 1 % of the time at most; and at the end.
 
-    A page that cannot be written does not end the run.
-
-    Args:
-        run: whose page it is.
-        objective: whose models are asked; see `Probe`.
-        arguments: of the Trainer: device, precision, processes.
+    A page that cannot be written does not end the run. The models of `objective` are asked, see `Probe`.
     """
 
     def __init__(
@@ -50,9 +42,9 @@ class ReportPage(TrainerCallback):
             length=train.count_tokens() / len(train),
             mask_prob=plan.mask_prob,
         )
-        peak = peak_of(arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
+        peak = measure_peak(arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
         self.flops = cost.parts
-        self.utilisation = Utilisation(cost.flops / cost.tokens, peak, arguments.world_size)
+        self._mfu_per_speed = cost.flops / cost.tokens / (peak * arguments.world_size)
         # Sharded models cannot be asked by one process alone.
         self.probe = (
             None if arguments.fsdp else Probe(run.heldout or train, run.tokenizer, mask_prob=plan.mask_prob)
@@ -61,15 +53,15 @@ class ReportPage(TrainerCallback):
         self.facts = {
             "model": f"{plan.size}, {objective_name}",
             "begins with the weights of": plan.start_from,
-            "training text": _text(train),
-            "held-out text": "none" if run.heldout is None else _text(run.heldout),
+            "training text": train.content(),
+            "held-out text": "none" if run.heldout is None else run.heldout.content(),
             **{f"parameters, {name}": count for name, count in parameter_counts(objective).items()},
             "tokens in a step": round(cost.tokens),
             "FLOPs in a step": f"{cost.flops:.4g}",
             "processes": arguments.world_size,
             "device": str(arguments.device),
             "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
-            "peak of the device": str(peak),
+            "peak of the device": f"{peak / 1e12:.4g} TFLOP/s, by a product of matrices at the start",
             "torch": torch.__version__,
             "started": strftime("%Y-%m-%d %H:%M"),
         }
@@ -83,12 +75,12 @@ class ReportPage(TrainerCallback):
     ) -> None:
         self.write(state)
 
-    def write(self, state: TrainerState, metrics: Mapping[str, Any] | None = None) -> None:
-        """Write the page as things stand.
+    def utilisation(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """`mfu` for a log entry: operations per second that the model needs, as a share of the peak of all devices."""
+        return {"mfu": self._mfu_per_speed * logs["tokens_per_second"]}
 
-        Args:
-            metrics: final metrics, which say that the run is over.
-        """
+    def write(self, state: TrainerState, metrics: Mapping[str, Any] | None = None) -> None:
+        """Write the page as things stand; final metrics say that the run is over."""
         if not state.is_world_process_zero:
             return
         started = monotonic()
@@ -119,11 +111,3 @@ class ReportPage(TrainerCallback):
         left = next((e["minutes_left"] for e in reversed(state.log_history) if "minutes_left" in e), 0.0)
         end = "; finished" if finished else f"; about {duration(60 * left)} left" if left else ""
         return f"{spent}{end}. Written {strftime('%Y-%m-%d %H:%M:%S')}."
-
-
-def _text(data: SequenceDataset) -> str:
-    """Files of a corpus, with its size."""
-    sources = data.manifest.sources
-    names = ", ".join(f"{source['name']} ({source['size']:,} bytes)" for source in sources[:_MOST_FILES])
-    more = f" and {len(sources) - _MOST_FILES:,} more" if len(sources) > _MOST_FILES else ""
-    return f"{len(data):,} sequences, {data.count_tokens():,} tokens, of {names}{more}"

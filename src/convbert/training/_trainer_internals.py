@@ -31,10 +31,6 @@ class TrainerInternals(Trainer):
         """Go back to the best weights."""
         raise NotImplementedError
 
-    def current_learning_rate(self) -> float:
-        """What the log says."""
-        return float(max(self.lr_scheduler.get_last_lr()))
-
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Keeps the norm, so that the check for finite gradients need not compute it again.
 
@@ -69,7 +65,7 @@ class TrainerInternals(Trainer):
 
         When gone: the log shows the rate of the first group.
         """
-        return self.current_learning_rate()
+        return float(max(self.lr_scheduler.get_last_lr()))
 
 
 def use_one_device(arguments: TrainingArguments) -> None:

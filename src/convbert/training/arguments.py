@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from convbert.util.errors import InputError
 
 _NEVER = 10**8
 """A number of steps that no run reaches, for runs that end by time."""
+_FSDP: dict[str, Any] = {
+    "fsdp": "full_shard auto_wrap",
+    "fsdp_config": {
+        "version": 2,
+        "transformer_layer_cls_to_wrap": ["ConvBertLayer"],
+        "state_dict_type": "FULL_STATE_DICT",  # whole weights in checkpoints: sharded ones are read by unpickling
+    },
+}
 
 
 def training_arguments(
@@ -63,10 +72,17 @@ def training_arguments(
             missing.
     """
     use_cpu = uses_cpu(device)
-    if fsdp:
-        _check_fsdp(use_cpu)
-    if report_to is not None:
-        _check_integration(report_to)
+    if fsdp and use_cpu:
+        raise InputError("fsdp needs GPUs; on CPUs, several processes train with whole copies of the model")
+    if fsdp and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise InputError("fsdp needs several processes: start with torchrun or accelerate launch")
+    if report_to is not None and report_to not in INTEGRATION_TO_CALLBACK:
+        raise InputError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}; got {report_to!r}")
+    if report_to == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise InputError("reporting to TensorBoard needs tensorboard: pip install tensorboard")
+    if dataloader_workers is None:
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        dataloader_workers = 0 if use_cpu else max(1, min(4, cores - 1))
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=_NEVER if budget.max_steps is None else budget.max_steps,
@@ -90,9 +106,7 @@ def training_arguments(
         load_best_model_at_end=best_metric is not None and load_best_at_end,
         metric_for_best_model=best_metric,
         greater_is_better=None if best_metric is None else greater_is_better,
-        dataloader_num_workers=_default_workers(use_cpu)
-        if dataloader_workers is None
-        else dataloader_workers,
+        dataloader_num_workers=dataloader_workers,
         dataloader_pin_memory=not use_cpu,
         ddp_find_unused_parameters=False,  # every trained parameter takes part in every step
         torch_compile=bool(compile),
@@ -100,10 +114,16 @@ def training_arguments(
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[] if report_to is None else [report_to],
-        **(_fsdp() if fsdp else {}),
+        **(deepcopy(_FSDP) if fsdp else {}),
     )
     use_one_device(arguments)
     return arguments
+
+
+def device_of(device: str | None) -> torch.device:
+    """Where a run that was asked for on `device` runs: on a CPU, or on the accelerator that is there."""
+    found = None if uses_cpu(device) else torch.accelerator.current_accelerator()
+    return found or torch.device("cpu")
 
 
 def uses_cpu(device: str | None) -> bool:
@@ -117,29 +137,3 @@ def uses_bfloat16(asked: bool | str, device: str | None) -> bool:
         return bool(asked)
     on_gpu = torch.cuda.is_available() and device != "cpu"
     return supports_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
-
-
-def _fsdp() -> dict[str, Any]:
-    # Whole weights in checkpoints: their sharded form is read by unpickling.
-    layers, kind = ["ConvBertLayer"], "FULL_STATE_DICT"
-    config = {"version": 2, "transformer_layer_cls_to_wrap": layers, "state_dict_type": kind}
-    return {"fsdp": "full_shard auto_wrap", "fsdp_config": config}
-
-
-def _check_fsdp(use_cpu: bool) -> None:
-    if use_cpu:
-        raise InputError("fsdp needs GPUs; on CPUs, several processes train with whole copies of the model")
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        raise InputError("fsdp needs several processes: start with torchrun or accelerate launch")
-
-
-def _check_integration(name: str) -> None:
-    if name not in INTEGRATION_TO_CALLBACK:
-        raise InputError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}; got {name!r}")
-    if name == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise InputError("reporting to TensorBoard needs tensorboard: pip install tensorboard")
-
-
-def _default_workers(use_cpu: bool) -> int:
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return 0 if use_cpu else max(1, min(4, (os.cpu_count() or 1) // processes - 1))

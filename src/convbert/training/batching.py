@@ -39,7 +39,6 @@ class BalancedBatches(Sampler[list[int]]):
         self.per_process = max(1, -(-len(lengths) // (batch_size * world_size)))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is given next."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -24,19 +24,14 @@ class TrainingBudget(TrainerCallback, ExportableState):
     """How far a run has come, by steps or by minutes of training; survives a restart through the checkpoint.
 
     Args:
-        max_steps: the run ends after so many optimizer steps, or
-        max_minutes: after so much time, evaluations and checkpoints included. Exactly one of the two is
-            given.
+        max_steps, max_minutes: the run ends after so many optimizer steps, or after so much time, evaluations and
+            checkpoints included; exactly one of the two is given.
     """
 
     def __init__(self, max_steps: int | None = None, max_minutes: float | None = None) -> None:
-        if (max_steps is None) == (max_minutes is None):
-            raise InputError(
-                "give either max_steps or max_minutes, "
-                f"got max_steps={max_steps} and max_minutes={max_minutes}"
-            )
-        if not (max_steps or max_minutes or 0) > 0:
-            raise InputError(f"max_steps or max_minutes must be above 0, got {max_steps or max_minutes}")
+        if (max_steps is None) == (max_minutes is None) or not (max_steps or max_minutes or 0) > 0:
+            told = f"got max_steps={max_steps} and max_minutes={max_minutes}"
+            raise InputError(f"give either max_steps or max_minutes, above 0: {told}")
         self.max_steps, self.max_minutes = max_steps, max_minutes
         self.seconds_before = 0.0
         self.started: float | None = None
@@ -103,15 +98,11 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if args.world_size > 1:
-            self._tell_others(args.device)
+            number = torch.tensor(self.received or 0, device=args.device)
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+            self.received = signal.Signals(int(number)) if number else None
         if self.received is not None:
             control.should_save = control.should_training_stop = True
-
-    def _tell_others(self, device: torch.device) -> None:
-        number = torch.tensor(self.received or 0, device=device)
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-        if number:
-            self.received = signal.Signals(int(number))
 
 
 class HistoryFile(TrainerCallback):
@@ -135,12 +126,10 @@ class HistoryFile(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """One line per log entry on stderr; on a terminal, that of training entries is rewritten in place."""
+    """One line per log entry on stderr."""
 
-    def __init__(self, budget: TrainingBudget, stream: Any = None) -> None:
+    def __init__(self, budget: TrainingBudget) -> None:
         self.budget = budget
-        self.stream = stream or sys.stderr
-        self._line_is_open = False
 
     def on_log(
         self,
@@ -150,32 +139,9 @@ class ProgressLine(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        training = "learning_rate" in logs
-        if not training and not any(name.startswith(("heldout_", "dev_")) for name in logs):
-            return
-        self._write(progress_text(state.global_step, self.budget, logs), rewritable=training)
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self._close_line()
-
-    def _write(self, text: str, rewritable: bool) -> None:
-        if not self.stream.isatty():
-            print(text, file=self.stream, flush=True)
-            return
-        if rewritable:
-            self.stream.write(f"\r\x1b[K{text}")
-            self.stream.flush()
-            self._line_is_open = True
-        else:
-            self._close_line()
-            print(text, file=self.stream, flush=True)
-
-    def _close_line(self) -> None:
-        if self._line_is_open:
-            print(file=self.stream, flush=True)
-            self._line_is_open = False
+        told = ("learning_rate", "heldout_", "dev_")
+        if state.is_world_process_zero and logs and any(name.startswith(told) for name in logs):
+            print(progress_text(state.global_step, self.budget, logs), file=sys.stderr, flush=True)
 
 
 _SHORT = {

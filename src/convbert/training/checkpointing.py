@@ -34,8 +34,6 @@ from convbert.training.checkpoints import (
 from convbert.util.errors import DataWarning, InputError
 from convbert.util.schema import read_json
 
-_FORMER_NAMES = {"TrainingBudget": "Clock"}
-"""Of callbacks, in checkpoints of earlier versions."""
 _RESTORED = ("global_step", "epoch", "total_flos", "log_history", "best_metric", "best_global_step")
 
 
@@ -69,20 +67,12 @@ class CheckpointingTrainer(TrainerInternals):
         votes = torch.tensor(float(yes), device=self.args.device)
         return int(self.accelerator.reduce(votes, "sum")) == self.args.world_size
 
-    # ---------------------------------------------------------------------------------------------- resume
-
     def resume_from(self, checkpoint: Path) -> int:
-        """Restore the states of callbacks and `progress` now, and everything else when training begins.
-
-        Returns:
-            The step of the checkpoint.
-        """
+        """Restore callbacks and `progress` now, everything else when training begins; returns the step."""
         self.resumed_from = checkpoint
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         for callback in self.callback_handler.callbacks:
-            name = type(callback).__name__
-            states = state.stateful_callbacks
-            stored = states.get(name) or states.get(_FORMER_NAMES.get(name, ""))
+            stored = state.stateful_callbacks.get(type(callback).__name__)
             if isinstance(callback, ExportableState) and isinstance(stored, dict):
                 vars(callback).update(stored["attributes"])
         with translate_damage(checkpoint / PROGRESS_FILE):
@@ -110,12 +100,13 @@ class CheckpointingTrainer(TrainerInternals):
 
     def _find_best(self) -> None:
         """Where the best checkpoint lies now."""
-        if (step := self.state.best_global_step) is None:
+        state = self.state
+        if state.best_global_step is None:
             return
-        best = checkpoint_folder(Path(self.args.output_dir), step)
-        self.state.best_model_checkpoint = str(best)
+        best = checkpoint_folder(Path(self.args.output_dir), state.best_global_step)
+        state.best_model_checkpoint = str(best)
         if not best.is_dir():
-            self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
             if self.is_world_process_zero():
                 warnings.warn(
                     f"{best}: the best checkpoint so far is gone; the best of the steps to come is taken",
@@ -126,14 +117,8 @@ class CheckpointingTrainer(TrainerInternals):
     def _read_weights(self, checkpoint: Path) -> None:
         (load_sharded_weights if self.is_fsdp_enabled else load_weights)(self.model, checkpoint)
 
-    # ---------------------------------------------------------------------------------------------- write
-
     def write_checkpoint(self) -> None:
-        """Write the checkpoint of the current step, and remove those that are no longer kept.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Write the checkpoint of the current step, and remove those that are no longer kept."""
         from accelerate.utils import gather_object
 
         root, step = Path(self.args.output_dir), self.state.global_step
@@ -177,8 +162,6 @@ class CheckpointingTrainer(TrainerInternals):
         for path in draft.glob("*.safetensors"):  # which safetensors shows to nobody else, whatever the umask
             path.chmod((draft / STATE_FILE).stat().st_mode)
 
-    # ----------------------------------------------------------------------------------------------- best
-
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether the metric that chooses the best checkpoint is better than before; if so, it is saved at once."""
         name, state = self.args.metric_for_best_model, self.state
@@ -208,7 +191,8 @@ class _Restoring(TrainerCallback):
         if self.trainer.is_world_process_zero():
             remove_leftovers(Path(args.output_dir))
             if self.trainer.resumed_from is not None:
-                set_later_ones_aside(self.trainer.resumed_from)
+                step = TrainerState.load_from_json(str(self.trainer.resumed_from / STATE_FILE)).global_step
+                set_later_ones_aside(Path(args.output_dir), step)
         self.trainer.restore()
 
     def on_save(

@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,8 +54,8 @@ def whole_checkpoint(root: Path, step: int) -> Iterator[Path]:
     Also after a loss of power: the files are on the disk before the folder gets its name.
     """
     draft, folder = draft_folder(root), checkpoint_folder(root, step)
+    shutil.rmtree(draft, ignore_errors=True)
     try:
-        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         yield draft
         for path in (*draft.rglob("*"), draft):
@@ -65,9 +64,8 @@ def whole_checkpoint(root: Path, step: int) -> Iterator[Path]:
         os.replace(draft, folder)
         _to_disk(root)
         shutil.rmtree(waste, ignore_errors=True)
-    except BaseException:
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
@@ -94,24 +92,20 @@ def remove_leftovers(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def set_later_ones_aside(folder: Path) -> None:
-    """Rename the checkpoints after this one, from which a run goes on: those of steps that it takes anew."""
-    found = checkpoints_in(folder.parent)
-    step = next((step for step, path in found.items() if path.name == folder.name), None)
-    for later, path in found.items():
-        if step is not None and later > step:
-            unused = path.with_name(f"unused-{path.name}")
-            shutil.rmtree(unused, ignore_errors=True)
-            os.replace(path, unused)
+def set_later_ones_aside(root: Path, step: int) -> None:
+    """Rename the checkpoints after this step, from which a run goes on: those of steps that it takes anew."""
+    for later, path in checkpoints_in(root).items():
+        if later > step:
+            _set_aside(path, "unused")
 
 
-def _set_aside(folder: Path) -> Path:
+def _set_aside(folder: Path, prefix: str = _WASTE) -> Path:
     """Give a folder, if it is there, a name that is no checkpoint's."""
-    waste = folder.with_name(f"{_WASTE}-{folder.name}")
+    aside = folder.with_name(f"{prefix}-{folder.name}")
     if folder.exists():
-        shutil.rmtree(waste, ignore_errors=True)
-        os.replace(folder, waste)
-    return waste
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+    return aside
 
 
 def _to_disk(path: Path) -> None:
@@ -129,10 +123,7 @@ def _to_disk(path: Path) -> None:
 
 
 def usable_checkpoint(root: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole, or None where there is no checkpoint.
-
-    Args:
-        report: told of damaged ones.
+    """The newest checkpoint that is whole, or None where there is none; `report` is told of damaged ones.
 
     Raises:
         InputError: all of them are damaged.
@@ -180,11 +171,7 @@ class _Progress(Schema):
 
 
 def _check_whole(folder: Path) -> None:
-    """Refuse a checkpoint that lacks a file, or has a torn one; nothing is unpickled.
-
-    Raises:
-        InputError: naming the file.
-    """
+    """Refuse a checkpoint that lacks a file, or has a torn one; nothing is unpickled."""
     state, progress = folder / STATE_FILE, folder / PROGRESS_FILE
     step = check(_State, read_json(state), state).global_step
     if folder != checkpoint_folder(folder.parent, step):
@@ -230,20 +217,17 @@ def save_weights(objective: nn.Module, file: Path, gathered: dict[str, torch.Ten
     """Write the weights of a whole objective; safetensors keeps tied tables once and restores the tie.
 
     Args:
-        gathered: of a sharded one, the weights of all processes; in these, a tied table is one for each of its names.
+        gathered: of a sharded one, all weights; in these, a tied table is there under each of its names.
     """
     if gathered is None:
         safetensors.torch.save_model(objective, str(file))
     else:
-        safetensors.torch.save_file({name: gathered[name] for name, _ in _tensors_of(objective)}, str(file))
+        names = [name for name, _ in (*objective.named_parameters(), *objective.named_buffers())]
+        safetensors.torch.save_file({name: gathered[name] for name in names}, str(file))
 
 
 def load_weights(objective: nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a checkpoint into an objective like the one that was trained.
-
-    Raises:
-        InputError: they are missing, damaged or another model's.
-    """
+    """Load the weights of a checkpoint into an objective like the one that was trained."""
     with translate_damage(checkpoint / WEIGHTS_FILE):
         safetensors.torch.load_model(objective, str(checkpoint / WEIGHTS_FILE))
 
@@ -255,13 +239,8 @@ def load_sharded_weights(objective: nn.Module, checkpoint: Path) -> None:
 
     with translate_damage(checkpoint / WEIGHTS_FILE):
         whole = safetensors.torch.load_file(checkpoint / WEIGHTS_FILE)
-    for name, own in _tensors_of(objective):
+    for name, own in (*objective.named_parameters(), *objective.named_buffers()):
         given = whole[name].to(own.device)
         own.copy_(
             distribute_tensor(given, own.device_mesh, own.placements) if isinstance(own, DTensor) else given
         )
-
-
-def _tensors_of(objective: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers, those of several names by the first of them."""
-    return chain(objective.named_parameters(), objective.named_buffers())

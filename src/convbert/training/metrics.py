@@ -24,16 +24,21 @@ class MetricMeter:
         """Add one batch: name to (2,) or (2, bins)."""
         for name, metric in metrics.items():
             metric = metric.detach()
-            metric = (
-                metric.cpu() if metric.device.type == "mps" else metric
-            ).double()  # Apple's has no float64
+            metric = (metric.cpu() if metric.is_mps else metric).double()  # Apple's has no float64
             total = self.totals.get(name)
             self.totals[name] = metric if total is None else total.to(metric.device) + metric
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda metric: metric) -> dict[str, float]:
         """Mean or area by name; `reduce` adds up the processes of a distributed run. A metric of which nothing was
         counted is left out."""
-        found = {name: _mean_or_area(reduce(metric)) for name, metric in self.totals.items()}
+        found: dict[str, float | None] = {}
+        for name, metric in self.totals.items():
+            reduced = reduce(metric)
+            if reduced.dim() == 2:
+                found[name] = area_under_curve(reduced)
+            else:
+                total, count = reduced.tolist()
+                found[name] = total / count if count else None
         return {name: value for name, value in found.items() if value is not None}
 
     def state(self) -> dict[str, list]:
@@ -45,13 +50,6 @@ class MetricMeter:
         self.totals = {}
         for state in states:
             self.add({name: torch.tensor(metric, dtype=torch.float64) for name, metric in state.items()})
-
-
-def _mean_or_area(metric: Tensor) -> float | None:
-    if metric.dim() == 2:
-        return area_under_curve(metric)
-    total, count = metric.tolist()
-    return total / count if count else None
 
 
 def area_under_curve(histograms: Tensor) -> float | None:

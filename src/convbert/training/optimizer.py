@@ -53,47 +53,33 @@ class UncorrectedAdamW(AdamW):
                 group["steps"] -= 1
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of trainable parameters: with weight decay, and without (norms and biases).
-
-    A parameter that several modules share, such as a tied embedding, appears once.
-    """
-    spared = _names_without_decay(module)
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for name, p in named if name not in spared], "weight_decay": weight_decay},
-        {"params": [p for name, p in named if name in spared], "weight_decay": 0.0},
-    ]
-
-
-def layerwise_groups(
-    module: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float, num_layers: int
+def parameter_groups(
+    module: nn.Module,
+    weight_decay: float,
+    learning_rate: float,
+    layer_decay: float = 1.0,
+    num_layers: int = 0,
 ) -> list[dict[str, Any]]:
-    """As `parameter_groups`, one pair of groups for every depth, with its own learning rate.
+    """Trainable parameters by learning rate, with weight decay, and without (norms and biases).
 
     The exponents are the original's (`_get_layer_lrs` in its `optimization.py`, as in ELECTRA): with n layers, the
     head learns at the full rate, layer i (from 0) at `layer_decay ** (n + 1 - i)` of it, and the embeddings at
     `layer_decay ** (n + 2)`: the last layer stands two steps below the head.
+
+    A parameter that several modules share, such as a tied embedding, appears once.
 
     Args:
         layer_decay: 1 gives every depth the same rate.
         num_layers: n, of the encoder.
     """
     spared = _names_without_decay(module)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        exponent = num_layers + 2 - depth_of(name, num_layers)
-        group = groups.setdefault(
-            (exponent, name in spared),
-            {
-                "params": [],
-                "weight_decay": 0.0 if name in spared else weight_decay,
-                "lr": learning_rate * layer_decay**exponent,
-            },
-        )
-        group["params"].append(parameter)
+        rate = learning_rate * layer_decay ** (num_layers + 2 - depth_of(name, num_layers))
+        new = {"params": [], "weight_decay": 0.0 if name in spared else weight_decay, "lr": rate}
+        groups.setdefault((rate, name in spared), new)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -120,12 +106,9 @@ def build_optimizer(
 
     Args:
         bias_correction: False uses the moments as they are, see `UncorrectedAdamW`.
-        layer_decay, num_layers: see `layerwise_groups`; 1 means one learning rate for all.
+        layer_decay, num_layers: see `parameter_groups`; 1 means one learning rate for all.
     """
-    if layer_decay == 1.0:
-        groups = parameter_groups(module, weight_decay)
-    else:
-        groups = layerwise_groups(module, weight_decay, learning_rate, layer_decay, num_layers)
+    groups = parameter_groups(module, weight_decay, learning_rate, layer_decay, num_layers)
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     kind = AdamW if bias_correction else UncorrectedAdamW

@@ -99,8 +99,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self._pending: tuple[int, DeviceFlag] | None = None
         self._skipped_steps = self._skipped_in_a_row = 0
 
-    # ------------------------------------------------------------------------------------------- batches
-
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
         workers = args.dataloader_num_workers
@@ -149,8 +147,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
             first=step * accumulated,
             end=None if end is None else end * accumulated,
         )
-
-    # --------------------------------------------------------------------------------------------- steps
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -209,11 +205,7 @@ class ObjectiveTrainer(CheckpointingTrainer):
         self._pending = (self.state.global_step + 1, DeviceFlag(bad))
 
     def settle(self) -> None:
-        """Count the last step, if it was left out.
-
-        Raises:
-            InputError: too many in a row were.
-        """
+        """Count the last step, if it was left out, and end a run in which too many in a row were."""
         if self._pending is None:
             return
         (step, was_left_out), self._pending = self._pending, None
@@ -230,8 +222,6 @@ class ObjectiveTrainer(CheckpointingTrainer):
                 f"{self._skipped_in_a_row} steps in a row; the steps changed nothing. Going on in full precision may "
                 "help (pretrain: --set bf16=false), or a new run with a lower learning rate or a longer warm-up"
             )
-
-    # ----------------------------------------------------------------------------------- metrics and logs -
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "heldout"):
         """Means of the objective's metrics over all held-out data, each item once, named `heldout_<metric>`.
@@ -301,22 +291,19 @@ class ObjectiveTrainer(CheckpointingTrainer):
                 batch = next(batches)
             yield number < len(own), batch
 
-    # --------------------------------------------------------------------------------------- resumption
-
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train to the end of the budget, from the start or from a checkpoint folder.
 
         Raises:
-            InputError: see the class; or another process has died.
+            InputError: nothing could be learned, or another process has died.
         """
         step = 0 if resume_from_checkpoint is None else self.resume_from(Path(resume_from_checkpoint))
         self._stream = self._batches_from(step)
         try:
             result = super().train(**kwargs)
         except RuntimeError as error:
-            if self.args.world_size == 1:
-                raise
-            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            is_theirs = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+            if self.args.world_size == 1 or not is_theirs:
                 raise
             raise InputError(
                 f"another process of this run has died or cannot be reached: {str(error).splitlines()[0]}; "

@@ -13,6 +13,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
     "ecosystem": ("captum", "keybert", "peft", "sentence-transformers", "setfit"),
+    "executorch": ("executorch",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "bench": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import pairwise
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,10 @@ def span_dynamic_conv(value: Tensor, kernel_logits: Tensor, cu_seqlens: Tensor |
             for start, end in list(pairwise(bounds)) or [(0, 0)]
         ]
         return torch.cat(sequences)
-    length, kernel_size = value.shape[1], kernel_logits.shape[-1]
+    kernel_size = kernel_logits.shape[-1]
     accumulate = torch.promote_types(value.dtype, torch.float32)
-    weights = kernel_logits.to(accumulate).softmax(-1)
+    weights = kernel_logits.to(accumulate).softmax(-1).split(1, -1)
     padded = F.pad(value.to(accumulate), (0, 0, 0, 0, kernel_size // 2, kernel_size // 2))
-    out = torch.zeros_like(value, dtype=accumulate)
-    for k in range(kernel_size):
-        out = out + weights[..., k, None] * padded[:, k : k + length]
-    return out.to(value.dtype)
+    # Ends are counted from the right, so that a traced program needs no arithmetic on its length.
+    terms = (weight * padded[:, k : k + 1 - kernel_size or None] for k, weight in enumerate(weights))
+    return reduce(add, terms).to(value.dtype)

@@ -18,17 +18,10 @@ _CHARACTERS_PER_CALL = 1 << 20
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What has to be known of a tokenizer.
-
-    Args:
-        tokenizer: of the `tokenizers` library, or one of transformers' written in Python.
-        fingerprint: see `tokenizer_fingerprint`.
-        size: number of tokens.
-        cls_id, sep_id, unk_id: special tokens.
-        learned: see `Manifest`.
-    """
+    """What has to be known of a tokenizer; see `Manifest` for `learned`."""
 
     tokenizer: Any
+    """Of the `tokenizers` library, or one of transformers' written in Python."""
     fingerprint: str
     size: int
     cls_id: int
@@ -39,11 +32,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Encoder:
-    """All that turns text into sequences; travels to the workers.
-
-    Args:
-        vocabulary, reading, packing, layout: see there.
-    """
+    """All that turns text into sequences; travels to the workers."""
 
     vocabulary: Vocabulary
     reading: Reading

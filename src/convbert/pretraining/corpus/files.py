@@ -1,65 +1,19 @@
-"""Bytes of compressed files, and rows of tables and data sets; what goes wrong with them, in one sentence."""
+"""Rows of tables and data sets; what goes wrong with them, in one sentence."""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
+import io
 import itertools
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from convbert.files.lines import open_stream
 from convbert.pretraining.corpus.sources import HubDataset, TextFile, TextSource
 from convbert.util.errors import InputError
 
 _ROWS = 1000
 _LONGEST_CELL = 1 << 27
-
-Read = Callable[[int], bytes]
-
-
-@contextmanager
-def open_bytes(source: TextFile) -> Iterator[tuple[Read, Callable[[], int]]]:
-    """Give a function that reads up to so many bytes of text, b"" at the end, and one that tells how far
-    the file on disk has been read.
-
-    Raises:
-        InputError: the file cannot be read, or is not the compressed file its name promises.
-    """
-    done = 0
-    try:
-        with open(source.path, "rb") as raw, _decompressed(raw, source) as stream:
-
-            def read(size: int) -> bytes:
-                """Exactly `size` bytes but at the end, so that chunks do not depend on the stream's buffers."""
-                nonlocal done
-                parts = []
-                while size and (data := stream.read(size)):
-                    parts.append(data)
-                    size -= len(data)
-                    done += len(data)
-                return b"".join(parts)
-
-            yield read, raw.tell
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{source}: damaged gzip file after {done} bytes of text: {error}") from error
-    except OSError as error:
-        if error.errno is None and source.compression is not None:  # Arrow's
-            kind = f"damaged {source.compression} file after {done} bytes of text"
-            raise InputError(f"{source}: {kind}: {error}") from error
-        raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
-
-
-def _decompressed(raw: IO[bytes], source: TextFile) -> Any:
-    if source.compression == "gzip":
-        return gzip.GzipFile(fileobj=raw)
-    if source.compression == "zstd":
-        import pyarrow as pa
-
-        return pa.input_stream(raw, compression="zstd")
-    return raw
 
 
 def read_rows(source: TextSource, column: str) -> Iterator[tuple[list[str], int]]:
@@ -106,8 +60,8 @@ def _read_cells(source: TextFile, column: str) -> Iterator[tuple[list[str | None
     usual_limit = csv.field_size_limit(_LONGEST_CELL)
     number, texts = 0, list[str | None]()
     try:
-        with open_bytes(source) as (read, position):
-            lines = _text_lines(read, source)
+        with open_stream(source.path, source.compression) as (stream, position):
+            lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
             first = next((line for line in lines if line.strip()), "")
             rows, names = _rows_of(first, lines, column, source.format)
             if column not in names:
@@ -127,49 +81,30 @@ def _read_cells(source: TextFile, column: str) -> Iterator[tuple[list[str | None
                 yield texts, 1.0
     except csv.Error as error:
         raise InputError(f"{source}: row {number + 1}: not CSV: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: not UTF-8 text after row {number}: {error.reason}") from error
     finally:
         csv.field_size_limit(usual_limit)
 
 
 def _rows_of(
-    header: str, lines: Iterator[str], column: str, kind: str
+    header: str, lines: Iterable[str], column: str, kind: str
 ) -> tuple[Iterator[list[str]], list[str]]:
     """Rows and names of columns. Commas part the cells of CSV, or semicolons, if they alone find the column."""
     if kind == "tsv":
         rows = (line.rstrip("\r\n").split("\t") for line in lines if line.strip())
         return rows, header.rstrip("\r\n").split("\t")
-    for separator in ",;":
-        reader = csv.reader(itertools.chain([header], lines), strict=True, delimiter=separator)
-        names = next(csv.reader([header], delimiter=separator), [])
-        if column in names:
-            break
-    names = next(reader, []) if column in names else next(csv.reader([header]), [])
-    return reader, names
-
-
-def _text_lines(read: Read, source: TextFile) -> Iterator[str]:
-    """Lines of a file of UTF-8 text with their ends, one chunk of it in memory at a time."""
-    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-    rest, number, at_end = "", 1, False
-    while not at_end:
-        data = read(1 << 20)
-        at_end = not data
-        try:
-            *lines, rest = (rest + decode(data, final=at_end)).split("\n")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source}: not UTF-8 text after line {number}: {error.reason}") from error
-        for line in lines:
-            number += 1
-            yield f"{line}\n"
-    if rest:
-        yield rest
+    names = {separator: next(csv.reader([header], delimiter=separator), []) for separator in ",;"}
+    separator = ";" if column in names[";"] and column not in names[","] else ","
+    reader = csv.reader(itertools.chain([header], lines), strict=True, delimiter=separator)
+    return reader, next(reader, [])
 
 
 def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | None], float]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if source.compression is not None:
+    if source.compression:
         raise InputError(
             f"{source}: Parquet is compressed inside; give the file without {source.compression}"
         )
@@ -190,7 +125,7 @@ def _read_parquet(source: TextFile, column: str) -> Iterator[tuple[list[str | No
 
 
 def _read_dataset(source: HubDataset, column: str) -> Iterator[tuple[list[str | None], float]]:
-    with _naming(source):
+    try:
         dataset = _open_dataset(source)
         names = dataset.column_names
         if names is not None and column not in names:
@@ -203,16 +138,9 @@ def _read_dataset(source: HubDataset, column: str) -> Iterator[tuple[list[str | 
                 raise no_column(source, column, batch)
             done += len(texts)
             yield texts, done / total if total else 0.0
-
-
-@contextmanager
-def _naming(source: HubDataset) -> Iterator[None]:
-    """Turn what `datasets` raises about names, files and networks into one sentence."""
-    try:
-        yield
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # about names, files and networks
         raise InputError(f"{source}: cannot be read: {_first_line(error)}") from error
 
 

@@ -6,11 +6,10 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -32,30 +31,38 @@ _OWN_FILES = {
     *(name + end for name in (JOURNAL, MANIFEST) for end in ("", ".partial")),
 }
 """What a kill may leave before there is a manifest."""
-_SMALLEST_BLOCK, _LARGEST_BLOCK, _BLOCKS = 1 << 21, 1 << 25, 256
+SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 1 << 21, 1 << 25, 256
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a preparation has come.
+    """How far a preparation has come: what was made so far, shards of earlier runs included.
 
     Args:
-        documents, tokens: made so far, kept shards included.
-        bytes_done, bytes_total: of the sources, as they lie on disk; a total of 0 is not known.
-        tokens_per_second: of this run.
-        seconds_left: at that pace; None where the total is not known.
+        bytes_total, bytes_done: of the sources, as they lie on disk; a total of 0 is not known.
+        tokens_made, bytes_made, seconds: of this run.
     """
 
-    documents: int
-    tokens: int
-    bytes_done: int
     bytes_total: int
-    tokens_per_second: float
-    seconds_left: float | None
+    documents: int = 0
+    tokens: int = 0
+    bytes_done: int = 0
+    tokens_made: int = 0
+    bytes_made: int = 0
+    seconds: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace of this run; None where that or the total is not known."""
+        if not (self.bytes_total and self.bytes_made):
+            return None
+        return max(0, self.bytes_total - self.bytes_done) * self.seconds / self.bytes_made
 
     def __str__(self) -> str:
-        left = "" if self.seconds_left is None else f", {timedelta(seconds=round(self.seconds_left))} left"
-        return f"{self.documents:,} documents, {self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s{left}"
+        left = self.seconds_left
+        told = "" if left is None else f", {timedelta(seconds=round(left))} left"
+        speed = self.tokens_made / max(self.seconds, 1e-6)
+        return f"{self.documents:,} documents, {self.tokens:,} tokens, {speed:,.0f} tokens/s{told}"
 
 
 Watch = Callable[[Progress], None]
@@ -76,14 +83,8 @@ def tell_now_and_then(report: Callable[[str], None], seconds: float = 20.0) -> W
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is wanted.
-
-    Args:
-        source: see `find_sources`.
-        folder: for `manifest.json` and `shards/`.
-        packing, reading: see there.
-        workers, engine: see `encode_in_order`.
-    """
+    """What is wanted; `folder` is for `manifest.json` and `shards/`. See `find_sources`, `Packing`, `Reading` and
+    `encode_in_order` for the others."""
 
     source: Corpus
     folder: Path
@@ -96,11 +97,7 @@ class Preparation:
         check_engine(self.engine)
 
     def finished(self, vocabulary: Vocabulary, thorough: bool | None = None) -> Manifest | None:
-        """The manifest, if the folder holds exactly this, undamaged.
-
-        Args:
-            thorough: see `Manifest.problem`.
-        """
+        """The manifest, if the folder holds exactly this, undamaged; for `thorough` see `Manifest.problem`."""
         stored = Manifest.read(self.folder)
         if stored is None or not stored.complete:
             return None
@@ -138,22 +135,14 @@ class Preparation:
         return manifest
 
     def check_folder(self) -> None:
-        """Refuse to write among other files.
-
-        Raises:
-            InputError: naming one of them.
-        """
+        """Refuse to write among other files."""
         if Manifest.read(self.folder) is None:
             for file in self.folder.iterdir():
                 if file.name not in _OWN_FILES:
                     raise InputError(f"{self.folder}: not empty ({file.name}), and holds no prepared corpus")
 
     def check_same(self, vocabulary: Vocabulary) -> None:
-        """Refuse to replace what is not an earlier run of the same.
-
-        Raises:
-            InputError: the folder holds a corpus of another vocabulary or packing.
-        """
+        """Refuse to replace a corpus of another vocabulary or packing."""
         stored = Manifest.read(self.folder)
         if stored is None:
             return
@@ -187,13 +176,13 @@ class Preparation:
 
     def _kept_shards(self) -> dict[str, Shard]:
         """Whole shards of earlier runs, by file."""
-        try:
-            lines = (self.folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            stored = Manifest.read(self.folder)
-            found = [] if stored is None else stored.shards
-        else:
-            found = [shard for line in lines if (shard := _parse_shard(line)) is not None]
+        found: list[Shard] = []
+        if (journal := self.folder / JOURNAL).exists():
+            for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError):  # the last line of a process that was killed
+                    found.append(TypeAdapter(Shard).validate_json(line, strict=True))
+        elif (stored := Manifest.read(self.folder)) is not None:
+            found = stored.shards
         return {shard.file: shard for shard in found if shard.problem(self.folder, thorough=True) is None}
 
     def _make_shards(
@@ -205,33 +194,43 @@ class Preparation:
         watch: Watch,
     ) -> list[Shard]:
         shards: dict[int, Shard] = {}
-        meter = _Meter(sum(source.size for source in sources.inputs), watch)
+        keys: dict[int, str] = {}
+        started = time.monotonic()
+        progress = Progress(sum(source.size for source in sources.inputs))
+
+        def count(chunk: Chunk, shard: Shard, made: bool) -> None:
+            nonlocal progress
+            shards[chunk.index] = shard
+            progress = Progress(
+                progress.bytes_total,
+                progress.documents + shard.documents,
+                progress.tokens + shard.tokens,
+                progress.bytes_done + chunk.source_bytes,
+                progress.tokens_made + made * shard.tokens,
+                progress.bytes_made + made * chunk.source_bytes,
+                time.monotonic() - started,
+            )
+            watch(progress)
 
         def missing() -> Iterator[Chunk]:
             for chunk in sources.chunks(manifest.block_bytes):
                 key, old = chunk.key(manifest.recipe), kept.get(_file_of(chunk))
                 keys[chunk.index] = key
                 if old is not None and old.key == key:
-                    shards[chunk.index] = old
-                    meter.count(chunk, old, made=False)
+                    count(chunk, old, made=False)
                 else:
                     yield chunk
 
-        keys: dict[int, str] = {}
-        with ExitStack() as stack:
-            journal = stack.enter_context(open(self.folder / JOURNAL, "a", encoding="utf-8"))
-            made = stack.enter_context(
-                closing(encode_in_order(missing(), encoder, self.workers, self.engine))
-            )
-            for chunk, (data, counts) in made:
+        encoded = encode_in_order(missing(), encoder, self.workers, self.engine)
+        with open(self.folder / JOURNAL, "a", encoding="utf-8") as journal, closing(encoded):
+            for chunk, (data, counts) in encoded:
                 path = self.folder / SHARDS / _file_of(chunk)
                 atomic_write(path, data)
-                key = keys.pop(chunk.index)
-                shard = Shard(file=path.name, size=len(data), sha256=sha256_of(path), key=key, **vars(counts))
+                digest, key = sha256_of(path), keys.pop(chunk.index)
+                shard = Shard(file=path.name, size=len(data), sha256=digest, key=key, **vars(counts))
                 journal.write(_journal_line(shard))
                 journal.flush()
-                shards[chunk.index] = shard
-                meter.count(chunk, shard, made=True)
+                count(chunk, shard, made=True)
         return [shards[index] for index in sorted(shards)]
 
     def _leave_nothing_useless(self) -> None:
@@ -246,13 +245,19 @@ class Preparation:
         if problem := self._useless(manifest, sources):
             for shard in manifest.shards:
                 (self.folder / SHARDS / shard.file).unlink()
-            raise InputError(f"{_first_names(sources.inputs)}: {problem}")
+            names = [str(source) for source in sources.inputs]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise InputError(f"{', '.join(names[:3])}{more}: {problem}")
         for source, before in zip(sources.inputs, manifest.identity, strict=True):
             if source.identity != before:
                 raise InputError(
                     f"{source}: changed while it was read; prepare again, and what is done is kept"
                 )
-        manifest.sources = [_describe(source) for source in sources.inputs]
+        manifest.sources = [
+            {"name": str(source), "size": source.size}
+            | ({"sha256": sha256_of(source.path)} if isinstance(source, TextFile) else {})
+            for source in sources.inputs
+        ]
         manifest.skipped = list(sources.skipped)
         manifest.complete = True
         atomic_write(self.folder / MANIFEST, manifest.to_json())
@@ -273,32 +278,11 @@ class Preparation:
         return f"no document has {least} tokens or more{why}"
 
 
-class _Meter:
-    """Adds up and tells."""
-
-    def __init__(self, total: int, watch: Watch) -> None:
-        self.total, self.watch, self.started = total, watch, time.monotonic()
-        self.documents = self.tokens = self.bytes = self.tokens_made = self.bytes_made = 0
-
-    def count(self, chunk: Chunk, shard: Shard, made: bool) -> None:
-        self.documents += shard.documents
-        self.tokens += shard.tokens
-        self.bytes += chunk.source_bytes
-        self.tokens_made += shard.tokens if made else 0
-        self.bytes_made += chunk.source_bytes if made else 0
-        seconds = max(time.monotonic() - self.started, 1e-6)
-        left = None
-        if self.total and self.bytes_made:
-            left = max(0, self.total - self.bytes) * seconds / self.bytes_made
-        speed = self.tokens_made / seconds
-        self.watch(Progress(self.documents, self.tokens, self.bytes, self.total, speed, left))
-
-
 def _block_bytes(inputs: list[TextSource]) -> int:
     """By what stays the same when a run is repeated: the corpus, never the workers."""
     sizes = [source.size for source in inputs]
-    share = sum(sizes) // _BLOCKS if all(sizes) else _LARGEST_BLOCK  # size 0: not known
-    return min(max(share, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+    share = sum(sizes) // BLOCKS if all(sizes) else LARGEST_BLOCK  # size 0: not known
+    return min(max(share, SMALLEST_BLOCK), LARGEST_BLOCK)
 
 
 def _identity(inputs: list[TextSource]) -> list[str]:
@@ -311,21 +295,3 @@ def _file_of(chunk: Chunk) -> str:
 
 def _journal_line(shard: Shard) -> str:
     return json.dumps(dataclasses.asdict(shard)) + "\n"
-
-
-def _parse_shard(line: str) -> Shard | None:
-    try:
-        return TypeAdapter(Shard).validate_json(line, strict=True)
-    except ValueError:  # the last line of a process that was killed
-        return None
-
-
-def _describe(source: TextSource) -> dict[str, Any]:
-    if isinstance(source, TextFile):
-        return {"name": str(source), "size": source.size, "sha256": sha256_of(source.path)}
-    return {"name": str(source), "size": source.size}
-
-
-def _first_names(inputs: list[TextSource]) -> str:
-    shown = ", ".join(map(str, inputs[:3]))
-    return shown if len(inputs) <= 3 else f"{shown} and {len(inputs) - 3} more"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convbert.pretraining.corpus.files import check_text, no_column, open_bytes, read_rows
+from convbert.files.lines import open_stream
+from convbert.pretraining.corpus.files import check_text, no_column, read_rows
 from convbert.pretraining.corpus.sources import HubDataset, TextFile, TextSource
 from convbert.util.errors import InputError
 
@@ -44,19 +45,15 @@ PLAIN = Reading()
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Whole documents of one source.
-
-    Args:
-        name: of the source, for messages.
-        format: "text", "jsonl", or "rows", a list of documents.
-        content: in that format.
-        first_line: its number in the source, from 1.
-    """
+    """Whole documents of one source."""
 
     name: str
+    """Of the source, for messages."""
     format: str
+    """"text", "jsonl", or "rows", a list of documents."""
     content: str | list[str]
     first_line: int
+    """Its number in the source, from 1."""
 
     def documents(self, reading: Reading) -> Iterator[list[str]]:
         """Yield documents, each a list of paragraphs, stripped; an empty list for a row without text.
@@ -64,29 +61,20 @@ class Excerpt:
         Raises:
             InputError: a line is not a JSON object with the text column.
         """
-        if self.format == "text":
-            assert isinstance(self.content, str)
-            yield from _text_documents(self.content, reading.document_per_line)
-            return
-        for text in self._texts(reading.text_column):
-            yield _paragraphs(text.split("\n"))
-
-    def _texts(self, column: str) -> Iterable[str]:
         if isinstance(self.content, list):
-            return self.content
-        lines = enumerate(self.content.split("\n"), start=self.first_line)
-        return (_json_text(line, column, f"{self.name}: line {n}") for n, line in lines if line.strip())
+            yield from (_paragraphs(text.split("\n")) for text in self.content)
+        elif self.format == "text":
+            yield from _text_documents(self.content, reading.document_per_line)
+        else:
+            for number, line in enumerate(self.content.split("\n"), start=self.first_line):
+                if line.strip():
+                    text = _json_text(line, reading.text_column, f"{self.name}: line {number}")
+                    yield _paragraphs(text.split("\n"))
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some megabytes of documents.
-
-    Args:
-        index: from 0.
-        excerpts: of one or more sources.
-        source_bytes: how much of the sources it takes, as they lie on disk.
-    """
+    """Some megabytes of documents, the `index`-th from 0; `source_bytes` is what they take of the sources on disk."""
 
     index: int
     excerpts: list[Excerpt]
@@ -111,13 +99,7 @@ class Chunk:
 
 @dataclass
 class CorpusReader:
-    """The sources of a corpus, and what was found out while reading them.
-
-    Args:
-        inputs: in order.
-        reading: how text is taken from them.
-        skipped: what was left out, and why.
-    """
+    """The sources of a corpus in order, and, once they are read, which of them were skipped, and why."""
 
     inputs: list[TextSource]
     reading: Reading = PLAIN
@@ -204,11 +186,11 @@ def _line_excerpts(source: TextFile, reading: Reading, size: int) -> Iterator[tu
     is_json = source.format == "jsonl"
     per_line = is_json or reading.document_per_line
     rest, line, offset, before = b"", 1, 0, 0
-    with open_bytes(source) as (read, position):
+    with open_stream(source.path, source.compression) as (stream, position):
         at_end = False
         while not at_end:
             wanted = max(size - len(rest), size // 2)
-            data = read(wanted)
+            data = stream.read(wanted)
             at_end, chunk = len(data) < wanted, rest + data
             cut = len(chunk) if at_end else _last_bound(chunk, per_line, may_cut_lines=not is_json)
             if not is_json or cut or at_end:

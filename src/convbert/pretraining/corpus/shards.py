@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,20 +34,10 @@ _ALWAYS_VERIFIED = 1 << 28  # bytes; a quarter of a second
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """How numbers lie in a shard.
-
-    Args:
-        dtype: of token ids: "uint16" where the vocabulary allows, else "uint32".
-        two_segments: whether segment 1 is noted.
-    """
+    """How numbers lie in a shard: the type of token ids, and whether segment 1 is noted."""
 
     dtype: str
     two_segments: bool
-
-    @classmethod
-    def of(cls, vocab_size: int, packing: Packing) -> ShardLayout:
-        """The smallest that holds the vocabulary."""
-        return cls("uint16" if vocab_size <= 2**16 else "uint32", packing.segments == "two")
 
     def to_bytes(self, sequences: Sequence[np.ndarray], seconds: Sequence[int]) -> bytes:
         """A shard of these sequences."""
@@ -56,10 +46,6 @@ class ShardLayout:
         if self.two_segments:
             parts.append(np.array(seconds, dtype="<u2"))
         return b"".join(part.tobytes() for part in parts)
-
-    def read_ids(self, file: Path, tokens: int) -> np.ndarray:
-        """The ids of a shard, copied."""
-        return np.fromfile(file, self.ids, tokens)
 
     def size(self, sequences: int, tokens: int) -> int:
         """Bytes of a shard."""
@@ -73,27 +59,23 @@ class ShardLayout:
 
 @dataclass
 class Counts:
-    """What became of the text of a shard.
-
-    Args:
-        documents, sequences, tokens: how many; special tokens included.
-        text_tokens: tokens of the text, before any is dropped. 0: an earlier version did not count.
-        unknown: how many of them are `[UNK]`.
-        short_documents: documents that gave no sequence.
-        dropped_tokens: tokens of the text that are in no sequence: of rests that are too short, and of what was cut.
-        empty_rows: rows of tables and JSON lines without text.
-        example: the beginning of the first paragraph with an `[UNK]`.
-    """
+    """What became of the text of a shard."""
 
     documents: int = 0
     sequences: int = 0
     tokens: int = 0
+    """Special ones included."""
     text_tokens: int = 0
+    """Tokens of the text, before any is dropped."""
     unknown: int = 0
+    """How many of them are `[UNK]`."""
     short_documents: int = 0
+    """Documents that gave no sequence."""
     dropped_tokens: int = 0
+    """Of rests that are too short, and of what was cut."""
     empty_rows: int = 0
     example: str = ""
+    """The beginning of the first paragraph with an `[UNK]`."""
 
 
 COUNTED = tuple(entry.name for entry in dataclasses.fields(Counts) if entry.name != "example")
@@ -103,13 +85,7 @@ EXAMPLE_LENGTH = 100
 
 @dataclass(kw_only=True)
 class Shard(Counts):
-    """One line of the manifest.
-
-    Args:
-        file: its name.
-        size, sha256: of the file.
-        key: hash of the text it was made from, and of how.
-    """
+    """One line of the manifest: a file, and the `key`, a hash of the text it was made from, and of how."""
 
     file: Annotated[str, Field(pattern=r"^\d+\.bin$")]
     size: NonNegativeInt
@@ -138,10 +114,6 @@ class ShardReader:
 
     Not through a memory map: its pages would count as resident memory of this process, 64 KiB for every sequence looked
     up, and a file that is cut short meanwhile would end the process without a word. Processes may share it.
-
-    Args:
-        path: of the file.
-        shard, layout: what is in it.
     """
 
     def __init__(self, path: Path, shard: Shard, layout: ShardLayout) -> None:
@@ -155,11 +127,7 @@ class ShardReader:
             os.close(self._file)
 
     def sequence(self, place: int) -> tuple[np.ndarray, int]:
-        """Ids of the sequence at `place`, (n,), read-only, and where its segment 1 begins, 0 for nowhere.
-
-        Raises:
-            InputError: the file is not what it was.
-        """
+        """Ids of the sequence at `place`, (n,), read-only, and where its segment 1 begins, 0 for nowhere."""
         ends = self._read(np.dtype("<u4"), self._ends_at, max(place - 1, 0), 2 if place else 1)
         start, end = (int(ends[0]), int(ends[1])) if place else (0, int(ends[0]))
         ids = self._read(self.layout.ids, 0, start, end - start)
@@ -207,7 +175,7 @@ class Manifest:
 
     @property
     def layout(self) -> ShardLayout:
-        return ShardLayout.of(self.vocab_size, self.packing)
+        return ShardLayout("uint16" if self.vocab_size <= 2**16 else "uint32", self.packing.segments == "two")
 
     @property
     def recipe(self) -> str:
@@ -233,12 +201,10 @@ class Manifest:
         return counts
 
     def unknown(self) -> UnknownTokens:
-        """The [UNK] among the tokens of the text; of none where they were not counted."""
-        from convbert.tokenization.unknown import (
-            UnknownTokens,  # imports transformers, which workers need not
-        )
+        """The [UNK] among the tokens of the text."""
+        from convbert.tokenization import unknown  # imports transformers, which workers need not
 
-        found = UnknownTokens()
+        found = unknown.UnknownTokens()
         found.merge(self.count("text_tokens"), self.count("unknown"), str(self.totals()["unknown_example"]))
         return found
 
@@ -291,11 +257,7 @@ class Manifest:
 
 
 def prepared_folder(source: Corpus) -> Path | None:
-    """The folder that `convbert prepare` made, if `source` is one.
-
-    Raises:
-        InputError: it is one of several sources.
-    """
+    """The folder that `convbert prepare` made, if `source` is one, and not one of several."""
     names = [source] if isinstance(source, str | os.PathLike) else list(source)
     folders = [
         folder for folder in map(Path, names) if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir()
@@ -305,30 +267,6 @@ def prepared_folder(source: Corpus) -> Path | None:
     if len(names) > 1:
         raise InputError(f"{folders[0]}: a prepared corpus is used alone, without other sources")
     return folders[0]
-
-
-def losses_told(totals: Mapping[str, Any], least: int) -> list[str]:
-    """What of a corpus is not trained on, one sentence a kind; nothing where all of it is.
-
-    Args:
-        totals: see `Manifest.totals`.
-        least: tokens of the shortest sequence.
-    """
-    told = []
-    if number := totals["short_documents"]:
-        told.append(
-            f"{number:,} of {totals['documents']:,} documents are dropped: shorter than {least} tokens with [CLS] "
-            "and [SEP] (min_sequence_length)"
-        )
-    if number := totals["dropped_tokens"]:
-        told.append(
-            f"{number:,} of {totals['text_tokens']:,} tokens are dropped: short documents, short rests and what was cut"
-        )
-    if number := totals["empty_rows"]:
-        told.append(f"{number:,} rows or lines without text are left out")
-    if number := totals["skipped_files"]:
-        told.append(f"{number:,} files are skipped")
-    return told
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ Corpus = PathLike | Sequence[PathLike]
 DATASET = "dataset:"
 """Begins the name of a data set: `dataset:NAME`, `dataset:NAME:CONFIGURATION`, either with `@SPLIT`."""
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = (".gz", ".zst")
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -36,17 +36,13 @@ _SAVED_DATASET = ("state.json", "dataset_dict.json")
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of text, of JSON objects a line, or a table.
-
-    Args:
-        path: where it is.
-        format: "text", "jsonl", "parquet", "csv" or "tsv".
-        compression: "gzip", "zstd" or None.
-    """
+    """A file of text, of JSON objects a line, or a table."""
 
     path: Path
     format: str
-    compression: str | None
+    """"text", "jsonl", "parquet", "csv" or "tsv"."""
+    compression: str
+    """Its ending, ".gz" or ".zst", or nothing."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -65,15 +61,10 @@ class TextFile:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """One split of a data set of the `datasets` library: from the hub, a script-free folder, or saved to disk.
-
-    Args:
-        name: as `datasets.load_dataset` takes it, or the folder that `save_to_disk` wrote.
-        configuration: where the data set has several.
-        split: "train" by default.
-    """
+    """One split of a data set of the `datasets` library: from the hub, a script-free folder, or saved to disk."""
 
     name: str
+    """As `datasets.load_dataset` takes it, or the folder that `save_to_disk` wrote."""
     configuration: str | None = None
     split: str = "train"
 
@@ -173,7 +164,7 @@ def _parse_dataset(text: str) -> HubDataset:
 
 
 def _describe(path: Path) -> TextFile:
-    compression = COMPRESSIONS.get(path.suffix.lower())
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     inner = path.with_suffix("") if compression else path
     return TextFile(path, FORMATS.get(inner.suffix.lower(), "text"), compression)
 
@@ -182,7 +173,8 @@ def _expand(name: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file()]
-        found = [file for file in files if _ends(file, _IN_FOLDERS) and not _is_readme(file)]
+        texts = [file for file in files if not file.name.lower().startswith("readme.md")]  # about them
+        found = [file for file in texts if _ends(file, _IN_FOLDERS)]
         found = found or [file for file in files if _ends(file, _ALONE_IN_FOLDERS)]
         if not found:
             told = ", ".join((*_IN_FOLDERS, *_ALONE_IN_FOLDERS))
@@ -201,8 +193,3 @@ def _expand(name: str) -> list[Path]:
 def _ends(file: Path, kinds: tuple[str, ...]) -> bool:
     inner = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
     return inner.suffix.lower() in kinds
-
-
-def _is_readme(file: Path) -> bool:
-    """Of the texts, and none of them."""
-    return file.name.lower().startswith("readme.md")

@@ -44,7 +44,6 @@ def encode_in_order(
 
     Args:
         workers: processes; 1 encodes here, on the tokenizer's own threads. With Ray, the cluster's CPUs count.
-        engine: "local", or "ray" for the cluster that is running; see `check_engine`.
 
     Raises:
         InputError: a chunk cannot be encoded, a worker died, or there is no cluster.
