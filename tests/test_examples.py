@@ -36,7 +36,7 @@ def test_a_tagger_marks_what_it_learned(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("train.conll").write_text("the O\ncat B-ANIMAL\nsat O\n. O\n\na O\nhouse O\nran O\n. O\n\n" * 100)
     folder = str(tiny.write_model(tmp_path / "tiny"))
-    settings = ("--set", "learning_rate=0.02", "--set", "epochs=3")
+    settings = ("--dev", "train.conll", "--set", "learning_rate=0.02", "--set", "epochs=3")
     main_of("tagging.py")("train.conll", "the cat ran .", "--model", folder, *settings)
     marked = capsys.readouterr().out.splitlines()[-1]
     assert marked.startswith("the [cat ANIMAL ")
