@@ -88,7 +88,7 @@ def _shard_on_cpus() -> None:
             self.distributed_type = DistributedType.MULTI_GPU
 
     PartialState.__init__ = claim_gpus
-    arguments._check_fsdp = lambda use_cpu: None
+    arguments.check_fsdp = lambda use_cpu: None
 
 
 def start_two(arguments: list[str]) -> list[multiprocessing.process.BaseProcess]:

@@ -88,7 +88,7 @@ def convert_from_tensorflow(
     """
     _refuse_existing(output)
     prefix = find_checkpoint(source)
-    content = None if settings is None else read_json(settings)
+    content: Any = None if settings is None else read_json(settings)
     repair = None if vocab is None else read_vocabulary(vocab, repair=repair_vocab)
     tensors = read_checkpoint(prefix)
     report = Conversion(str(source), str(output), "pytorch", tensors=len(tensors))
@@ -98,8 +98,8 @@ def convert_from_tensorflow(
         parts = parts_in(tensors)
     for folder, part in parts.items():
         config = None
-        if content is not None:
-            with naming(settings or source):
+        if settings is not None:
+            with naming(settings):
                 config = config_from_tensorflow(content, part)
         with naming(prefix):
             models[folder] = fit(

@@ -72,10 +72,8 @@ def training_arguments(
             missing.
     """
     use_cpu = uses_cpu(device)
-    if fsdp and use_cpu:
-        raise InputError("fsdp needs GPUs; on CPUs, several processes train with whole copies of the model")
-    if fsdp and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        raise InputError("fsdp needs several processes: start with torchrun or accelerate launch")
+    if fsdp:
+        check_fsdp(use_cpu)
     if report_to is not None and report_to not in INTEGRATION_TO_CALLBACK:
         raise InputError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}; got {report_to!r}")
     if report_to == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
@@ -118,6 +116,14 @@ def training_arguments(
     )
     use_one_device(arguments)
     return arguments
+
+
+def check_fsdp(use_cpu: bool) -> None:
+    """Refuse a single process, and CPUs, over which accelerate does not shard."""
+    if use_cpu:
+        raise InputError("fsdp needs GPUs; on CPUs, several processes train with whole copies of the model")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise InputError("fsdp needs several processes: start with torchrun or accelerate launch")
 
 
 def device_of(device: str | None) -> torch.device:
