@@ -174,7 +174,7 @@ def test_the_quota_of_a_container_is_read(tmp_path, files, cores):
 def test_more_threads_than_the_quota_gives_cores_are_said(monkeypatch, quota, threads, advice):
     monkeypatch.setattr(doctor, "cpu_quota", lambda: quota)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 8)
     found = doctor.as_dict(doctor.examine())["cpu"]["threads"]
     assert found["value"] == threads
     assert ("quota" in found["reason"]) == (advice is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from convbert.cli.failures import say
 from convbert.cli.progress import prepare_line
+from convbert.util.cores import usable_cores
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 
@@ -118,8 +118,7 @@ def run(
             output,
             Packing(sequence_length, min_sequence_length, segments, cross_documents),
             Reading(text_column, document_per_line, skip_bad_files),
-            workers
-            or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+            workers or usable_cores(),
             engine,
         )
         vocabulary = tokenizer or NewVocabulary(vocab_size or 30_522, lowercase, keep_accents)

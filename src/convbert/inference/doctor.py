@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from convbert.ops import compiled
 from convbert.ops.attention.gpu import choose
 from convbert.ops.backends import why_not_fast
 from convbert.ops.compiled.product import PrepackedLinear
+from convbert.util.cores import usable_cores
 from convbert.util.errors import InputError
 from convbert.util.optional import EXTRAS, install_hint, missing_packages
 
@@ -69,7 +69,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _cpu() -> Iterator[Finding]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     yield Finding("cpu", "name", _cpu_name())
     yield Finding("cpu", "cores", usable, "that this process may use")
     yield _threads(usable, cpu_quota())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from convbert.util.cores import usable_cores
 from convbert.util.errors import InputError
 from convbert.util.signals import handling
 
@@ -52,7 +52,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def threads_of(workers: int) -> int:
     """Threads of each of some workers; 0, PyTorch's choice, for one that has the machine for itself."""
-    return 0 if workers == 1 else max(1, len(os.sched_getaffinity(0)) // workers)
+    return 0 if workers == 1 else max(1, usable_cores() // workers)
 
 
 def serve(
@@ -104,6 +104,6 @@ def serve(
         bound.listen()  # from here on, who connects waits
         shown = f"[{host}]" if ":" in host else host
         report(f"listening on http://{shown}:{bound.getsockname()[1]}")
-        # uvicorn raises the signal that ended it once more, for whoever handled it before: nobody.
+        # uvicorn raises the signal that ended it a second time; it is ignored, so that the exit code is 0.
         with handling([signal.SIGTERM, signal.SIGINT], lambda number, frame: None):
             uvicorn.Server(config).run(sockets=[bound])
