@@ -7,21 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 
 from benchmarks.cases import INT8, ONNX, OURS, Case
-from benchmarks.forward import checked
-from benchmarks.oracle import each_alone
 from benchmarks.report import Row
 from benchmarks.run import Run, time_subjects
-from benchmarks.subjects import config_of, onnx_runtime, prepare, twins
-from benchmarks.timing import Call
-from convbert.model.frozen import freeze
+from benchmarks.runtimes import makers_of
 
 ROUNDS = 30
+SUBJECTS = (OURS, INT8, ONNX)
 RATIOS = (("time / ours", OURS),)
 
 
@@ -48,25 +44,10 @@ def cases(device: torch.device) -> list[Crowded]:
 
 def measure(case: Crowded, run: Run) -> list[Row]:
     """One row."""
-    inputs = case.inputs(run.device)
-    ours, oracle = twins(config_of(case), torch.float32, run.device)
-    int8, exported = deepcopy(ours), deepcopy(ours)
-    with torch.inference_mode():
-        expected = each_alone(oracle, inputs)
-
-    def make_int8() -> Call:
-        prepare(int8)
-        freeze(int8.encoder, int8=True)
-        return checked(int8, inputs, expected, "int8")
-
-    makers = {
-        OURS: lambda: checked(prepare(ours), inputs, expected, "float32"),
-        INT8: make_int8,
-        ONNX: lambda: onnx_runtime(exported, inputs, run.threads),
-    }
+    makers = makers_of(case, run)
     row = Row(case.name, case.dtype)
     with torch.no_grad(), busy(case.neighbours):
-        time_subjects(row, makers, run.effort(ROUNDS), run.device)
+        time_subjects(row, {name: makers[name] for name in SUBJECTS}, run.effort(ROUNDS), run.device)
     return [row]
 
 

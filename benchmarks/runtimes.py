@@ -12,7 +12,7 @@ from benchmarks.cases import INT8, ONNX, ONNX_INT8, OPENVINO, OURS, RUNTIME_CASE
 from benchmarks.forward import checked
 from benchmarks.oracle import each_alone
 from benchmarks.report import Row
-from benchmarks.run import Run, time_subjects
+from benchmarks.run import Maker, Run, time_subjects
 from benchmarks.subjects import config_of, onnx_runtime, openvino, prepare, twins
 from benchmarks.timing import Call
 from convbert.model.frozen import freeze
@@ -28,6 +28,14 @@ def cases(device: torch.device) -> list[Case]:
 
 def measure(case: Case, run: Run) -> list[Row]:
     """One row."""
+    row = Row(case.name, case.dtype)
+    with torch.no_grad():
+        time_subjects(row, makers_of(case, run), run.effort(ROUNDS), run.device)
+    return [row]
+
+
+def makers_of(case: Case, run: Run) -> dict[str, Maker]:
+    """What builds each subject, all with the same weights."""
     inputs = case.inputs(run.device)
     ours, oracle = twins(config_of(case), torch.float32, run.device)
     int8, exported = deepcopy(ours), deepcopy(ours)
@@ -39,14 +47,10 @@ def measure(case: Case, run: Run) -> list[Row]:
         freeze(int8.encoder, int8=True)
         return checked(int8, inputs, expected, "int8")
 
-    makers = {
+    return {
         OURS: lambda: checked(prepare(ours), inputs, expected, "float32"),
         INT8: make_int8,
         ONNX: lambda: onnx_runtime(exported, inputs, run.threads),
         ONNX_INT8: lambda: onnx_runtime(exported, inputs, run.threads, "int8-dynamic"),
         OPENVINO: lambda: openvino(exported, inputs, run.threads),
     }
-    row = Row(case.name, case.dtype)
-    with torch.no_grad():
-        time_subjects(row, makers, run.effort(ROUNDS), run.device)
-    return [row]
