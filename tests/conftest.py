@@ -67,12 +67,6 @@ def seed() -> None:
 
 
 @pytest.fixture
-def auto_is_fp32(monkeypatch) -> None:
-    """For comparisons with fp32: `precision="auto"` takes it, whatever this processor multiplies."""
-    monkeypatch.setattr("convbert.inference.precision.supports_bfloat16", lambda device: False)
-
-
-@pytest.fixture
 def poisoned_memory():
     """Fresh buffers hold NaN, so that a kernel which forgets a corner fails loudly."""
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN

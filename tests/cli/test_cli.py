@@ -35,9 +35,6 @@ VERBS = (
 )
 
 
-pytestmark = pytest.mark.usefixtures("auto_is_fp32")
-
-
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory) -> Path:
     return tiny.write_model(tmp_path_factory.mktemp("cli") / "model")
@@ -191,7 +188,8 @@ def test_fill_mask_rows_of_stdin(model_dir, stdin, capsys):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_fill_mask_in_every_precision(precision, capsys):
+def test_fill_mask_in_every_precision(precision, monkeypatch, capsys):
+    monkeypatch.setattr("convbert.inference.precision.supports_bfloat16", lambda device: False)
     assert main(["fill-mask", "He did [MASK] know.", "--json", "--precision", precision]) == 0
     captured = capsys.readouterr()
     assert json_lines(captured.out)[0]["masks"][0][0]["token_str"] == "not"

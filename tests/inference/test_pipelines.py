@@ -20,8 +20,6 @@ from convbert.inference.engine import SORTED_BATCHES, plan_batches
 from convbert.inference.spans import Window, best_seen, best_spans, plan_windows
 from convbert.util.errors import DataWarning
 
-pytestmark = pytest.mark.usefixtures("auto_is_fp32")
-
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat dog sat on a mat ran fast ##er ##s . , who where ? and"
 POSITIONS = 40
 TEXTS = [
