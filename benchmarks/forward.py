@@ -1,7 +1,7 @@
 """Forward pass without gradients: ours, transformers' ConvBERT with the same weights (as it is, and compiled, where
 the time to compile is not counted), transformers' ELECTRA or BERT of the same sizes with SDPA, and the floor: only
 the matrix products of our network, each by the best library call. Real sentences come as a padded batch; the floor is
-spared the padding. In bfloat16 the weights are bfloat16. Whoever computes ConvBERT is compared with transformers'
+spared the padding. In bfloat16 the weights are bfloat16. What computes ConvBERT is compared with transformers'
 ConvBERT in float32 on each text alone before anything is timed."""
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_clients_that_leave_or_linger(models):
             assert b" 408 " in lingering.recv(100)
         for each in busy:
             each.join()
-    assert sum(pool.portions) < 50  # what nobody waited for was not computed
+    assert sum(pool.portions) < 50  # cancelled requests were not computed
 
 
 def test_a_bug_in_one_text_spares_its_batch(models, monkeypatch):

@@ -124,7 +124,7 @@ def folder_lock(folder: PathLike, doing: str, *, wait: bool = False) -> Iterator
         yield
     finally:
         with suppress(OSError):  # Windows removes it on release
-            (path / LOCK).unlink()  # whoever waits for it notices, and makes another
+            (path / LOCK).unlink()  # a process that waits for it notices, and makes another
         lock.release()
 
 
