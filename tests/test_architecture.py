@@ -19,6 +19,7 @@ FLOORS = [
     {"model"},
     {"inference", "training"},
     {"pretraining", "finetuning", "conversion", "export", "serving", "auto"},
+    {"distillation"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from convbert import __version__
 from convbert.cli import (
     convert,
+    distill,
     doctor,
     evaluate,
     export,
@@ -24,6 +25,7 @@ from convbert.cli import (
     pretrain,
     push,
     serve,
+    similar,
     tokenizer,
 )
 from convbert.cli.failures import BROKEN_PIPE, exit_code_of, quiet_libraries, use_utf8
@@ -55,8 +57,10 @@ tokenizer_app.command("train")(tokenizer.train)
 app.command("prepare")(prepare.run)
 app.command("pretrain")(pretrain.run)
 app.command("finetune", cls=_with_fields("convbert.finetuning.recipes", "FinetuningPlan"))(finetune.run)
+app.command("distill", cls=_with_fields("convbert.distillation.plan", "DistillationPlan"))(distill.run)
 app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
+app.command("similar")(similar.run)
 app.command("serve")(serve.run)
 app.command("convert")(convert.run)
 app.command("export")(export.run)

@@ -32,18 +32,19 @@ PathLike = str | os.PathLike[str]
 
 
 class Task(NamedTuple):
-    """The model of a task, and whether the embedded model, which was only pre-trained, can do it."""
+    """The model of a task, and the embedded model that can do it."""
 
     model: type[ConvBertPreTrainedModel]
-    embedded_model_serves: bool = False
+    embedded: str | None = None
 
 
 TASKS = {
-    "fill-mask": Task(ConvBertForMaskedLM, embedded_model_serves=True),
+    "fill-mask": Task(ConvBertForMaskedLM, "embedded"),
     "text-classification": Task(ConvBertForSequenceClassification),
     "token-classification": Task(ConvBertForTokenClassification),
     "question-answering": Task(ConvBertForQuestionAnswering),
-    "feature-extraction": Task(ConvBertModel, embedded_model_serves=True),
+    "feature-extraction": Task(ConvBertModel, "embedded"),
+    "sentence-similarity": Task(ConvBertModel, "embedded-sentences"),
     "multiple-choice": Task(ConvBertForMultipleChoice),
     "replaced-token-detection": Task(ConvBertForPreTraining),
 }
@@ -60,11 +61,11 @@ def load(
     """Load a model, ready to run: in evaluation mode, on its device, in the numbers it shall compute in.
 
     Args:
-        source: a folder or a name on the Hub. None: the embedded English model, which can do fill-mask and
-            feature-extraction.
+        source: a folder, a name on the Hub, "embedded" or "embedded-sentences". None: the embedded model that can do
+            the task: fill-mask and feature-extraction, or sentence-similarity.
         task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
-            "question-answering", "multiple-choice", "replaced-token-detection", or "feature-extraction" for the
-            encoder alone. It decides the class of the model.
+            "question-answering", "multiple-choice", "replaced-token-detection", or "feature-extraction" or
+            "sentence-similarity" for the encoder alone. It decides the class of the model.
         precision: "fp32"; "bf16"; "int8", 8-bit weights and activations in the encoder's wide linear layers, on a CPU
             and for inference alone; or "auto", fp32 (on a GPU, half precision
             stays as stored). `convbert doctor` says what this machine gains.
@@ -80,25 +81,32 @@ def load(
     name = find_task(task)
     place = find_device(device)
     check_precision(precision, place)
-    if source is None and not TASKS[name].embedded_model_serves:
-        raise InputError(
-            f"{name} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
-        )
-    model = load_filled(TASKS[name].model, find_model(source), dtype="auto")
+    model = load_filled(TASKS[name].model, find_model(default_source(name, source)), dtype="auto")
     set_precision(model, precision, place)
     return model.to(place).eval()
 
 
+def default_source(task: str, source: PathLike | None) -> PathLike:
+    """What the caller said, or the embedded model that can do the task, a key of `TASKS`."""
+    found = TASKS[task].embedded if source is None else source
+    if found is None:
+        raise InputError(
+            f"{task} needs a model that was fine-tuned for it: give a folder or a name on the Hub"
+        )
+    return found
+
+
 def find_model(source: PathLike | None) -> str:
-    """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded model.
+    """The folder (or name on the Hub) behind what the caller said; None and "embedded" are the embedded mask filler,
+    "embedded-sentences" is the embedded encoder of sentences.
 
     Raises:
         InputError: it can only be a folder, and there is none with a model in it. A name on the Hub has one slash, and
             not in front.
     """
-    if source in (None, "embedded"):
-        return str(embedded.folder())
-    name = os.fspath(source)
+    name = "embedded" if source is None else os.fspath(source)
+    if name in embedded.NAMES:
+        return str(embedded.folder(name))
     if os.path.isfile(name):
         raise InputError(f"{name}: is a file; give the folder that holds it")
     is_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)

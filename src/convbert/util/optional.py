@@ -8,6 +8,7 @@ from convbert.util.errors import InputError
 
 EXTRAS = {
     "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
+    "distill": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy", "sentence-transformers"),
     "lora": ("peft",),
     "ray": ("ray",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

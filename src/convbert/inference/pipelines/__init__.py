@@ -5,6 +5,7 @@ from convbert.inference.pipelines.build import pipeline
 from convbert.inference.pipelines.feature_extraction import FeatureExtraction
 from convbert.inference.pipelines.fill_mask import FillMask
 from convbert.inference.pipelines.question_answering import QuestionAnswering
+from convbert.inference.pipelines.sentence_similarity import SentenceSimilarity
 from convbert.inference.pipelines.text_classification import TextClassification
 from convbert.inference.pipelines.token_classification import TokenClassification
 
@@ -13,6 +14,7 @@ __all__ = [
     "FillMask",
     "PackedPipeline",
     "QuestionAnswering",
+    "SentenceSimilarity",
     "TextClassification",
     "TokenClassification",
     "pipeline",

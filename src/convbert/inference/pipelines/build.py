@@ -8,14 +8,24 @@ from typing import Any
 
 import torch
 
-from convbert.files import embedded
 from convbert.files.damage import translate_errors
 from convbert.inference.engine import MAX_TOKENS
-from convbert.inference.loading import TASKS, Device, PathLike, find_device, find_task, load, unwrap
+from convbert.inference.loading import (
+    TASKS,
+    Device,
+    PathLike,
+    default_source,
+    find_device,
+    find_model,
+    find_task,
+    load,
+    unwrap,
+)
 from convbert.inference.pipelines.base import PackedPipeline
 from convbert.inference.pipelines.feature_extraction import FeatureExtraction
 from convbert.inference.pipelines.fill_mask import FillMask
 from convbert.inference.pipelines.question_answering import QuestionAnswering
+from convbert.inference.pipelines.sentence_similarity import SentenceSimilarity
 from convbert.inference.pipelines.text_classification import TextClassification
 from convbert.inference.pipelines.token_classification import TokenClassification
 from convbert.inference.precision import Precision
@@ -30,6 +40,7 @@ PIPELINES: dict[str, type[PackedPipeline]] = {
     "token-classification": TokenClassification,
     "question-answering": QuestionAnswering,
     "feature-extraction": FeatureExtraction,
+    "sentence-similarity": SentenceSimilarity,
 }
 
 
@@ -48,9 +59,9 @@ def pipeline(
 
     Args:
         task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
-            "question-answering" or "feature-extraction".
-        model: a folder, a name on the Hub, or a model. None: the embedded English model, which can do fill-mask and
-            feature-extraction.
+            "question-answering", "feature-extraction" or "sentence-similarity".
+        model: a folder, a name on the Hub, a model, "embedded" or "embedded-sentences". None: the embedded model that
+            can do the task: fill-mask and feature-extraction, or sentence-similarity.
         tokenizer: a folder, a name on the Hub, or a tokenizer. None: the one in the model's folder.
         device: None takes the GPU where there is one, or leaves a given model where it is.
         precision: "auto", "fp32", "bf16" or "int8", see `convbert.load`. A given model stays as it is.
@@ -92,8 +103,9 @@ def pipeline(
         tokenizer = model if tokenizer is None else tokenizer
     else:
         place = find_device(device)
+        model = find_model(default_source(name, model))
         built = load(model, name, precision=precision, device=place)
-        tokenizer = (model or embedded.folder()) if tokenizer is None else tokenizer
+        tokenizer = model if tokenizer is None else tokenizer
     words: Any = tokenizer
     if isinstance(tokenizer, str | os.PathLike):
         if not os.fspath(tokenizer):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import normalize as unit_length
 from transformers import FeatureExtractionPipeline
 
+from convbert.files.sentence_modules import read_sentence_modules
 from convbert.inference.engine import Packed, Rows, Tokens
 from convbert.inference.outputs import lengths_of, text_vectors
 from convbert.inference.pipelines.base import PackedPipeline
@@ -21,15 +23,22 @@ class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
 
     Keyword Args:
         pooling: None gives the states of all tokens, (1, T, C), as transformers does; "mean", "first" or
-            "max" one vector (C,) for the text. [CLS] and [SEP] count as its tokens.
+            "max" one vector (C,) for the text. [CLS] and [SEP] count as its tokens. By default what the model's folder
+            says where sentence-transformers can read it (`modules.json`), else None.
+        normalize: make vectors of length 1; by default what the folder says, where its own pooling is taken.
         return_tensors: tensors in place of nested lists.
         truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
         tokenize_kwargs, tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.own = read_sentence_modules(getattr(self.model, "name_or_path", ""))
+
     def _sanitize_parameters(
         self,
         pooling: str | None = AS_BEFORE,
+        normalize: bool | None = None,
         tokenize_kwargs: dict[str, Any] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
         return_tensors: bool | None = None,
@@ -39,7 +48,10 @@ class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
             raise InputError(f"pooling must be None, {', '.join(POOLINGS)}; got {pooling!r}")
         return (
             self._for_tokenizer({**(tokenize_kwargs or {}), **(tokenizer_kwargs or {})}, tokenizer),
-            {} if pooling == AS_BEFORE else {"pooling": pooling},
+            {
+                **({} if pooling == AS_BEFORE else {"pooling": pooling}),
+                **({} if normalize is None else {"normalize": normalize}),
+            },
             {} if return_tensors is None else {"return_tensors": return_tensors},
         )
 
@@ -47,9 +59,15 @@ class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
         """A text to tokens."""
         return [self.encode(inputs, **tokenizer_kwargs)]
 
-    def _forward(self, packed: Packed, pooling: str | None = None) -> tuple[Rows, Tensor]:
+    def _forward(
+        self, packed: Packed, pooling: str | None = AS_BEFORE, normalize: bool | None = None
+    ) -> tuple[Rows, Tensor]:
+        if pooling == AS_BEFORE:
+            pooling = self.own and self.own.how
+            normalize = bool(self.own and self.own.normalized) if normalize is None else normalize
         if pooling is not None:
-            return text_vectors(self.model, packed, pooling)
+            rows, counts = text_vectors(self.model, packed, pooling)
+            return {"vector": unit_length(rows["vector"])} if normalize else rows, counts
         return {"states": self.model(**packed).last_hidden_state[0]}, lengths_of(packed)
 
     def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], return_tensors: bool = False) -> Any:

@@ -1,0 +1,129 @@
+"""`convbert distill`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convbert.cli.failures import INTERRUPTED, say
+from convbert.cli.options import check_file, check_model_path
+from convbert.cli.prepare import DocumentPerLine, SkipBadFiles, TextColumn
+from convbert.util.errors import InputError
+from convbert.util.optional import require
+from convbert.util.settings import parse_settings
+
+
+def run(
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="A folder that convbert finetune made, whose answers are learned; or any encoder of "
+            "sentence-transformers or transformers, whose sentence vectors are."
+        ),
+    ],
+    corpus: Annotated[
+        list[str],
+        typer.Option(
+            help="Text, JSON lines, Parquet, CSV, folder or quoted glob; for a fine-tuned teacher also files in its "
+            "task's format, whose labels are not used. May be repeated."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the run; the student ends up in its model/.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="A new student: small, medium_small or base. By default a ConvBERT teacher's own layers."
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            help="Layers that the student takes over from a ConvBERT teacher; by default half of them."
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help='The student itself, for sentence vectors: a folder, or "embedded".')
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Folder of a vocabulary of the student's own; by default the teacher's."),
+    ] = None,
+    dev: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled data by which both are compared: the task's, or pairs with a similarity as in STS-B."
+        ),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the texts.", show_default="3")] = None,
+    text_column: TextColumn = "text",
+    document_per_line: DocumentPerLine = False,
+    skip_bad_files: SkipBadFiles = False,
+    device: Annotated[str | None, typer.Option(help='"cpu" leaves a GPU unused.')] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other field of plan or student; may be repeated."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the final metrics as JSON to stdout.")
+    ] = False,
+) -> int:
+    """Train a smaller, faster model to answer as a larger one does, on text without labels.
+
+    The teacher's sentence vectors are computed once and kept. Progress goes to stderr; report.html compares both.
+    Ctrl-C and SIGTERM save a checkpoint; killed or not, the same command goes on from the last one.
+
+    \b
+    Examples:
+      convbert distill --teacher runs/sst2/model --corpus reviews.txt --dev dev.tsv --output runs/sst2-small
+      convbert distill --teacher all-MiniLM-L6-v2/ --corpus "text/*.txt" --size small --output runs/embedder
+      convbert distill --teacher runs/embedder/model --corpus text/ --layers 2 --output runs/faster
+    """
+    require("train", "convbert distill")
+    if device not in (None, "cpu"):
+        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    check_model_path(teacher)
+    check_model_path(start_from)
+    if dev is not None:
+        check_file(dev)
+    from convbert.configuration import ConvBertConfig
+    from convbert.distillation.plan import DistillationPlan
+    from convbert.distillation.run import distill
+    from convbert.pretraining.corpus.reading import Reading
+
+    options = {"size": size, "layers": layers, "start_from": start_from, "epochs": epochs}
+    changes = {name: value for name, value in options.items() if value is not None}
+    of_plan = DistillationPlan().to_dict()
+    example = ConvBertConfig.small()
+    of_model = {field.name: getattr(example, field.name) for field in dataclasses.fields(example)}
+    found = parse_settings(settings or (), {**of_model, **dict.fromkeys(of_plan)}, given=changes)
+    model = {name: value for name, value in found.items() if name not in of_plan}
+    if model and size is None:
+        raise InputError(f"--set {next(iter(model))}: is a field of a new student: give its --size")
+    plan = DistillationPlan(
+        **changes,
+        **{name: value for name, value in found.items() if name in of_plan},
+        **({"model": model} if model else {}),
+    )
+    reading = Reading(text_column, document_per_line, skip_bad_files)
+    result = distill(
+        plan,
+        teacher,
+        corpus,
+        output,
+        tokenizer=tokenizer,
+        dev=dev,
+        reading=reading,
+        device=device,
+        report=say,
+    )
+    if result.stopped_by is not None:
+        return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
+    print(json.dumps(result.metrics) if as_json else result.model_dir)
+    return 0

@@ -1,0 +1,1 @@
+"""A smaller model that answers as a larger one does: sentence vectors, or the logits of a fine-tuned model."""
