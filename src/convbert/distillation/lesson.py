@@ -79,6 +79,16 @@ class Lesson(ABC):
         """The student's folder, without a card."""
 
 
+def split_off(items: Sequence[Any], plan: DistillationPlan) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The texts to learn from, and those that are only evaluated on; an `InputError` where there are too few."""
+    if len(items) < max(2, plan.batch_size):
+        raise InputError(
+            f"there are {len(items):,} texts, and a step takes {plan.batch_size}: give more text"
+        )
+    held = max(1, min(plan.heldout_texts, len(items) // 10))
+    return items[held:], items[:held]
+
+
 class SentenceLesson(Lesson):
     """A sentence encoder's vectors of all texts.
 
@@ -119,8 +129,7 @@ class SentenceLesson(Lesson):
             "input_ids"
         ]
         items = list(map(SentenceItem, ids, project(vectors, self.axes)))
-        held = min(plan.heldout_texts, len(items) // 10)
-        self.taught, self.heldout = items[held:], items[:held]
+        self.taught, self.heldout = split_off(items, plan)
 
     def teacher(self) -> SentenceTeacher:
         """The teacher, loaded where it is first needed."""
@@ -218,12 +227,7 @@ class TaskLesson(Lesson):
         examples = [each for path in tables for each in self.adapter.read(path, False, report)]
         examples += [self._example(text, number) for number, text in enumerate(texts)]
         features = self.adapter.features(examples, self.tokenizer, self.teacher.plan)
-        held = min(plan.heldout_texts, len(features) // 10)
-        self.taught, self.heldout = features[held:], features[:held]
-        if len(self.taught) < plan.batch_size:
-            raise InputError(
-                f"there are {len(self.taught):,} texts, and a step takes {plan.batch_size}: give more"
-            )
+        self.taught, self.heldout = split_off(features, plan)
         self.dev = None if dev is None else self.teacher.split("dev", dev, report=report)
 
     def _example(self, text: str, number: int) -> Example:

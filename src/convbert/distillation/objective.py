@@ -50,8 +50,9 @@ def mean_vectors(states: Tensor, mask: Tensor) -> Tensor:
 
 
 class TaskObjective(nn.Module):
-    """Temperature² × KL(teacher ‖ student) of softened probabilities (Hinton et al. 2015), or the squared error of a
-    regression; plus `hidden_weight` times the squared error of the states after each layer that was taken over.
+    """Temperature² × KL(teacher ‖ student) of softened probabilities (Hinton et al. 2015); of several labels, that of
+    each label's own probability; of a regression, the squared error. Plus `hidden_weight` times the squared error of
+    the states after each layer that was taken over.
 
     The teacher is asked for every batch. It is no part of the module: neither trained nor saved.
 
@@ -84,7 +85,8 @@ class TaskObjective(nn.Module):
         if needs_states:
             own_states = said.hidden_states[1:]
             theirs = [right.hidden_states[1 + layer] for layer in self.layers]
-            errors = [mse_loss(a[mask], b[mask]) for a, b in zip(own_states, theirs, strict=True)]
+            own = mask.flatten(0, -2)  # every choice is a text
+            errors = [mse_loss(a[own], b[own]) for a, b in zip(own_states, theirs, strict=True)]
             loss = loss + self.hidden_weight * torch.stack(errors).mean()
         same = [(own.argmax(-1) == theirs.argmax(-1)).float() for own, theirs in pairs]
         return {
@@ -95,11 +97,14 @@ class TaskObjective(nn.Module):
 
     def _soft_loss(self, own: Tensor, theirs: Tensor) -> Tensor:
         """(N, labels) logits to (N,) losses."""
+        own, theirs, heat = own.float(), theirs.float(), self.temperature
         if own.shape[-1] == 1:
             return (own - theirs).square()[:, 0]
-        heat = self.temperature
-        own, theirs = log_softmax(own.float() / heat, -1), softmax(theirs.float() / heat, -1)
-        return heat**2 * kl_div(own, theirs, reduction="none").sum(-1)
+        if self.model.config.problem_type == "multi_label_classification":
+            # As a choice between the label and its absence, whose logit is 0.
+            own, theirs = (torch.stack((logits, torch.zeros_like(logits)), -1) for logits in (own, theirs))
+        wanted = softmax(theirs / heat, -1)
+        return heat**2 * kl_div(log_softmax(own / heat, -1), wanted, reduction="none").flatten(1).sum(-1)
 
 
 def _logits(outputs: Any, mask: Tensor) -> list[Tensor]:

@@ -10,7 +10,6 @@ from zlib import crc32
 from convbert.distillation.plan import DistillationPlan
 from convbert.pretraining.corpus.reading import CorpusReader, Reading
 from convbert.pretraining.corpus.sources import Corpus, find_sources
-from convbert.util.errors import InputError
 
 _BETWEEN_SENTENCES = re.compile(
     r"""(?: (?<=[.!?…]) | (?<=[.!?…]["'”’)\]]) ) \s+ (?=["'“‘(\[¿¡]*[^\Wa-zß-öø-ÿ_])  # . The next
@@ -25,7 +24,7 @@ def read_texts(corpus: Corpus, plan: DistillationPlan, reading: Reading) -> list
     """At most `plan.max_texts` texts, shuffled by `plan.seed`.
 
     Raises:
-        InputError: unusable sources, see `CorpusReader`, or hardly any text.
+        InputError: unusable sources, see `CorpusReader`.
     """
     reader = CorpusReader(find_sources(corpus), reading)
     share = round(plan.paragraph_share * 2**32)
@@ -35,10 +34,6 @@ def read_texts(corpus: Corpus, plan: DistillationPlan, reading: Reading) -> list
         if len(sentences) > 1 and crc32(paragraph.encode()) < share:
             sentences.append(paragraph)
         found.update((" ".join(text.split()), None) for text in sentences if len(text) >= _SHORTEST)
-    if len(found) < plan.batch_size:
-        raise InputError(
-            f"the corpus has {len(found):,} sentences, and a single step takes {plan.batch_size}: give more text"
-        )
     texts = list(found)
     random.Random(plan.seed).shuffle(texts)
     return texts[: plan.max_texts]
