@@ -45,6 +45,7 @@ PUBLIC_NAMES = {
 }
 EXTRA_MODULES = (
     *("datasets", "accelerate", "matplotlib", "pandas", "pyarrow", "sklearn", "scipy", "peft"),
+    "sentence_transformers",
     *(
         "onnx",
         "onnxruntime",

@@ -18,6 +18,7 @@ CLASSES = {
     "question-answering": theirs.ConvBertForQuestionAnswering,
     "multiple-choice": theirs.ConvBertForMultipleChoice,
     "feature-extraction": theirs.ConvBertModel,
+    "sentence-similarity": theirs.ConvBertModel,
 }
 
 
