@@ -24,6 +24,7 @@ from convbert.inference.loading import (
 from convbert.inference.pipelines.base import PackedPipeline
 from convbert.inference.pipelines.feature_extraction import FeatureExtraction
 from convbert.inference.pipelines.fill_mask import FillMask
+from convbert.inference.pipelines.multiple_choice import MultipleChoice
 from convbert.inference.pipelines.question_answering import QuestionAnswering
 from convbert.inference.pipelines.sentence_similarity import SentenceSimilarity
 from convbert.inference.pipelines.text_classification import TextClassification
@@ -39,6 +40,7 @@ PIPELINES: dict[str, type[PackedPipeline]] = {
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
     "question-answering": QuestionAnswering,
+    "multiple-choice": MultipleChoice,
     "feature-extraction": FeatureExtraction,
     "sentence-similarity": SentenceSimilarity,
 }
@@ -59,7 +61,7 @@ def pipeline(
 
     Args:
         task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
-            "question-answering", "feature-extraction" or "sentence-similarity".
+            "question-answering", "multiple-choice", "feature-extraction" or "sentence-similarity".
         model: a folder, a name on the Hub, a model, "embedded" or "embedded-sentences". None: the embedded model that
             can do the task: fill-mask and feature-extraction, or sentence-similarity.
         tokenizer: a folder, a name on the Hub, or a tokenizer. None: the one in the model's folder.
