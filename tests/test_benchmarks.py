@@ -190,7 +190,7 @@ def test_other_answers_are_refused():
 
 def test_memory_is_the_peak_of_the_call_alone():
     torch.ones(50_000_000)  # an earlier, higher peak
-    assert memory._peak_resident(lambda: torch.ones(25_000_000)) == pytest.approx(100e6, rel=0.1)
+    assert memory.peak_resident(lambda: torch.ones(25_000_000)) == pytest.approx(100e6, rel=0.1)
 
 
 def test_memory_counts_the_step_and_not_the_model():
@@ -210,7 +210,7 @@ def test_memory_finds_the_state_of_the_optimizer_there(monkeypatch):
         call()
         return before, len(made[0].state), len(made)
 
-    monkeypatch.setattr(memory, "_peak_resident", states_before_and_after)
+    monkeypatch.setattr(memory, "peak_resident", states_before_and_after)
     before, after, optimizers = memory.peak_above_model(
         OURS, Case("tiny", (2, 16), step="training"), torch.device("cpu")
     )

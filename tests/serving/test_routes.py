@@ -152,6 +152,13 @@ def test_the_client_of_the_hub(server, pipes, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_long_texts_are_read_in_windows_unless_the_request_cuts_them(cut, server, pipes):
+    text = "the cat ran to the house . " * 20
+    found = server.send("/classify", {"inputs": text, "parameters": {"truncation": cut}}).content
+    close(found, [pipes["reviews"](text, top_k=None, long="cut" if cut else "windows")])
+
+
 def test_answers_are_never_mixed(server, pipes):
     """Many clients with texts of all lengths and different jobs at once: each gets its own."""
     texts = [" ".join(["the cat", "[MASK]", *["and a dog"] * (number % 7)]) for number in range(60)]
