@@ -345,7 +345,7 @@ def test_lists_in_csv_are_json(tmp_path):
         ("cb", {"text": "cat " * 7, "text_pair": "dog " * 13}, "cut windows"),
         ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 12]}, ""),
         ("multiple-choice", {"text": "cat " * 20, "choices": ["dog", "dog " * 5]}, "windows"),
-        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 13]}, "cut"),
+        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 13]}, "windows"),
         ("squad1", {"question": "cat " * 4, "context": "dog " * 40}, "windows"),
         ("squad1", {"question": "cat " * 5, "context": "dog"}, "cut"),
         ("tagging", {"tokens": ["cat"] * 40}, "windows"),
@@ -487,7 +487,7 @@ def test_a_line_that_cannot_be_used_stops_no_other(tokenizer):
     ]
     answers = list(found.answer(lines))
     assert [isinstance(answer, InputError) for answer in answers] == [False, True, True, True, False]
-    assert found.cut == 1
+    assert found.windowed == 1
 
 
 def test_a_question_without_room_stops_no_other(tokenizer):

@@ -117,19 +117,23 @@ def test_of_a_pair_the_longer_text_is_shared_out(is_first, shorter, pipe):
     assert (classify.windowed, classify.cut) == (1, int(len(beside) < shorter))
 
 
-def test_choices_are_read_with_every_window(tokenizer):
+def test_a_choice_has_the_mean_of_its_windows(tokenizer):
     model = model_of("multiple-choice", summary_type="first")
     choices, text = [words(3, seed=1), words(9, seed=2)], DOCUMENT[:1000]
-    predictor = predictor_of("multiple-choice", model, tokenizer)
     cells = {"text": " ".join(text), "choices": [" ".join(each) for each in choices]}
+    predictor, choose = (
+        predictor_of("multiple-choice", model, tokenizer),
+        convbert.pipeline("multiple-choice", model, tokenizer),
+    )
     (found,) = predictor.answer([line(**cells)])
     logits = []
     for choice in choices:
-        windows = shares(ids_of(text), POSITIONS - 3 - 9)
-        rows = [ask_choice(model, window, ids_of(choice)) for window in windows]
-        logits.append(torch.stack(rows).mean())
-    close(found["probabilities"], torch.stack(logits).softmax(-1))
-    assert predictor.windowed == 1
+        windows = shares(ids_of(text), POSITIONS - 3 - len(choice))
+        logits.append(torch.stack([ask_choice(model, window, ids_of(choice)) for window in windows]).mean())
+    expected = torch.stack(logits).softmax(-1)
+    close(found["probabilities"], expected)
+    close([each["score"] for each in sorted(choose(cells), key=lambda each: each["index"])], expected)
+    assert predictor.windowed == choose.windowed == 1
 
 
 @torch.no_grad()

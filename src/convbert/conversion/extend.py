@@ -15,7 +15,7 @@ from convbert.configuration import ConvBertConfig
 from convbert.files.atomic import LOCK, atomic_folder, save_tokenizer
 from convbert.files.card import CARD, with_facts
 from convbert.files.damage import translate_errors
-from convbert.inference.loading import TASKS, PathLike, find_model, load_filled
+from convbert.inference.loading import TASKS, PathLike, find_model, load_filled, quiet_loading
 from convbert.model.convbert import ConvBertModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -79,7 +79,7 @@ def extend(source: PathLike | None, output: PathLike, positions: int, method: Me
     table = model.base_model.embeddings.position_embeddings
     table.weight = torch.nn.Parameter(continue_positions(table.weight.detach(), positions, method))
     table.num_embeddings = model.config.max_position_embeddings = positions
-    with atomic_folder(target) as draft:
+    with atomic_folder(target) as draft, quiet_loading():
         model.save_pretrained(draft)
         save_tokenizer(tokenizer, draft, positions)
         _copy_others(Path(name), draft)

@@ -42,8 +42,8 @@ def feature_notes(split: Split, tokenizer: ConvBertTokenizerFast, training: bool
     if cut := len({feature.example for feature in split.features if feature.is_cut}):
         limit = f"{field} ({getattr(plan, field)} tokens)"
         notes.append(f"{name}: {cut:,} of {total:,} texts are longer than {limit} and are cut")
-    windows = Counter(feature.example for feature in split.features)
-    if not training and (windowed := sum(count > 1 for count in windows.values())):
+    windowed = len({feature.example for feature in split.features if feature.is_windowed})
+    if windowed and not training:
         limit = f"max_length ({plan.max_length} tokens)"
         notes.append(
             f"{name}: {windowed:,} of {total:,} texts are longer than {limit} and are read in windows"

@@ -133,7 +133,7 @@ class Predictor(RecordReader):
             inputs = self.adapter.read_inputs(Row("the line", cells))
         example = Example("the line", "", inputs)
         features = self.adapter.features([example], self.tokenizer, self.plan)
-        self.windowed += len(features) > 1
+        self.windowed += any(feature.is_windowed for feature in features)
         self.cut += any(feature.is_cut for feature in features)
         for feature in features:
             count_unknown(feature, inputs, self.unknown)

@@ -40,9 +40,7 @@ def plan_windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
     return windows
 
 
-def share_windows(
-    texts: Sequence[int | None], size: int, *, over: int | None = None, beside: int = 0
-) -> tuple[list[list[int]], bool]:
+def share_windows(texts: Sequence[int | None], size: int) -> tuple[list[list[int]], bool]:
     """As few windows as show every token of a text once, each about as many.
 
     Of a pair, the longer text is shared out, and the other one is in every window: its first tokens, if it would take
@@ -52,8 +50,6 @@ def share_windows(
         texts: (T,) the number of the text that a token is of, 0 or 1, or None for a special token, which is in every
             window.
         size: tokens of a window, at most.
-        over: the text that is shared out; by default the longer one.
-        beside: tokens to leave for the other one, at least.
 
     Returns:
         The tokens of each window, by their places in `texts`; and whether some are in none.
@@ -66,12 +62,11 @@ def share_windows(
     room = size - len(special)
     if room < 1:
         raise InputError(f"windows of {size} tokens have no room beside {len(special)} special ones")
-    over = int(len(own[1]) > len(own[0])) if over is None else over
-    shown = own[1 - over][: room // 2]
-    kept, shared = special + shown, own[over]
-    count = -(-len(shared) // (room - max(len(shown), min(beside, room // 2))))
+    other, shared = sorted(own, key=len)
+    shown = other[: room // 2]
+    count = -(-len(shared) // (room - len(shown)))
     bounds = pairwise(len(shared) * number // count for number in range(count + 1))
-    return [sorted(kept + shared[first:last]) for first, last in bounds], len(shown) < len(own[1 - over])
+    return [sorted(special + shown + shared[first:last]) for first, last in bounds], len(shown) < len(other)
 
 
 def windows_around(places: Sequence[int], texts: Sequence[int | None], size: int) -> list[list[int]]:

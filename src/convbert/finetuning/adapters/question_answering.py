@@ -244,7 +244,8 @@ def _windows(
     check_length(plan.max_length - room + len(passage.ids), example.place, plan)
     if len(windows) > 1 and plan.long == "cut" and not training:
         windows, is_cut = windows[:1], True
-    return [Feature(number, ids, types, detail=place, is_cut=is_cut) for ids, types, place in windows]
+    more = {"is_cut": is_cut, "is_windowed": len(windows) > 1}
+    return [Feature(number, ids, types, detail=place, **more) for ids, types, place in windows]
 
 
 def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed: bool) -> list[Feature]:

@@ -68,13 +68,10 @@ class SequenceAdapter(TaskAdapter):
             tokens = read_pairs(tokenizer, texts, plan, training)
             for number, (example, encoding) in enumerate(zip(examples, tokens, strict=True)):
                 target = self.encode_target(example.target) if training else None
-                check_length(len(encoding.ids), example.place, plan)
-                windows, is_cut = [range(len(encoding.ids))], bool(encoding.overflowing)
-                if len(encoding.ids) > plan.max_length:
-                    windows, is_cut = share_windows(encoding.sequence_ids, plan.max_length)
-                found += [
-                    Feature(number, *shown(encoding, places), target, is_cut=is_cut) for places in windows
-                ]
+                windows, is_cut = read_long(encoding, example.place, plan)
+                for places in windows:
+                    more = {"is_cut": is_cut, "is_windowed": len(windows) > 1}
+                    found.append(Feature(number, *shown(encoding, places), target, **more))
         return found
 
 
@@ -214,14 +211,22 @@ def read_pairs(tokenizer: ConvBertTokenizerFast, texts: Any, plan: FinetuningPla
     return tokenizer(*texts, truncation=is_cut, max_length=limit, verbose=False).encodings
 
 
+def read_long(encoding: Any, place: str, plan: FinetuningPlan) -> tuple[Sequence[Sequence[int]], bool]:
+    """The tokens of each window on a text or a pair, by their places; and whether some of it was cut."""
+    check_length(len(encoding.ids), place, plan)
+    if len(encoding.ids) > plan.max_length:
+        return share_windows(encoding.sequence_ids, plan.max_length)
+    return [range(len(encoding.ids))], bool(encoding.overflowing)
+
+
 def shown(encoding: Any, places: Sequence[int]) -> tuple[list[int], list[int]]:
     """Ids and types of the tokens of a window."""
     return [encoding.ids[place] for place in places], [encoding.type_ids[place] for place in places]
 
 
 class MultipleChoice(TaskAdapter):
-    """The text is read with each choice, and the first token's state is scored. Of a text that is too long, each window
-    is read with all choices.
+    """The text is read with each choice, and the first token's state is scored. A choice with
+    which the text is too long is read in windows, as any pair.
     """
 
     model_class = ConvBertForMultipleChoice
@@ -265,20 +270,16 @@ class MultipleChoice(TaskAdapter):
                 choices = [f"{example.inputs['prefix']} {choice}" for choice in choices]
             texts = [example.inputs["text"]] * len(choices)
             tokens = read_pairs(tokenizer, (texts, choices), plan, training)
-            longest = max(len(encoding.ids) for encoding in tokens)
-            check_length(longest, example.place, plan)
-            shared = [([range(len(encoding.ids))], bool(encoding.overflowing)) for encoding in tokens]
-            if longest > plan.max_length:
-                beside = max(encoding.sequence_ids.count(1) for encoding in tokens)
-                shared = [
-                    share_windows(encoding.sequence_ids, plan.max_length, over=0, beside=beside)
-                    for encoding in tokens
-                ]
-            is_cut = any(each for _, each in shared)
-            for window in zip(*(windows for windows, _ in shared), strict=True):
-                pairs = [shown(encoding, places) for encoding, places in zip(tokens, window, strict=True)]
-                ids, types = map(list, zip(*pairs, strict=True))
-                found.append(Feature(number, ids, types, example.target if training else None, is_cut=is_cut))
+            rows: list[tuple[list[int], list[int]]] = []
+            counts, is_cut = [], False
+            for encoding in tokens:
+                windows, is_cut_here = read_long(encoding, example.place, plan)
+                rows += [shown(encoding, places) for places in windows]
+                counts.append(len(windows))
+                is_cut |= is_cut_here
+            ids, types = map(list, zip(*rows, strict=True))
+            target = example.target if training else None
+            found.append(Feature(number, ids, types, target, counts, is_cut, is_windowed=max(counts) > 1))
         return found
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
@@ -293,5 +294,7 @@ class MultipleChoice(TaskAdapter):
     forward = staticmethod(choice_logits)
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
-        logits = mean_logits(windows)
+        ((feature, output),) = windows
+        parts = np.split(np.ravel(output), np.cumsum(feature.detail)[:-1])
+        logits = np.array([part.mean() for part in parts])
         return {"answer": int(logits.argmax()), "probabilities": [float(share) for share in softmax(logits)]}

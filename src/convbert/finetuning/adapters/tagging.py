@@ -109,7 +109,9 @@ class Tagging(TaskAdapter):
                 if target is not None:
                     for word, position in words:
                         target[position] = self.labels.index(example.target[word])
-                found.append(Feature(number, ids, [0] * len(ids), target, words, is_cut))
+                found.append(
+                    Feature(number, ids, [0] * len(ids), target, words, is_cut, is_windowed=len(windows) > 1)
+                )
         return found
 
     def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
