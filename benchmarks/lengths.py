@@ -80,13 +80,13 @@ def measure(case: Case, run: Run) -> list[Row]:
         effort = Effort(run.rounds or ROUNDS, warmup=1, seconds=run.seconds, fewest=3)
         time_subjects(time, makers, effort, run.device)
     for name in SUBJECTS:
-        peaks = _peaks(name, case.size, LENGTHS, str(run.device), run.threads)
+        peaks = peaks_of(name, case.size, LENGTHS, str(run.device), run.threads)
         memory.values[name] = [float(peaks[str(inputs["input_ids"].shape[1])])]
     return [time, memory]
 
 
 @cache
-def _peaks(subject: str, size: str, lengths: tuple[int, ...], device: str, threads: int) -> dict[str, int]:
+def peaks_of(subject: str, size: str, lengths: tuple[int, ...], device: str, threads: int) -> dict[str, int]:
     """Bytes above the model at each length, in a new process."""
     task = {"subject": subject, "size": size, "lengths": lengths, "device": device, "threads": threads}
     command = [sys.executable, "-m", "benchmarks.lengths", json.dumps(task)]

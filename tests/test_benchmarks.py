@@ -15,6 +15,7 @@ from benchmarks import (
     cases,
     floor,
     forward,
+    lengths,
     masked_lm,
     memory,
     neighbours,
@@ -503,6 +504,15 @@ def test_committed_pages_say_what_their_data_say():
 
 def test_published_sizes_are_measured():
     assert {case.size for case in cases.forward_cases(CPU)} == set(PUBLISHED)
+
+
+def test_every_length_has_a_time_and_a_peak_of_all_subjects(monkeypatch):
+    monkeypatch.setattr(lengths, "LENGTHS", (8, 16))
+    monkeypatch.setattr(lengths, "peaks_of", lambda *_: {"8": 1, "16": 2})
+    time, peak = lengths.measure(Case("tiny", (1, 16)), QUICK)
+    assert list(time.values) == list(peak.values) == list(lengths.SUBJECTS)
+    assert not time.was_refused
+    assert set(map(tuple, peak.values.values())) == {(2.0,)}
 
 
 def test_neighbours_are_busy_and_then_gone():
