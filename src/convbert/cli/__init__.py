@@ -18,6 +18,7 @@ from convbert.cli import (
     doctor,
     evaluate,
     export,
+    extend,
     fill_mask,
     finetune,
     predict,
@@ -63,6 +64,7 @@ app.command("predict")(predict.run)
 app.command("similar")(similar.run)
 app.command("serve")(serve.run)
 app.command("convert")(convert.run)
+app.command("extend")(extend.run)
 app.command("export")(export.run)
 app.command("push")(push.run)
 app.command("doctor")(doctor.run)

@@ -10,8 +10,9 @@ from transformers import FeatureExtractionPipeline
 
 from convbert.files.sentence_modules import read_sentence_modules
 from convbert.inference.engine import Packed, Rows, Tokens
-from convbert.inference.outputs import lengths_of, text_vectors
+from convbert.inference.outputs import lengths_of, merge_vectors, text_vectors
 from convbert.inference.pipelines.base import PackedPipeline
+from convbert.inference.windows import Long
 from convbert.util.errors import InputError
 
 POOLINGS = ("mean", "first", "max")
@@ -21,13 +22,17 @@ AS_BEFORE = "as before"  # None has a meaning of its own
 class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
     """transformers' `FeatureExtractionPipeline` on packed batches, with pooling.
 
+    A text that is too long is read in equally long windows that share no token: its vector is the mean of theirs,
+    weighted with their tokens ("max": the largest of each number).
+
     Keyword Args:
         pooling: None gives the states of all tokens, (1, T, C), as transformers does; "mean", "first" or
             "max" one vector (C,) for the text. [CLS] and [SEP] count as its tokens. By default what the model's folder
             says where sentence-transformers can read it (`modules.json`), else None.
         normalize: make vectors of length 1; by default what the folder says, where its own pooling is taken.
         return_tensors: tensors in place of nested lists.
-        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        long: "windows", "cut" or "refuse": what is done with a text of more than `max_length` tokens.
+        truncation, max_length: True is "cut"; by default what the model reads.
         tokenize_kwargs, tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
@@ -42,36 +47,54 @@ class FeatureExtraction(PackedPipeline, FeatureExtractionPipeline):
         tokenize_kwargs: dict[str, Any] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
         return_tensors: bool | None = None,
+        long: Long | None = None,
         **tokenizer: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if pooling not in (None, AS_BEFORE, *POOLINGS):
             raise InputError(f"pooling must be None, {', '.join(POOLINGS)}; got {pooling!r}")
+        chosen = {} if pooling == AS_BEFORE else {"pooling": pooling}
+        after = {"normalize": normalize, "return_tensors": return_tensors}
         return (
-            self._for_tokenizer({**(tokenize_kwargs or {}), **(tokenizer_kwargs or {})}, tokenizer),
-            {
-                **({} if pooling == AS_BEFORE else {"pooling": pooling}),
-                **({} if normalize is None else {"normalize": normalize}),
-            },
-            {} if return_tensors is None else {"return_tensors": return_tensors},
+            self._for_encoding(long, {**(tokenize_kwargs or {}), **(tokenizer_kwargs or {})}, tokenizer),
+            chosen,
+            {**chosen, **{name: value for name, value in after.items() if value is not None}},
         )
 
     def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> list[Tokens]:
-        """A text to tokens."""
-        return [self.encode(inputs, **tokenizer_kwargs)]
+        """A text to tokens, of each of its windows."""
+        return self.encode(inputs, **tokenizer_kwargs)
 
-    def _forward(
-        self, packed: Packed, pooling: str | None = AS_BEFORE, normalize: bool | None = None
-    ) -> tuple[Rows, Tensor]:
-        if pooling == AS_BEFORE:
-            pooling = self.own and self.own.how
-            normalize = bool(self.own and self.own.normalized) if normalize is None else normalize
-        if pooling is not None:
-            rows, counts = text_vectors(self.model, packed, pooling)
-            return {"vector": unit_length(rows["vector"])} if normalize else rows, counts
+    def _forward(self, packed: Packed, pooling: str | None = AS_BEFORE) -> tuple[Rows, Tensor]:
+        how = self._pooling(pooling)
+        if how is not None:
+            return text_vectors(self.model, packed, how)
         return {"states": self.model(**packed).last_hidden_state[0]}, lengths_of(packed)
 
-    def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], return_tensors: bool = False) -> Any:
+    def postprocess(
+        self,
+        model_outputs: list[tuple[Tokens, Rows]],
+        pooling: str | None = AS_BEFORE,
+        normalize: bool | None = None,
+        return_tensors: bool = False,
+    ) -> Any:
         """States (1, T, C) or vector (C,), as a tensor or as lists."""
-        ((_, rows),) = model_outputs
-        result = rows["vector"][0] if "vector" in rows else rows["states"][None]
+        texts, rows = zip(*model_outputs, strict=True)
+        how = self._pooling(pooling)
+        if how is not None:
+            result = merge_vectors(texts, rows, how)
+            if self.normalizes(pooling) if normalize is None else normalize:
+                result = unit_length(result.float(), dim=0)
+        else:
+            result = rows[0]["states"].new_empty(1, len(texts[0].detail.ids), rows[0]["states"].shape[-1])
+            for text, own in reversed(
+                model_outputs
+            ):  # special tokens, which are in all windows: of the first
+                result[0, text.detail.places] = own["states"]
         return result if return_tensors else result.tolist()
+
+    def _pooling(self, pooling: str | None) -> str | None:
+        return pooling if pooling != AS_BEFORE else self.own and self.own.how
+
+    def normalizes(self, pooling: str | None) -> bool:
+        """Whether vectors of this pooling are made of length 1, unless a call says otherwise."""
+        return pooling == AS_BEFORE and self.own is not None and self.own.normalized
