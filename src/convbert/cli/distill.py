@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,10 @@ from convbert.cli.prepare import DocumentPerLine, SkipBadFiles, TextColumn
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 from convbert.util.settings import parse_settings
+
+if TYPE_CHECKING:
+    from convbert.distillation.plan import DistillationPlan
+    from convbert.pretraining.corpus.reading import Reading
 
 
 def run(
@@ -33,7 +37,9 @@ def run(
             "task's format, whose labels are not used. May be repeated."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the run; the student ends up in its model/.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the student ends up in its model/.")
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +76,9 @@ def run(
             "--set", metavar="NAME=VALUE", help="Any other field of plan or student; may be repeated."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would take: texts, parameters, hours.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the final metrics as JSON to stdout.")
     ] = False,
@@ -88,6 +97,8 @@ def run(
     require("train", "convbert distill")
     if device not in (None, "cpu"):
         raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    if output is None and not dry_run:
+        raise InputError("--output is missing: name a folder for the run, or say --dry-run")
     check_model_path(teacher)
     check_model_path(start_from)
     if dev is not None:
@@ -112,6 +123,10 @@ def run(
         **({"model": model} if model else {}),
     )
     reading = Reading(text_column, document_per_line, skip_bad_files)
+    if dry_run:
+        _show_estimate(plan, teacher, corpus, tokenizer, dev, reading, device)
+        return 0
+    assert output is not None
     result = distill(
         plan,
         teacher,
@@ -127,3 +142,36 @@ def run(
         return 0 if result.stopped_by is signal.SIGTERM else INTERRUPTED
     print(json.dumps(result.metrics) if as_json else result.model_dir)
     return 0
+
+
+def _show_estimate(
+    plan: DistillationPlan,
+    teacher: str,
+    corpus: list[str],
+    tokenizer: str | None,
+    dev: Path | None,
+    reading: Reading,
+    device: str | None,
+) -> None:
+    """Texts, parameters and hours, measured on a few texts."""
+    from convbert.distillation.run import build, steps_of
+    from convbert.inference.loading import find_model
+
+    run, _ = build(
+        plan,
+        find_model(teacher),
+        corpus,
+        tokenizer=tokenizer,
+        dev=dev,
+        reading=reading,
+        device=device,
+        report=say,
+    )
+    steps = steps_of(plan, run.count)
+    parameters = sum(weight.numel() for weight in run.model.parameters())
+    print(
+        f"student: {parameters / 1e6:.1f} M parameters; {run.count:,} texts, {steps:,} steps of {plan.batch_size}"
+    )
+    for name, seconds in run.seconds_per_text():
+        texts = run.count if name == "teacher" else steps * plan.batch_size
+        print(f"{name}: {1 / seconds:,.0f} texts/s, {seconds * texts / 3600:.2g} hours for {texts:,}")

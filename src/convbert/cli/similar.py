@@ -35,7 +35,7 @@ def run(
 ) -> int:
     """Find the lines of a file that are most like a text, or score pairs: cosines of their vectors, from -1 to 1.
 
-    Lines are read as they come; a file may be of any size. Of pairs every line is answered, in order.
+    Lines are read as they come; a file may be of any size. Pairs are answered in their order.
 
     \b
     Examples:
@@ -44,21 +44,31 @@ def run(
     """
     if (query is None) == (pairs is None) or (file is None) != (pairs is not None):
         raise InputError("give a text and --file, or --pairs")
+    if query is not None and not query.strip():
+        raise InputError("the text to compare with is empty")
     check_model_path(model)
     blocks, size = open_lines(file or pairs or "-")
     import convbert
 
     pipe: Any = convbert.pipeline("sentence-similarity", model, device=device, precision=precision)
-    failed = 0
+    done = failed = 0
     best: list[tuple[float, int, str]] = []
     vector = None if query is None else pipe.vectors([query])[0]
     with progress_line(size) as advance:
         for block in blocks:
-            lines = [line for line in block if isinstance(line.content, InputError) or line.content.strip()]
+            # Of pairs, an empty line has no answer and is said; among lines to choose from, it is none.
+            lines = [
+                line
+                for line in block
+                if pairs or isinstance(line.content, InputError) or line.content.strip()
+            ]
             for line, cosine in _cosines(pipe, vector, lines):
+                done += 1
                 if isinstance(cosine, InputError):
                     failed += 1
                     say(f"{line.place}: {cosine}")
+                    if as_json and vector is None:
+                        print(json.dumps({"line": line.number, "error": str(cosine)}, ensure_ascii=False))
                 elif vector is None:
                     _write(line, cosine, as_json)
                 else:
@@ -67,11 +77,9 @@ def run(
             advance(len(block), sum(line.size for line in block))
     for cosine, number, text in sorted(best, reverse=True):
         _write(Item(-number, text, ""), cosine, as_json)
-    if note := pipe.unknown.sentence():
-        say(note)
-    if pipe.cut:
-        say(f"texts that are longer than the model reads, and were cut: {pipe.cut:,}")
-    return WRONG_INPUT if failed else 0
+    if pipe.windowed:
+        say(f"texts that are longer than the model reads, and were read in windows: {pipe.windowed:,}")
+    return WRONG_INPUT if failed == done else 0
 
 
 def _cosines(pipe: Any, query: Any, lines: list[Item]) -> Iterator[tuple[Item, float | InputError]]:
@@ -88,7 +96,9 @@ def _texts(content: Any, wanted: int) -> list[str] | InputError:
     if isinstance(content, InputError):
         return content
     texts = content.split("\t") if wanted > 1 else [content]
-    return texts if len(texts) == wanted else InputError("two texts with a tab between them are wanted")
+    if len(texts) != wanted or not all(map(str.strip, texts)):
+        return InputError("two texts with a tab between them are wanted")
+    return texts
 
 
 def _write(line: Item, cosine: float, as_json: bool) -> None:

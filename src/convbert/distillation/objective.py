@@ -34,7 +34,8 @@ class SentenceObjective(nn.Module):
         vectors = mean_vectors(states, attention_mask)
         targets = targets.float()
         cosines = (vectors * targets).sum(1)
-        errors = (vectors @ vectors.T - targets @ targets.T).square()
+        with torch.autocast(vectors.device.type, enabled=False):
+            errors = (vectors @ vectors.T - targets @ targets.T).square()
         loss = (1 - cosines).mean() + self.similarity_weight * errors.mean()
         return {
             "loss": loss,
@@ -51,8 +52,8 @@ def mean_vectors(states: Tensor, mask: Tensor) -> Tensor:
 
 class TaskObjective(nn.Module):
     """Temperature² × KL(teacher ‖ student) of softened probabilities (Hinton et al. 2015); of several labels, that of
-    each label's own probability; of a regression, the squared error. Plus `hidden_weight` times the squared error of
-    the states after each layer that was taken over.
+    each label's own probability; of a regression, the squared error over the variance of the teacher's answers in the
+    batch. Plus `hidden_weight` times the squared error of the states after each layer that was taken over.
 
     The teacher is asked for every batch. It is no part of the module: neither trained nor saved.
 
@@ -69,42 +70,54 @@ class TaskObjective(nn.Module):
         self._teacher = (teacher.eval(),)  # hidden from nn.Module
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Loss, and the metrics `soft_loss` and `agreement`, how often both have the same first answer.
+        """Loss, and the metrics `soft_loss` and, but for a regression, `agreement`, how often both answer the same.
 
         Args:
             batch: `input_ids`, `attention_mask`, `token_type_ids`, (B, T), or (B, choices, T).
         """
         needs_states = bool(self.layers) and self.hidden_weight > 0
-        with torch.no_grad():
-            right = self._teacher[0](**batch, output_hidden_states=needs_states)
-        said = self.model(**batch, output_hidden_states=needs_states)
+        with torch.no_grad(), torch.autocast(batch["input_ids"].device.type, enabled=False):
+            theirs = self._teacher[0](**batch, output_hidden_states=needs_states)
+        ours = self.model(**batch, output_hidden_states=needs_states)
         mask = batch["attention_mask"].bool()
-        pairs = list(zip(_logits(said, mask), _logits(right, mask), strict=True))
+        pairs = list(zip(_logits(ours, mask), _logits(theirs, mask), strict=True))
         losses = torch.stack([self._soft_loss(own, theirs) for own, theirs in pairs]).mean(0)
         loss = losses.mean()
         if needs_states:
-            own_states = said.hidden_states[1:]
-            theirs = [right.hidden_states[1 + layer] for layer in self.layers]
-            own = mask.flatten(0, -2)  # every choice is a text
-            errors = [mse_loss(a[own], b[own]) for a, b in zip(own_states, theirs, strict=True)]
+            wanted = [theirs.hidden_states[1 + layer] for layer in self.layers]
+            tokens = mask.flatten(0, -2)  # every choice is a text
+            states = zip(ours.hidden_states[1:], wanted, strict=True)
+            errors = [mse_loss(own[tokens], other[tokens]) for own, other in states]
             loss = loss + self.hidden_weight * torch.stack(errors).mean()
-        same = [(own.argmax(-1) == theirs.argmax(-1)).float() for own, theirs in pairs]
-        return {
-            "loss": loss,
-            "soft_loss": _sum_and_count(losses),
-            "agreement": _sum_and_count(torch.stack(same)),
-        }
+        metrics = {"loss": loss, "soft_loss": _sum_and_count(losses)}
+        if pairs[0][0].shape[-1] > 1:
+            same = torch.stack([self._same(own, other) for own, other in pairs])
+            metrics["agreement"] = _sum_and_count(same)
+        return metrics
+
+    @property
+    def _has_several_labels(self) -> bool:
+        return self.model.config.problem_type == "multi_label_classification"
+
+    def _same(self, own: Tensor, theirs: Tensor) -> Tensor:
+        """(N,) whether both give the same answer."""
+        if self._has_several_labels:
+            return ((own > 0) == (theirs > 0)).all(-1)
+        return own.argmax(-1) == theirs.argmax(-1)
 
     def _soft_loss(self, own: Tensor, theirs: Tensor) -> Tensor:
         """(N, labels) logits to (N,) losses."""
-        own, theirs, heat = own.float(), theirs.float(), self.temperature
+        own, theirs, temperature = own.float(), theirs.float(), self.temperature
         if own.shape[-1] == 1:
-            return (own - theirs).square()[:, 0]
-        if self.model.config.problem_type == "multi_label_classification":
+            scale = theirs.var(unbiased=False).clamp_min(torch.finfo(torch.float32).tiny)
+            return ((own - theirs).square() / scale)[:, 0]
+        if self._has_several_labels:
             # As a choice between the label and its absence, whose logit is 0.
             own, theirs = (torch.stack((logits, torch.zeros_like(logits)), -1) for logits in (own, theirs))
-        wanted = softmax(theirs / heat, -1)
-        return heat**2 * kl_div(log_softmax(own / heat, -1), wanted, reduction="none").flatten(1).sum(-1)
+        divergence = kl_div(
+            log_softmax(own / temperature, -1), softmax(theirs / temperature, -1), reduction="none"
+        )
+        return temperature**2 * divergence.flatten(1).sum(-1)
 
 
 def _logits(outputs: Any, mask: Tensor) -> list[Tensor]:

@@ -38,7 +38,7 @@ class DistillationPlan(Settings):
     paragraph_share: Annotated[float, Field(ge=0, le=1)] = 0.15
     """Of the paragraphs, the share that is learned whole, beside their sentences."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens of a text; longer ones are cut."""
+    """Tokens of a text; longer ones are cut. Of task teachers, their own plan says it."""
     heldout_texts: _FromOne = 1000
     """Texts that are only evaluated on, at most a tenth."""
 

@@ -27,7 +27,7 @@ from convbert.report.page import (
 )
 
 if TYPE_CHECKING:
-    from convbert.distillation.lesson import Lesson
+    from convbert.distillation.base import Distillation
     from convbert.distillation.run import RunFolder
 
 _USE_SENTENCES = """\
@@ -51,24 +51,20 @@ def _rows(scores: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Any, Any
 
 
 def write_card(
-    folder: Path, lesson: Lesson, plan: DistillationPlan, teacher: str, metrics: Mapping[str, Any]
+    folder: Path, run: Distillation, plan: DistillationPlan, teacher: str, metrics: Mapping[str, Any]
 ) -> None:
     """Write the student's README.md."""
-    from convbert.distillation.lesson import SentenceLesson
-
-    is_encoder = isinstance(lesson, SentenceLesson)
-    task = "sentence-similarity" if is_encoder else lesson.adapter.pipeline  # type: ignore[attr-defined]
     rows = [
         f"| {name} | {a:.4g} | {b:.4g} | {f'{c:.3f}' if c else ''} |"
         for name, a, b, c in _rows(metrics["scores"])
     ]
     parts = (
-        head(task, base=None),
-        f"# ConvBERT distilled from `{Path(teacher).name}`\n",
+        head(run.pipeline, base=teacher),
+        f"# ConvBERT distilled from `{_name_of(teacher)}`\n",
         f"A student of {metrics['parameters'] / 1e6:.1f} M parameters, trained by `convbert distill` on "
         f"{metrics['texts']:,} texts, {metrics['steps']:,} steps, {metrics['minutes']} minutes "
         f"({metrics['device']}).\n",
-        _USE_SENTENCES if is_encoder else _USE_TASK,
+        _USE_SENTENCES if run.pipeline == "sentence-similarity" else _USE_TASK,
         LOADING,
         "## Teacher and student\n",
         "| | teacher | student | student / teacher |\n| --- | ---: | ---: | ---: |",
@@ -79,11 +75,16 @@ def write_card(
     (folder / CARD).write_text("\n".join(parts), encoding="utf-8")
 
 
+def _name_of(teacher: str) -> str:
+    """The last parts of a folder's name, the whole name of one on the Hub."""
+    return "/".join(Path(teacher).parts[-2:])
+
+
 _CURVES = {
     "loss": "training loss, all parts weighed",
     "cosine": "cosine of student and teacher",
     "similarity_error": "squared error of the batch's similarities",
-    "soft_loss": "cross-entropy to the teacher's probabilities",
+    "soft_loss": "divergence from the teacher's answers",
     "agreement": "same first answer as the teacher",
     "learning_rate": "learning rate",
     "tokens_per_second": "speed (tokens/s)",
@@ -117,7 +118,7 @@ def write_page(
     heldout = {f"heldout_{name}": title for name, title in _CURVES.items()}
     measured = {name: title for name, title in heldout.items() if any(name in entry for entry in history)}
     html = page(
-        f"Distillation from {Path(teacher).name}",
+        f"Distillation from {_name_of(teacher)}",
         tiles(shown),
         section(
             "Teacher and student",

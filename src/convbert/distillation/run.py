@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from torch.utils.data import Dataset
 from transformers import AutoConfig, set_seed
 
-from convbert.distillation.lesson import Lesson, SentenceLesson, TaskLesson
+from convbert.distillation.base import Distillation, Report, digest_of
 from convbert.distillation.plan import DistillationPlan
 from convbert.distillation.report import write_card, write_page
+from convbert.distillation.sentence_distillation import SentenceDistillation
+from convbert.distillation.task_distillation import TaskDistillation, load_teacher
 from convbert.distillation.texts import read_texts
 from convbert.files.atomic import atomic_folder, folder_lock, write_json
+from convbert.finetuning.readers import ENDINGS, ending_of
 from convbert.inference.loading import find_model
 from convbert.pretraining.corpus.reading import PLAIN, Reading
 from convbert.training import run_folder
@@ -33,10 +38,6 @@ from convbert.training.trainer import ObjectiveTrainer
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 from convbert.util.schema import Schema
-
-Report = Callable[[str], None]
-_TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
-"""Ends of names of files that a task's own readers read."""
 
 
 class DistillationResult(NamedTuple):
@@ -68,8 +69,13 @@ class RunFolder(run_folder.RunFolder):
         """What is being run."""
         return self.root / "run.json"
 
-    def claim(self, record: dict[str, Any]) -> None:
-        """Note what is run, or refuse a folder that holds another run or something else."""
+    @property
+    def vectors(self) -> Path:
+        """The teacher's vectors, and the axes on which the student learns them."""
+        return self.root / "teacher"
+
+    def check(self, record: dict[str, Any]) -> None:
+        """Refuse a folder that holds another run or something else."""
         stored = read_record(_Record, self.record)
         if stored is None:
             if any(
@@ -78,9 +84,8 @@ class RunFolder(run_folder.RunFolder):
                 raise InputError(
                     f"{self.root}: not empty, and holds no run to go on with; choose another folder"
                 )
-            write_json(self.record, record)
         elif changes := differences(
-            {**stored, **stored["plan"]}, {**record["plan"], **_without_plan(record)}
+            {**stored["plan"], **stored}, {**record["plan"], **record, "plan": stored["plan"]}
         ):
             raise InputError(f"{self.root}: this run was started otherwise: {changes}; choose another folder")
 
@@ -104,7 +109,7 @@ def distill(
 
     Args:
         corpus: text files, see `find_sources`; for a teacher of a task also files in its own format.
-        tokenizer: folder of the student's own, of a teacher of sentence vectors.
+        tokenizer: folder of a new student's own vocabulary, with a teacher of sentence vectors.
         dev: labelled data by which teacher and student are compared: in the task's format; or pairs of sentences with
             their similarity, as STS-B has them.
         device: "cpu" leaves a GPU unused.
@@ -113,52 +118,73 @@ def distill(
         InputError: an unusable teacher, corpus or plan; `output_dir` holds something else.
     """
     source = find_model(teacher)
-    architecture, is_convbert = _look_at(source)
-    teaches_task = is_convbert and architecture.startswith("ConvBertFor") and architecture not in _PRETRAINED
-    require("train" if teaches_task else "distill", "distillation")
-    if teaches_task and tokenizer is not None:
-        raise InputError("the student of a task has the teacher's vocabulary: leave the tokenizer out")
     folder = RunFolder(Path(output_dir))
-    names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
-    tables = [Path(name) for name in names if teaches_task and str(name).lower().endswith(_TABLES)]
-    plain = [name for name in names if Path(name) not in tables]
     with folder_lock(folder.root, "training"):
-        texts = read_texts(plain, plan, reading) if plain else []
-        record = json.loads(
-            json.dumps(
-                {
-                    "teacher": source,
-                    "tokenizer": tokenizer,
-                    "texts": _digest(texts, tables),
-                    "plan": plan.to_dict(),
-                }
-            )
+        run, digest = build(
+            plan, source, corpus, tokenizer=tokenizer, dev=dev, reading=reading, device=device, report=report
         )
-        folder.claim(record)
+        record = {
+            "teacher": source,
+            "weights": digest_of(source),
+            "tokenizer": tokenizer,
+            "texts": digest,
+            "plan": json.loads(json.dumps(plan.to_dict())),
+        }
+        folder.check(record)
         metrics = read_record(_Metrics, folder.metrics)
         if metrics is not None and holds_model(folder.model):
             report(f"{folder.root}: this run has finished")
             return DistillationResult(None, folder.model, metrics)
-        set_seed(plan.seed)
-        lesson: Lesson
-        if teaches_task:
-            lesson = TaskLesson(plan, source, texts, tables, dev=dev, device=device, report=report)
-        else:
-            lesson = SentenceLesson(
-                plan,
-                source,
-                is_convbert,
-                texts,
-                folder.root / "teacher",
-                tokenizer=tokenizer,
-                dev=dev,
-                device=device,
-                report=report,
-            )
-        return _train(lesson, plan, folder, record, device, report)
+        write_json(folder.record, record)
+        checkpoint = usable_checkpoint(folder.root, report)
+        run.prepare(folder.vectors, is_resumed=checkpoint is not None)
+        return _train(run, plan, folder, source, checkpoint, device, report)
 
 
-_PRETRAINED = ("ConvBertForMaskedLM", "ConvBertForPreTraining")
+def build(
+    plan: DistillationPlan,
+    source: str,
+    corpus: str | Path | Sequence[str | Path],
+    *,
+    tokenizer: str | None = None,
+    dev: Path | None = None,
+    reading: Reading = PLAIN,
+    device: str | None = None,
+    report: Report = lambda message: None,
+) -> tuple[Distillation, str]:
+    """What would be run, before its long work, and a hash of the texts; see `distill`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("distillation runs in a single process")
+    architecture, is_convbert = _look_at(source)
+    teaches_task = architecture.endswith(_HEADS)
+    if teaches_task and not is_convbert:
+        raise InputError(
+            f"{source}: is a {architecture}; of fine-tuned models only those of ConvBERT teach their task"
+        )
+    require("train" if teaches_task else "distill", "distillation")
+    report(f"{source}: teaches {'its task' if teaches_task else 'its sentence vectors'}")
+    set_seed(plan.seed)
+    names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    if not teaches_task:
+        texts = read_texts(names, plan, reading)
+        run: Distillation = SentenceDistillation(
+            plan, source, is_convbert, texts, tokenizer=tokenizer, dev=dev, device=device, report=report
+        )
+        return run, _digest(texts, [])
+    if tokenizer is not None:
+        raise InputError("the student of a task has the teacher's vocabulary: leave the tokenizer out")
+    loaded = load_teacher(source, device)
+    tables = [path for name in names for path in _tables(str(name))]
+    plain = [name for name in names if not _tables(str(name))]
+    texts = (
+        read_texts(plain, plan, reading, cuts_sentences=loaded.adapter.task.kind == "tagging")
+        if plain
+        else []
+    )
+    return TaskDistillation(plan, loaded, texts, tables, dev=dev, report=report), _digest(texts, tables)
+
+
+_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
 def _look_at(source: str) -> tuple[str, bool]:
@@ -170,17 +196,28 @@ def _look_at(source: str) -> tuple[str, bool]:
     return (getattr(config, "architectures", None) or [""])[0], config.model_type == "convbert"
 
 
+def _tables(name: str) -> list[Path]:
+    """The files of that name, or glob, which a task's own readers read; none for text."""
+    found = [Path(path) for path in sorted(glob(name))] or [Path(name)]
+    return [path for path in found if ending_of(path) in ENDINGS and ending_of(path) != ".txt"]
+
+
+def steps_of(plan: DistillationPlan, texts: int) -> int:
+    """Optimizer steps of a run on so many texts."""
+    planned = max(1, math.ceil(plan.epochs * math.ceil(texts / plan.batch_size)))
+    return min(planned, plan.max_steps or planned)
+
+
 def _train(
-    lesson: Lesson,
+    run: Distillation,
     plan: DistillationPlan,
     folder: RunFolder,
-    record: dict[str, Any],
+    source: str,
+    checkpoint: Path | None,
     device: str | None,
     report: Report,
 ) -> DistillationResult:
-    steps_per_epoch = math.ceil(len(lesson.taught) / plan.batch_size)
-    planned = max(1, math.ceil(plan.epochs * steps_per_epoch))
-    steps = min(planned, plan.max_steps or planned)
+    steps = steps_of(plan, len(run.train))
     budget, stop = TrainingBudget(steps), StopOnSignal()
     arguments = training_arguments(
         folder.root,
@@ -194,27 +231,26 @@ def _train(
         seed=plan.seed,
         device=device,
     )
-    objective = lesson.objective().to(arguments.device)
+    objective = run.objective().to(arguments.device)
     optimizer = build_optimizer(objective, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay)
     trainer = ObjectiveTrainer(
         objective,
         arguments,
         budget=budget,
-        train_dataset=cast("Dataset", lesson.taught),
-        eval_dataset=cast("Dataset", lesson.heldout),
-        sampler=BalancedBatches([item.length for item in lesson.taught], plan.batch_size, plan.seed),
-        data_collator=lesson.collate,
+        train_dataset=cast("Dataset", run.train),
+        eval_dataset=cast("Dataset", run.heldout),
+        sampler=BalancedBatches([item.length for item in run.train], plan.batch_size, plan.seed),
+        data_collator=run.collate,
         optimizer=optimizer,
         scheduler=warmup_then_decay(
             optimizer, round(plan.warmup_fraction * steps), lambda step: step / steps
         ),
         callbacks=[stop, HistoryFile(folder.log), ProgressLine(budget)],
     )
-    checkpoint = usable_checkpoint(folder.root, report)
-    parameters = sum(weight.numel() for weight in lesson.model.parameters())
+    parameters = sum(weight.numel() for weight in run.model.parameters())
     start = "" if checkpoint is None else f"; going on from {checkpoint}"
     report(
-        f"student: {parameters / 1e6:.1f} M parameters; {len(lesson.taught):,} texts, {steps:,} steps of "
+        f"student: {parameters / 1e6:.1f} M parameters; {len(run.train):,} texts, {steps:,} steps of "
         f"{plan.batch_size}{start}"
     )
     with stop.listening():
@@ -224,10 +260,10 @@ def _train(
         report(f"stopped by {stop.received.name} at step {step}; run the same command to go on")
         return DistillationResult(stop.received, None, {})
     heldout = trainer.evaluate()
-    scores = lesson.scores()
+    scores = run.scores()
     metrics = {
         "steps": step,
-        "texts": len(lesson.taught),
+        "texts": len(run.train),
         "minutes": round(budget.seconds / 60, 1),
         "parameters": parameters,
         "device": str(trainer.args.device),
@@ -235,9 +271,9 @@ def _train(
         "scores": scores,
     }
     with atomic_folder(folder.model) as draft:
-        lesson.write(draft)
-        write_card(draft, lesson, plan, record["teacher"], metrics)
-    write_page(folder, plan, record["teacher"], metrics, trainer.state.log_history)
+        run.write(draft)
+        write_card(draft, run, plan, source, metrics)
+    write_page(folder, plan, source, metrics, trainer.state.log_history)
     write_json(folder.metrics, metrics)  # where it is, the run is done
     for name, values in scores.items():
         report(f"{name}: {', '.join(f'{metric} {value:.4g}' for metric, value in values.items())}")
@@ -252,7 +288,3 @@ def _digest(texts: Sequence[str], tables: Sequence[Path]) -> str:
             raise InputError(f"{path}: there is no such file")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _without_plan(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "plan"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize, pad
 
-from convbert.files.atomic import atomic_write, write_json
+from convbert.files.atomic import write_array, write_json
 from convbert.training.arguments import device_of, uses_bfloat16
 from convbert.training.run_folder import differences
 from convbert.util.errors import InputError
@@ -30,13 +29,16 @@ class SentenceTeacher:
 
     Args:
         source: the folder, or a name on the Hub.
+        max_length: tokens of a text that it reads, at most: what the student reads.
         bf16: see `DistillationPlan.teacher_bf16`.
 
     Raises:
         InputError: it cannot be loaded.
     """
 
-    def __init__(self, source: str, *, bf16: bool | str = False, device: str | None = None) -> None:
+    def __init__(
+        self, source: str, *, max_length: int, bf16: bool | str = False, device: str | None = None
+    ) -> None:
         from sentence_transformers import SentenceTransformer
 
         from convbert.auto import register_auto_classes
@@ -47,10 +49,18 @@ class SentenceTeacher:
         try:
             with quiet_loading():
                 self.model: Any = SentenceTransformer(source, device=str(place))
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise InputError(
-                f"{source}: cannot be loaded as a sentence encoder: {str(error).splitlines()[0]}"
-            ) from error
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            ImportError,
+            RuntimeError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{source}: cannot be loaded as a sentence encoder: {reason}") from error
+        self.model.max_seq_length = min(self.model.max_seq_length or max_length, max_length)
         if uses_bfloat16(bf16, device):
             self.model.to(torch.bfloat16)
 
@@ -87,12 +97,16 @@ class SentenceTeacher:
 
 
 def teacher_vectors(
-    folder: Path, texts: Sequence[str], identity: str, load: Callable[[], SentenceTeacher], report: Report
+    folder: Path,
+    texts: Sequence[str],
+    identity: dict[str, Any],
+    load: Callable[[], SentenceTeacher],
+    report: Report,
 ) -> NDArray[np.float16]:
     """(N, D) vectors of the texts, from the shards in `folder`; those that are not there are computed.
 
     Args:
-        identity: of the teacher; with the texts, what the shards belong to.
+        identity: of the teacher and how it is run; with the texts, what the shards belong to.
         load: gives the teacher, where it is needed.
 
     Raises:
@@ -100,7 +114,7 @@ def teacher_vectors(
     """
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    record, path = {"teacher": identity, "texts": len(texts), "sha256": digest}, folder / "vectors.json"
+    record, path = {**identity, "texts": len(texts), "sha256": digest}, folder / "vectors.json"
     if not path.exists():
         write_json(path, record)
     elif changes := differences(read_json(path), record):
@@ -110,9 +124,7 @@ def teacher_vectors(
         shard = folder / f"vectors-{number:05}.npy"
         if not shard.exists():
             teacher = teacher or load()
-            stream = io.BytesIO()
-            np.save(stream, teacher.encode(texts[first : first + SHARD]).astype(np.float16))
-            atomic_write(shard, stream.getvalue())
+            write_array(shard, teacher.encode(texts[first : first + SHARD]).astype(np.float16))
             done = min(first + SHARD, len(texts))
             report(f"teacher: {done:,} of {len(texts):,} texts ({done / len(texts):.0%})")
         shards.append(_open(shard, len(texts[first : first + SHARD])))
@@ -134,14 +146,26 @@ def _open(shard: Path, rows: int) -> NDArray[np.float16]:
 def principal_axes(vectors: NDArray[np.float16], width: int) -> tuple[torch.Tensor, float]:
     """(D, C) orthonormal axes on which cosines of the vectors change least, and the share of squared length on them.
 
-    A student narrower than its teacher learns the vectors as they stand on these axes; a wider one has zeros beside
-    them. So it needs no layer to translate, and its vectors are of its own width.
+    A student narrower than its teacher learns the vectors as they stand on these axes; a wider one learns them as they
+    are, with zeros behind. So it needs no layer to translate, and its vectors are of its own width.
     """
+    if width >= vectors.shape[1]:
+        return pad(torch.eye(vectors.shape[1]), (0, width - vectors.shape[1])), 1.0
     sample = torch.from_numpy(vectors[:_MOST_FOR_AXES].astype(np.float32))
     _, values, axes = torch.linalg.svd(sample.T @ sample)
-    kept = min(width, len(axes))
-    share = float(values[:kept].sum() / values.sum())
-    return pad(axes[:kept].T, (0, width - kept)), share
+    return axes[:width].T.contiguous(), float(values[:width].sum() / values.sum())
+
+
+def turn_towards(axes: torch.Tensor, wanted: NDArray[Any], own: torch.Tensor) -> torch.Tensor:
+    """(D, C) axes, turned among themselves to where a student already stands (orthogonal Procrustes, Schönemann 1966).
+
+    Args:
+        wanted: (N, D) vectors of the teacher.
+        own: (N, C) vectors of the student, of the same texts.
+    """
+    on_axes = torch.from_numpy(wanted.astype(np.float32)) @ axes
+    left, _, right = torch.linalg.svd(on_axes.T @ own.float())
+    return axes @ left @ right
 
 
 def project(vectors: NDArray[Any], axes: torch.Tensor) -> NDArray[np.float16]:

@@ -21,14 +21,16 @@ from convbert.util.errors import InputError
 _LAYER = re.compile(r"(^|\.)encoder\.layer\.(\d+)\.")
 
 
-def student_tokenizer(plan: DistillationPlan, teacher: str, tokenizer: str | None) -> ConvBertTokenizerFast:
+def student_tokenizer(
+    plan: DistillationPlan, teacher: str, is_convbert: bool, tokenizer: str | None
+) -> ConvBertTokenizerFast:
     """The tokenizer of the student: the one given, that of `start_from`, or the teacher's.
 
     Raises:
-        InputError: two are given, or the teacher's is none of WordPiece.
+        InputError: one is given for a student that has its own, or the teacher's is none of WordPiece.
     """
-    if plan.start_from is not None and tokenizer is not None:
-        raise InputError("start_from brings its own vocabulary: leave the tokenizer out")
+    if tokenizer is not None and (plan.start_from is not None or takes_layers(plan, is_convbert)):
+        raise InputError("the student has a vocabulary of its own: leave the tokenizer out, or give --size")
     source = find_model(plan.start_from) if plan.start_from else tokenizer or teacher
     try:
         with translate_errors(source):
@@ -67,23 +69,49 @@ def shrink(model: nn.Module, kept: list[int]) -> Any:
 def build_student(
     plan: DistillationPlan, teacher: str, is_convbert: bool, tokenizer: ConvBertTokenizerFast
 ) -> ConvBertModel:
-    """The student of a sentence teacher, an encoder, before it has learned anything."""
+    """The student of a sentence teacher, an encoder, before it has learned anything.
+
+    Raises:
+        InputError: the plan contradicts itself, or student, tokenizer and texts do not fit each other.
+    """
     if plan.start_from is not None:
-        return load_filled(ConvBertModel, find_model(plan.start_from))
-    if is_convbert and plan.size is None:
+        if plan.size or plan.layers or plan.model:
+            raise InputError(
+                "start_from is the student as it is: leave out size, layers and fields of the model"
+            )
+        student = load_filled(ConvBertModel, find_model(plan.start_from))
+    elif takes_layers(plan, is_convbert):
         model = load_filled(ConvBertModel, teacher)
         layers = model.config.num_hidden_layers
-        return shrink(model, taken_over(layers, plan.layers or -(-layers // 2)))
-    return ConvBertModel(new_config(plan, tokenizer))
+        student = shrink(model, taken_over(layers, plan.layers or -(-layers // 2)))
+    else:
+        student = ConvBertModel(new_config(plan, tokenizer))
+    positions, vocabulary = student.config.max_position_embeddings, student.config.vocab_size
+    if plan.max_length > positions:
+        raise InputError(f"max_length is {plan.max_length}, and the student has {positions} positions")
+    if len(tokenizer) > vocabulary:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, and the student {vocabulary}: give --size"
+        )
+    return student
+
+
+def takes_layers(plan: DistillationPlan, is_convbert: bool) -> bool:
+    """Whether the student is made of the teacher's own layers."""
+    return is_convbert and plan.size is None and plan.start_from is None
 
 
 def new_config(plan: DistillationPlan, tokenizer: ConvBertTokenizerFast) -> ConvBertConfig:
     """The configuration of a new student, without dropout: soft targets leave nothing to learn by heart."""
     if plan.layers is not None:
         raise InputError("layers are those of a ConvBERT teacher; of a new student say num_hidden_layers")
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if tokenizer.pad_token_id is None:
+        raise InputError("the student's tokenizer has no [PAD]")
     own = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    return getattr(ConvBertConfig, plan.size or "small")(**{**quiet, **plan.model, **own})
+    if given := own.keys() & plan.model.keys():
+        raise InputError(f"{given.pop()} comes from the tokenizer: leave it out")
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return getattr(ConvBertConfig, plan.size or "small")(**{**no_dropout, **plan.model, **own})
 
 
 @torch.no_grad()

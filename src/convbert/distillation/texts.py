@@ -20,8 +20,10 @@ _SHORTEST = 3
 """Characters of a text: less is a number or a mark of a list."""
 
 
-def read_texts(corpus: Corpus, plan: DistillationPlan, reading: Reading) -> list[str]:
-    """At most `plan.max_texts` texts, shuffled by `plan.seed`.
+def read_texts(
+    corpus: Corpus, plan: DistillationPlan, reading: Reading, *, cuts_sentences: bool = True
+) -> list[str]:
+    """At most `plan.max_texts` texts, shuffled by `plan.seed`: sentences and some paragraphs, or paragraphs alone.
 
     Raises:
         InputError: unusable sources, see `CorpusReader`.
@@ -30,7 +32,7 @@ def read_texts(corpus: Corpus, plan: DistillationPlan, reading: Reading) -> list
     share = round(plan.paragraph_share * 2**32)
     found: dict[str, None] = {}
     for paragraph in reader.paragraphs():
-        sentences = list(split_sentences(paragraph))
+        sentences = list(split_sentences(paragraph)) if cuts_sentences else [paragraph]
         if len(sentences) > 1 and crc32(paragraph.encode()) < share:
             sentences.append(paragraph)
         found.update((" ".join(text.split()), None) for text in sentences if len(text) >= _SHORTEST)

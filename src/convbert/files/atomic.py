@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -90,6 +91,8 @@ def atomic_folder(folder: PathLike) -> Iterator[Path]:
                 for file in files:
                     file.chmod(mode)
                 for entry in entries:
+                    if entry.is_dir() and (target / entry.name).is_dir():
+                        shutil.rmtree(target / entry.name)  # a folder does not replace one that holds files
                     os.replace(entry, target / entry.name)
     except BaseException:
         if is_new:
@@ -137,6 +140,15 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: Any) -> None:
+    """Write an array of NumPy, without anything that would be unpickled."""
+    import numpy as np
+
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    atomic_write(path, stream.getvalue())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -12,13 +12,13 @@ from convbert.util.errors import InputError
 from convbert.util.schema import Schema, check, read_json
 
 MODULES = "modules.json"
-_KINDS = {"cls": "first", "mean": "mean", "max": "max"}
-"""Its names of poolings to ours."""
 _OLD_KEYS = {
-    "cls": "pooling_mode_cls_token",
+    "first": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "max": "pooling_mode_max_tokens",
 }
+_KINDS = {"cls": "first", "mean": "mean", "max": "max", **{key: how for how, key in _OLD_KEYS.items()}}
+"""Its names of poolings, today's and those before version 6, to ours."""
 
 
 class SentencePooling(NamedTuple):
@@ -68,11 +68,14 @@ def _find(source: str, file: str) -> str | None:
 
 def _pooling(path: str | None, place: str) -> str:
     config: Any = read_json(path) if path else None
-    mode = config.get("pooling_mode") if isinstance(config, dict) else None
-    old = config if isinstance(config, dict) else {}
-    modes = [mode] if mode else [name for name, key in _OLD_KEYS.items() if old.get(key) is True]
+    config = config if isinstance(config, dict) else {}
+    old = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
+    modes = config.get("pooling_mode") or old
+    modes = modes if isinstance(modes, list) else [modes]
     if len(modes) != 1 or modes[0] not in _KINDS:
-        raise InputError(f"{place}: one pooling among {', '.join(_KINDS)} is wanted; got {modes}")
+        raise InputError(
+            f"{place}: one pooling among cls, mean and max is wanted; got {', '.join(map(str, modes))}"
+        )
     return _KINDS[modes[0]]
 
 
@@ -85,7 +88,7 @@ def write_sentence_modules(folder: Path, width: int, max_length: int) -> None:
     ]
     for path in filter(None, names):
         (folder / path).mkdir(exist_ok=True)
-    pooling = {key: name == "mean" for name, key in _OLD_KEYS.items()}
+    pooling = {key: how == "mean" for how, key in _OLD_KEYS.items()}
     write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
     write_json(folder / "2_Normalize/config.json", {})
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})

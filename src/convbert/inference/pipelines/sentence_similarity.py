@@ -48,7 +48,5 @@ class SentenceSimilarity(FeatureExtraction):
     def vector_stream(self, texts: Iterable[Any], on_error: OnError = "return") -> Iterator[Any]:
         """Vectors (C,) one by one, see `stream`."""
         pooling = {} if self.own else {"pooling": "mean"}
-        found = self.stream(
-            texts, on_error=on_error, normalize=True, return_tensors=True, truncation=True, **pooling
-        )
+        found = self.stream(texts, on_error=on_error, normalize=True, return_tensors=True, **pooling)
         return (each if isinstance(each, InputError) else each.float() for each in found)
