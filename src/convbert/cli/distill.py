@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -109,19 +109,17 @@ def run(
     from convbert.pretraining.corpus.reading import Reading
 
     options = {"size": size, "layers": layers, "start_from": start_from, "epochs": epochs}
-    changes = {name: value for name, value in options.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     of_plan = DistillationPlan().to_dict()
     example = ConvBertConfig.small()
     of_model = {field.name: getattr(example, field.name) for field in dataclasses.fields(example)}
     found = parse_settings(settings or (), {**of_model, **dict.fromkeys(of_plan)}, given=changes)
-    model = {name: value for name, value in found.items() if name not in of_plan}
+    model = {name: found.pop(name) for name in list(found) if name not in of_plan}
     if model and size is None:
         raise InputError(f"--set {next(iter(model))}: is a field of a new student: give its --size")
-    plan = DistillationPlan(
-        **changes,
-        **{name: value for name, value in found.items() if name in of_plan},
-        **({"model": model} if model else {}),
-    )
+    if model:
+        changes["model"] = {**found.pop("model", {}), **model}
+    plan = DistillationPlan(**changes, **found)
     reading = Reading(text_column, document_per_line, skip_bad_files)
     if dry_run:
         _show_estimate(plan, teacher, corpus, tokenizer, dev, reading, device)
