@@ -103,7 +103,10 @@ def recall(
 
 def questions_and_answers(medquad: Path) -> tuple[list[str], list[str], list[set[int]], list[str]]:
     """Questions of the topics that were kept back, all of their answers, which of them answer each, and its kind."""
-    questions, kinds, right, texts = [], [], [], []
+    questions: list[str] = []
+    kinds: list[str] = []
+    right: list[set[int]] = []
+    texts: list[str] = []
     for path in sorted(medquad.rglob("*.xml")):
         root = ElementTree.parse(path).getroot()
         if not is_kept_back(root.findtext("Focus") or ""):
@@ -121,7 +124,10 @@ def questions_and_answers(medquad: Path) -> tuple[list[str], list[str], list[set
 
 def titles_and_paragraphs(data: Path) -> tuple[list[str], list[str], list[set[int]], list[int]]:
     """Titles of held-out documents, paragraphs, which belong to each title, and the document of each paragraph."""
-    titles, texts, right, owners = [], [], [], []
+    titles: list[str] = []
+    texts: list[str] = []
+    right: list[set[int]] = []
+    owners: list[int] = []
     for number, (first, *paragraphs) in enumerate(documents(data / "pretrain/heldout.txt.gz")):
         if len(first) <= _LONGEST_TITLE and paragraphs:
             own = paragraphs[:_PARAGRAPHS]

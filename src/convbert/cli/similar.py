@@ -87,7 +87,7 @@ def _cosines(pipe: Any, query: Any, lines: list[Item]) -> Iterator[tuple[Item, f
     texts = [_texts(line.content, 2 if query is None else 1) for line in lines]
     vectors = pipe.vector_stream([text for own in texts if not isinstance(own, InputError) for text in own])
     for line, own in zip(lines, texts, strict=True):
-        found = [own] if isinstance(own, InputError) else [next(vectors) for _ in own]
+        found: list[Any] = [own] if isinstance(own, InputError) else [next(vectors) for _ in own]
         error = next((each for each in found if isinstance(each, InputError)), None)
         yield line, error or float(found[0] @ (found[1] if query is None else query))
 

@@ -79,7 +79,7 @@ def split_off(items: Sequence[Any], plan: DistillationPlan) -> tuple[Sequence[An
     return items[held:], items[:held]
 
 
-def unknown_notes(texts: Iterable[tuple[Sequence[int], str]], tokenizer: Any) -> list[str]:
+def unknown_notes(texts: Iterable[tuple[Iterable[int], str]], tokenizer: Any) -> list[str]:
     """What a reader should know of `[UNK]` in texts as tokens; an `InputError` where there is nothing else."""
     unknown = UnknownTokens(tokenizer)
     for ids, text in texts:

@@ -7,14 +7,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
 
 from convbert.configuration import ConvBertConfig
 from convbert.distillation.plan import DistillationPlan
 from convbert.distillation.sentences import SentenceTeacher
 from convbert.files.damage import translate_errors
 from convbert.inference.loading import find_model, load_filled
-from convbert.model.convbert import ConvBertModel
+from convbert.model.convbert import ConvBertModel, ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
 
@@ -50,7 +49,7 @@ def taken_over(layers: int, kept: int) -> list[int]:
     return [(number + 1) * layers // kept - 1 for number in range(kept)]
 
 
-def shrink(model: nn.Module, kept: list[int]) -> Any:
+def shrink(model: ConvBertPreTrainedModel, kept: list[int]) -> Any:
     """A copy of a ConvBERT model, whatever its head, with these of its layers."""
     config = deepcopy(model.config)
     config.num_hidden_layers = len(kept)

@@ -30,14 +30,13 @@ class SentenceSimilarity(FeatureExtraction):
         Args:
             source_sentence: the text to compare with; or a dictionary with both, as the Hub's service takes it.
         """
+        first: Any = source_sentence
         if isinstance(source_sentence, dict):
-            source_sentence, sentences = (
-                source_sentence.get(name) for name in ("source_sentence", "sentences")
-            )
+            first, sentences = (source_sentence.get(name) for name in ("source_sentence", "sentences"))
         others = [sentences] if isinstance(sentences, str) else listed(sentences)
         if not isinstance(others, list) or not others:
             raise InputError("give a source sentence and the sentences to compare it with, a list")
-        vectors = self.vectors([source_sentence, *others])
+        vectors = self.vectors([first, *others])
         cosines = (vectors[1:] @ vectors[0]).tolist()
         return cosines[0] if isinstance(sentences, str) else cosines
 
@@ -47,6 +46,6 @@ class SentenceSimilarity(FeatureExtraction):
 
     def vector_stream(self, texts: Iterable[Any], on_error: OnError = "return") -> Iterator[Any]:
         """Vectors (C,) one by one, see `stream`."""
-        pooling = {} if self.own else {"pooling": "mean"}
+        pooling: dict[str, Any] = {} if self.own else {"pooling": "mean"}
         found = self.stream(texts, on_error=on_error, normalize=True, return_tensors=True, **pooling)
         return (each if isinstance(each, InputError) else each.float() for each in found)
