@@ -11,7 +11,7 @@ import typer
 
 from convbert.cli.answers import Answers
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.options import INPUTS, Device, Precision, check_model_path, with_columns
+from convbert.cli.options import INPUTS, Device, Long, Precision, check_model_path, with_columns
 from convbert.cli.progress import progress_line
 from convbert.util.errors import InputError
 
@@ -58,6 +58,7 @@ def run(
             "--resume", help="Go on with an interrupted run into --output, as the same command does anyway."
         ),
     ] = False,
+    long: Long = None,
     precision: Precision = "auto",
     device: Device = None,
 ) -> int:
@@ -82,7 +83,9 @@ def run(
         say(f"{output}: is finished; nothing to resume")
         return 0
     from convbert.cli.inputs import check_input, open_input
+    from convbert.inference.windows import check_long
 
+    check_long(long or "windows", "--long")
     check_input(input_file, format_)
     check_model_path(model)
     command = {
@@ -92,9 +95,10 @@ def run(
         "format": format_,
         "columns": columns,
         "precision": precision,
+        "long": long,
     }
     with Answers(output, resume, command) as answers:
-        answerer = _answerer(model, embeddings, columns, precision, device)
+        answerer = _answerer(model, embeddings, columns, precision, device, long)
         given = open_input(input_file, format_, **answerer.reading(), report=say)
         _answer_all(given, answerer, answers, to_file=output is not None)
         answers.report(given.unit)
@@ -128,6 +132,7 @@ def _answerer(
     columns: dict[str, str | None],
     precision: str,
     device: str | None,
+    long: str | None,
 ) -> RecordReader:
     """What turns lines into answers, in their order."""
     if embeddings is not None:
@@ -139,13 +144,19 @@ def _answerer(
             raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {embeddings}")
         import convbert
         from convbert.finetuning.prediction import Embedder
+        from convbert.inference.windows import check_long
 
         pipe: Any = convbert.pipeline("feature-extraction", model, device=device, precision=precision)
-        return Embedder(pipe, embeddings, {role: columns[role] or role for role in ("text", "id")})
+        return Embedder(
+            pipe,
+            embeddings,
+            {role: columns[role] or role for role in ("text", "id")},
+            check_long(long or "windows"),
+        )
     from convbert.finetuning.evaluation import FinetunedModel
     from convbert.finetuning.prediction import Predictor
 
-    return Predictor(FinetunedModel.load(model, device=device, precision=precision), columns)
+    return Predictor(FinetunedModel.load(model, device=device, precision=precision, long=long), columns)
 
 
 def _identity(name: str) -> Any:

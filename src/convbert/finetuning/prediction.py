@@ -17,9 +17,10 @@ from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
 from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
-from convbert.inference.outputs import text_vectors
+from convbert.inference.outputs import merge_vectors, text_vectors
 from convbert.inference.pipelines import FeatureExtraction
 from convbert.inference.tags import group_tags
+from convbert.inference.windows import Long
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -36,7 +37,8 @@ class RecordReader(ABC):
     Args:
         forward: see `AnswerTask`.
         columns, wanted: role to column; those that every answer needs.
-        counts: has `cut`, records so far that were too long and were cut, and `unknown`, how many tokens are `[UNK]`.
+        counts: has `windowed` and `cut`, records so far that were too long and were read in windows, or cut, and
+            `unknown`, how many tokens are `[UNK]`.
     """
 
     def __init__(
@@ -74,9 +76,14 @@ class RecordReader(ABC):
 
     def notes(self) -> list[str]:
         """What a reader should know of the texts."""
-        cut, unknown = self.counts.cut, self.counts.unknown.sentence()
-        long = f"texts that are longer than the model was trained for, and were cut: {cut:,}"
-        return ([long] if cut else []) + ([unknown] if unknown else [])
+        long = ((self.counts.windowed, "read in windows"), (self.counts.cut, "cut"))
+        notes = [
+            f"texts that are longer than the model reads at once, and were {how}: {count:,}"
+            for count, how in long
+            if count
+        ]
+        unknown = self.counts.unknown.sentence()
+        return [*notes, unknown] if unknown else notes
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
         """The cells by column, where the record names a role instead."""
@@ -104,7 +111,7 @@ class Predictor(RecordReader):
 
     def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
         self.adapter, self.tokenizer, self.plan = finetuned.adapter, finetuned.tokenizer, finetuned.plan
-        self.cut, self.unknown = 0, UnknownTokens(self.tokenizer)
+        self.windowed, self.cut, self.unknown = 0, 0, UnknownTokens(self.tokenizer)
         task, named = self.adapter.task, {role: name for role, name in (columns or {}).items() if name}
         for role in named.keys() - task.columns.keys() - {"id"}:
             raise InputError(f"{task.name} has no column for {role}; it has {', '.join(task.columns)}")
@@ -126,6 +133,7 @@ class Predictor(RecordReader):
             inputs = self.adapter.read_inputs(Row("the line", cells))
         example = Example("the line", "", inputs)
         features = self.adapter.features([example], self.tokenizer, self.plan)
+        self.windowed += any(feature.is_windowed for feature in features)
         self.cut += any(feature.is_cut for feature in features)
         for feature in features:
             count_unknown(feature, inputs, self.unknown)
@@ -141,19 +149,26 @@ class Predictor(RecordReader):
 
 
 class Embedder(RecordReader):
-    """A vector for each text, `{"embedding": [C numbers]}`; `columns` are those of `text` and `id`."""
+    """A vector for each text, `{"embedding": [C numbers]}`; `columns` are those of `text` and `id`, `long` is what is
+    done with texts that are too long."""
 
-    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str]) -> None:
-        self.pipe = pipe
+    def __init__(
+        self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str], long: Long = "windows"
+    ) -> None:
+        self.pipe, self.pooling, self.long = pipe, pooling, long
         forward = partial(text_vectors, pipe.model, how=pooling)
         super().__init__(pipe.model, forward, columns, [columns["text"]], pipe)
 
     def encode(self, cells: dict[str, Any]) -> list[Tokens]:
-        return [self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), truncation=True)]
+        return self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), long=self.long)
 
     def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
         # The shortest decimals that are read back as the same fp32 numbers.
-        return {"embedding": [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]}
+        return {
+            "embedding": [
+                float(str(number)) for number in merge_vectors(texts, rows, self.pooling).float().numpy()
+            ]
+        }
 
 
 def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:
