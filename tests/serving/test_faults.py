@@ -143,6 +143,23 @@ def test_a_deadline(models):
         assert server.send("/fill-mask", {"inputs": MASKED}).status == 504
 
 
+def test_what_was_not_begun_by_the_deadline_is_shed(models):
+    pool = Slow(0.8)
+    with (
+        serving(Batcher(models, timeout=0.3, make_pool=lambda: pool)) as server,
+        ThreadPoolExecutor() as clients,
+    ):
+        first = clients.submit(server.send, "/fill-mask", {"inputs": MASKED})
+        while not pool.portions:
+            time.sleep(0.01)
+        later = server.send("/fill-mask", {"inputs": MASKED})
+        assert (first.result().status, later.status, int(later.headers["Retry-After"]) >= 1) == (
+            504,
+            429,
+            True,
+        )
+
+
 def test_clients_that_leave_or_linger(models):
     """One closes before its answer, one never sends its body: neither costs the others anything."""
     pool = Slow(0.3)

@@ -20,7 +20,7 @@ from convbert.tokenization.unknown import WARNING_SHARE
 
 PORTIONS = 2
 """With a worker at most: one that it answers, and a full one that it finds when it is done."""
-ADMITTED = 0.7
+ADMITTED = 0.5
 """Of the deadline: how long a text may be expected to wait when it is let in."""
 _NEWEST = 0.2
 """Weight of the newest portion in moving averages."""
@@ -136,8 +136,8 @@ class Batcher:
         """The answers to records, in their order.
 
         Raises:
-            OverloadedError: nothing was begun.
-            TimeoutError: the deadline has passed.
+            OverloadedError: nothing was begun, at once or by the deadline.
+            TimeoutError: the deadline has passed over what was begun.
             WorkerDiedError: one of the records was with a worker that ended.
         """
         sizes = [_size_of(record) for record in records]
@@ -152,6 +152,12 @@ class Batcher:
         try:
             async with asyncio.timeout(self.timeout):
                 await call.done
+        except TimeoutError:
+            if sum(item.call is call for item in self.waiting) == len(
+                records
+            ):  # the workers have become slower
+                raise self._overloaded() from None
+            raise
         finally:
             if call.left:
                 self._withdraw(call)
@@ -161,7 +167,11 @@ class Batcher:
         speed = self._speed * len(self._pools) or math.inf
         is_late = bool(self.waiting) and (self._size + size) / speed > ADMITTED * self.timeout
         if is_late or len(self.waiting) + texts > self.queue:
-            raise OverloadedError(max(1, math.ceil(self._size / speed)))
+            raise self._overloaded()
+
+    def _overloaded(self) -> OverloadedError:
+        speed = self._speed * len(self._pools) or math.inf
+        return OverloadedError(max(1, math.ceil(self._size / speed)))
 
     def _withdraw(self, call: _Call) -> None:
         """Forget what nobody waits for."""
