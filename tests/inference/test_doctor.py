@@ -97,7 +97,7 @@ def test_a_machine_without_gpu_says_why(report):
 
 def test_embedded_model(report, monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(bytes(2_500_000))
-    monkeypatch.setattr(embedded, "folder", lambda: tmp_path)
+    monkeypatch.setattr(embedded, "folder", lambda *_: tmp_path)
     found = doctor.as_dict(doctor.examine())["model"]["embedded"]
     assert found == {"value": True, "reason": f"2.5 MB in {tmp_path}"}
 

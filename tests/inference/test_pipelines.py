@@ -577,7 +577,7 @@ def test_half_precision_runs_in_single_on_a_cpu(folders, tmp_path):
 
 
 def test_the_embedded_model_is_the_default(folders, monkeypatch):
-    monkeypatch.setattr(embedded, "folder", lambda: folders["fill-mask"])
+    monkeypatch.setattr(embedded, "folder", lambda *_: folders["fill-mask"])
     assert len(convbert.pipeline("fill-mask")("the [MASK]")) == 5
     assert np.shape(convbert.pipeline("feature-extraction")("the cat")) == (1, 4, 32)
     for task in ("ner", "text-classification", "question-answering"):
