@@ -19,6 +19,7 @@ FLOORS = [
     {"model"},
     {"inference", "training"},
     {"pretraining", "finetuning", "conversion", "export", "serving", "auto"},
+    {"bulk"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -16,8 +16,8 @@ import pytest
 import convbert
 import processes
 import tiny
+from convbert.bulk.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
 from convbert.cli import main
-from convbert.cli.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
 VERBS = (

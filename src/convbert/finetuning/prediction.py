@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from math import isfinite
@@ -26,6 +27,31 @@ from convbert.util.schema import parse_json
 
 Record = str | Row | InputError
 Answer = Prediction | InputError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was `cut` as too long, and how many of the `tokens` are `unknown`, [UNK], as in the `example`."""
+
+    cut: int = 0
+    tokens: int = 0
+    unknown: int = 0
+    example: str = ""
+
+    def __add__(self, other: Counts) -> Counts:
+        own = (self.cut + other.cut, self.tokens + other.tokens, self.unknown + other.unknown)
+        return Counts(*own, self.example or other.example)
+
+    def __sub__(self, other: Counts) -> Counts:
+        own = (self.cut - other.cut, self.tokens - other.tokens, self.unknown - other.unknown)
+        return Counts(*own, self.example)
+
+    def notes(self) -> list[str]:
+        """What a reader should know of the texts."""
+        unknown = UnknownTokens()
+        unknown.merge(self.tokens, self.unknown, self.example)
+        long = f"texts that are longer than the model was trained for, and were cut: {self.cut:,}"
+        return ([long] if self.cut else []) + ([said] if (said := unknown.sentence()) else [])
 
 
 class RecordReader(ABC):
@@ -72,11 +98,10 @@ class RecordReader(ABC):
                     "(name the one that is meant, as by --text-column)"
                 )
 
-    def notes(self) -> list[str]:
-        """What a reader should know of the texts."""
-        cut, unknown = self.counts.cut, self.counts.unknown.sentence()
-        long = f"texts that are longer than the model was trained for, and were cut: {cut:,}"
-        return ([long] if cut else []) + ([unknown] if unknown else [])
+    def counted(self) -> Counts:
+        """What has been counted in all texts so far."""
+        cut, unknown = self.counts.cut, self.counts.unknown
+        return Counts(cut, unknown.tokens, unknown.unknown, unknown.example)
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
         """The cells by column, where the record names a role instead."""
@@ -141,7 +166,7 @@ class Predictor(RecordReader):
 
 
 class Embedder(RecordReader):
-    """A vector for each text, `{"embedding": [C numbers]}`; `columns` are those of `text` and `id`."""
+    """A vector for each text, `{"embedding": (C,) fp32}`; `columns` are those of `text` and `id`."""
 
     def __init__(self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str]) -> None:
         self.pipe = pipe
@@ -152,8 +177,7 @@ class Embedder(RecordReader):
         return [self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), truncation=True)]
 
     def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
-        # The shortest decimals that are read back as the same fp32 numbers.
-        return {"embedding": [float(str(number)) for number in rows[0]["vector"][0].float().numpy()]}
+        return {"embedding": rows[0]["vector"][0].float().numpy()}
 
 
 def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:

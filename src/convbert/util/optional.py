@@ -9,7 +9,8 @@ from convbert.util.errors import InputError
 EXTRAS = {
     "train": ("accelerate", "datasets", "matplotlib", "scikit-learn", "scipy"),
     "lora": ("peft",),
-    "ray": ("ray",),
+    "table": ("pyarrow",),
+    "ray": ("ray", "pandas", "pyarrow"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
     "ecosystem": ("captum", "keybert", "peft", "sentence-transformers", "setfit"),
