@@ -151,7 +151,7 @@ class FileAnswers(Answers, ABC):
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)
             kept = "; what is finished is kept, and the same command goes on" if self.position.number else ""
             raise InputError(f"{self.path}: cannot be written: {reason}{kept}") from error
 

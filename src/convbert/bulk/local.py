@@ -27,6 +27,6 @@ def answer_by_processes(
         InputError: one of them died.
     """
     make = partial(make_worker, answering, write, max(1, usable_cores() // workers))
-    with processes(make, workers) as submit:
+    with processes(make, workers, make_worker.__module__) as submit:
         for _, answered in in_order(blocks, submit, workers):
             yield answered

@@ -89,18 +89,17 @@ def answer_by_ray(
     Raises:
         InputError: there is no cluster, or it failed, or a file is damaged.
     """
-    # What a row here is, a block of lines or its answers, stays together.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with ray_cluster():
         import ray.data
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own line shows the progress
         files = [
             {"name": os.path.abspath(name), "shown": name, "after": after}
             for name, after in inputs.after(start)
         ]
         ds = ray.data.from_items(files, override_num_blocks=len(files))
         ds.context.execution_options.preserve_order = True
-        ds.context.target_max_block_size = 1
+        ds.context.target_max_block_size = 1  # a row is a block of lines, or its answers: enough for a task
         ds.context.enable_progress_bars = False
 
         def read(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

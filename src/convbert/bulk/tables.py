@@ -13,8 +13,8 @@ from convbert.util.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SAME = ("id", "tokens")
-"""Columns of answers that repeat those of the input."""
+_REPEATED = ("id", "tokens")
+"""Of answers, as they were in the input."""
 
 
 def with_answers(kept: Mapping[str, Any], answers: Sequence[Mapping[str, Any] | InputError]) -> pa.Table:
@@ -27,11 +27,10 @@ def with_answers(kept: Mapping[str, Any], answers: Sequence[Mapping[str, Any] | 
 
     found = [{} if isinstance(answer, InputError) else answer for answer in answers]
     errors = [str(answer) if isinstance(answer, InputError) else None for answer in answers]
-    names = list(dict.fromkeys(name for answer in found for name in answer))
+    repeated = {name for name in _REPEATED if name in kept}
+    names = list(dict.fromkeys(name for answer in found for name in answer if name not in repeated))
     columns = {
-        f"input_{name}" if name in (*names, "error") else name: column
-        for name, column in kept.items()
-        if name not in names or name not in _SAME
+        f"input_{name}" if name in (*names, "error") else name: column for name, column in kept.items()
     }
     columns |= {name: column_of([answer.get(name) for answer in found]) for name in names}
     return pa.table(columns | {"error": pa.array(errors, pa.string())})
@@ -66,11 +65,11 @@ def column_of(values: Sequence[Any], wanted: pa.DataType | None = None) -> pa.Ar
 def _as_texts(values: Sequence[Any]) -> pa.Array:
     import pyarrow as pa
 
-    texts = [
-        value if value is None or isinstance(value, str) else json_of(value, allow_nan=True)
-        for value in values
-    ]
-    return pa.array(texts, pa.string())
+    def text(value: Any) -> str:
+        found = value if isinstance(value, str) else json_of(value, allow_nan=True)
+        return found.encode(errors="replace").decode()  # a lone surrogate
+
+    return pa.array([None if value is None else text(value) for value in values], pa.string())
 
 
 def json_of(value: Any, allow_nan: bool = False) -> str:
@@ -104,8 +103,8 @@ def conform(table: pa.Table, schema: pa.Schema, mixed: set[str]) -> pa.Table:
     import pyarrow as pa
 
     for name in mixed & set(table.column_names):
-        texts = _as_texts(table[name].to_pylist())
-        table = table.set_column(table.column_names.index(name), name, texts)
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, _as_texts(table[name].to_pylist()))
     table = pa.concat_tables(
         [table.replace_schema_metadata(), schema.empty_table()], promote_options="permissive"
     )

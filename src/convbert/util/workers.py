@@ -51,14 +51,22 @@ def in_order(
 
 
 @contextmanager
-def processes(make: Callable[[], Work], workers: int) -> Iterator[Callable[[Any], Future[Any]]]:
+def processes(
+    make: Callable[[], Work], workers: int, shared: str | None = None
+) -> Iterator[Callable[[Any], Future[Any]]]:
     """Give what submits an item to one of `workers` processes, each of which makes its work once.
+
+    Args:
+        shared: a module whose import takes long: once for all of them, where the system can fork.
 
     Raises:
         InputError: a process died.
     """
-    # Not forked: a process in which a tokenizer or PyTorch has started threads does not survive it.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from here: a process in which a tokenizer or PyTorch has started threads does not survive it.
+    context: Any = multiprocessing.get_context("spawn")
+    if shared and "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([shared])
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(make,))
     try:
         yield lambda item: pool.submit(_do, item)
@@ -104,6 +112,7 @@ def ray_cluster() -> Iterator[None]:
     here = not ray.is_initialized()
     if here:
         _check_ray_address(os.environ.get("RAY_ADDRESS", ""))
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="error")
         except ConnectionError as error:
