@@ -20,6 +20,7 @@ HEADS = {
     "ranks": (convbert.ConvBertForSequenceClassification, {"num_labels": 1}),
     "names": (convbert.ConvBertForTokenClassification, {"id2label": dict(enumerate(TAGS))}),
     "questions": (convbert.ConvBertForQuestionAnswering, {}),
+    "choices": (convbert.ConvBertForMultipleChoice, {}),
 }
 
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 import convbert
 
@@ -57,21 +58,33 @@ const choices = await texts('#choice option');
 const steps = {
   'words: fill masks': 'the cat [MASK] on the mat .', 'reviews: classify': 'a cat ran\\na dog sat',
   'names: tag': 'the cat 😀 sat on the mat', 'questions: answer questions': 'the dog ran and the cat sat on a mat .',
-  'words: compare lines': 'a cat sat\\na dog ran',
+  'choices: choose': 'on a mat .\\nand ran', 'words: compare lines': 'a cat sat\\na dog ran',
 };
 for (const [choice, text] of Object.entries(steps)) {
   await clear();
   await page.selectOption('#choice', { label: choice });
   await ended();
   await page.fill('#text', text);
-  if (choice.includes('questions')) await page.fill('#question', 'the cat');
+  if (/questions|choices/.test(choice)) await page.fill('#question', 'the cat');
   await clear();
   if (choice.includes('tag')) await page.press('#text', 'Control+Enter'); else await page.click('button');
   shown[choice] = {
     status: await ended(), names: await texts('.bar .name'), values: await texts('.bar .value'),
-    marks: await texts('mark'), cells: await texts('td:not(.corner)'), titles: await texts('.card h2'),
+    marks: await texts('mark'), cells: await texts('.similarities td:not(.corner)'), titles: await texts('.card h2'),
   };
+  if (!(await page.$('details[open]'))) await page.click('summary');  // once: it stays open
+  await page.waitForSelector('details .hint');
   await picture(choice.replace(/\\W+/g, '-'));
+}
+const maps = {};
+const kinds = { attention: 'Attention', kernel: 'Dynamic kernels' };
+for (const [kind, label] of Object.entries(kinds)) {
+  await page.selectOption('.controls label:nth-child(1) select', { label });
+  await page.selectOption('.controls label:nth-child(2) select', { label: '1' });
+  await page.selectOption('.controls label:nth-child(3) select', { label: '2' });
+  await page.waitForSelector('details [aria-busy=false]');
+  maps[kind] = await page.$$eval(`table.${kind} td:not(.corner)`, (found) => found.map((x) => x.title));
+  await picture(`maps-${kind}`);
 }
 await page.selectOption('#choice', { label: 'words: fill masks' });
 await ended();
@@ -86,9 +99,16 @@ await page.waitForSelector('.card');
 const routes = await texts('.card h2');
 await page.screenshot(pictures ? { path: `${pictures}/docs-380.png` } : {});
 const tooWide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-console.log(JSON.stringify({ shown, choices, refused, outside, wrong, overflow, tooWide, routes }));
+console.log(JSON.stringify({ shown, maps, choices, refused, outside, wrong, overflow, tooWide, routes }));
 await browser.close();
 """
+
+
+def same(titles: list[str], expected: list[str]) -> bool:
+    """But for the last digit: weights come rounded."""
+    pairs = [[title.rpartition(": ") for title in each] for each in zip(titles, expected, strict=True)]
+    numbers = [[float(value.removesuffix(" %")) for *_, value in each] for each in pairs]
+    return all(one[0] == other[0] for one, other in pairs) and all(abs(a - b) < 0.11 for a, b in numbers)
 
 
 def test_the_page_answers_in_a_browser(server, folders, tmp_path):
@@ -122,6 +142,23 @@ def test_the_page_answers_in_a_browser(server, folders, tmp_path):
     assert (asked["names"], asked["marks"]) == ([answer], [answer])
     cells = shown["words: compare lines"]["cells"]
     assert (cells[0], cells[3], cells[1] == cells[2]) == ("1.00", "1.00", True)
+    rows = convbert.ConvBertTokenizerFast.from_pretrained(folders["words"])("a cat sat", return_tensors="pt")
+    tokens = ["[CLS]", "a", "cat", "sat", "[SEP]"]
+    with torch.no_grad():
+        model = convbert.ConvBertForMaskedLM.from_pretrained(folders["words"])
+        output = model(**rows, output_attentions=True, output_conv_kernels=True)
+    around = ["outside the text", *tokens, "outside the text"]
+    maps = {
+        "attention": (output.attentions[0][0, 1], [tokens] * 5),
+        "kernel": (output.conv_kernels[0][0, :, 1], [around[place : place + 3] for place in range(5)]),
+    }
+    for kind, (weights, read) in maps.items():
+        expected = [
+            f"{token} → {other}: {100 * weight:.1f} %"
+            for token, others, row in zip(tokens, read, weights.tolist(), strict=True)
+            for other, weight in zip(others, row, strict=True)
+        ]
+        assert same(found["maps"][kind], expected)
     assert all("ms" in each["status"] for each in shown.values())
     assert "[MASK]" in found["refused"]
     assert "POST /embed" in found["routes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,8 +39,10 @@ def is_alive(number: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in Linux' /proc")
-def test_a_worker_is_killed_and_the_server_ends_gracefully(folders):
-    words = ["serve", "--model", str(folders["words"]), "--port", "0", "--max-tokens", "256", "--log"]
+def test_a_worker_is_killed_and_the_server_ends_gracefully(folders, tmp_path):
+    folder, gone = tmp_path / "words", tmp_path / "gone"
+    shutil.copytree(folders["words"], folder)
+    words = ["serve", "--model", str(folder), "--port", "0", "--max-tokens", "256", "--log"]
     process = subprocess.Popen(
         [sys.executable, "-m", "convbert", *words],
         stdout=subprocess.PIPE,
@@ -53,13 +56,17 @@ def test_a_worker_is_killed_and_the_server_ends_gracefully(folders):
         whole = server.send("/fill-mask", {"inputs": MASKED})
         assert whole.status == 200
         with ThreadPoolExecutor(8) as clients:
-            # What the worker had fails; what comes later is answered by the next one.
+            # What the worker had fails; what comes later is answered by the next one, once it finds its model.
             dying = clients.submit(server.send, "/fill-mask", {"inputs": [MASKED] * 1000})
             worker = worker_of(process)
             while "convbert_queue_texts 0.0" in server.send("/metrics").content and not dying.done():
                 time.sleep(0.01)
+            folder.rename(gone)
             os.kill(worker, signal.SIGKILL)
             assert dying.result().status == 503
+            without = server.send("/fill-mask", {"inputs": MASKED})
+            assert (without.status, str(folder) in without.content["error"]) == (503, True)
+            gone.rename(folder)
             assert server.send("/fill-mask", {"inputs": MASKED}).content == whole.content
             assert "convbert_worker_restarts_total 1.0" in server.send("/metrics").content
             worker = worker_of(process)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
@@ -19,6 +20,8 @@ TEXTS = [
 ]
 QUESTION = {"question": "the cat", "context": "the dog ran to the house and the cat sat on a mat ."}
 
+CHOICE = {"text": "the cat sat", "choices": ["on a mat .", "and ran", "a dog"]}
+
 
 @pytest.fixture(scope="module")
 def pipes(folders):
@@ -31,6 +34,7 @@ def pipes(folders):
         "ranks": make("text-classification", "ranks", top_k=None),
         "names": make("token-classification", "names", aggregation_strategy="simple"),
         "questions": make("question-answering", "questions"),
+        "choices": make("multiple-choice", "choices"),
         "vectors": make("feature-extraction", "words", pooling="mean"),
     }
 
@@ -59,6 +63,7 @@ def unit(vectors) -> np.ndarray:
         ("/fill-mask", "words", TEXTS),
         ("/tag", "names", TEXTS),
         ("/answer", "questions", [QUESTION, QUESTION]),
+        ("/choose", "choices", [CHOICE, {**CHOICE, "choices": CHOICE["choices"][:2]}]),
     ],
 )
 def test_own_routes(server, pipes, path, model, inputs):
@@ -109,6 +114,33 @@ def test_embeddings(server, pipes):
     np.testing.assert_allclose(cut, unit(np.array(expected[:1])[:, :8]), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["the cat", {"text": "the cat sat", "text_pair": "a dog ran"}, {"text": "a", "text_pair": "cat " * 99}],
+)
+@pytest.mark.parametrize("layer", [None, 0])
+def test_maps(server, folders, text, layer):
+    body = {"inputs": text, "model": "reviews"} | ({} if layer is None else {"layer": layer})
+    found = server.send("/maps", body).content
+    model = convbert.ConvBertForSequenceClassification.from_pretrained(folders["reviews"])
+    tokenizer = convbert.ConvBertTokenizerFast.from_pretrained(folders["reviews"])
+    texts = {"text": text} if isinstance(text, str) else text
+    batch = tokenizer(
+        **texts, truncation=True, max_length=model.config.max_position_embeddings, return_tensors="pt"
+    )
+    with torch.no_grad():
+        output = model(**batch, output_attentions=True, output_conv_kernels=True)
+    for name in ("attentions", "conv_kernels"):
+        np.testing.assert_allclose(found[name], output[name][-1 if layer is None else layer][0], atol=1e-4)
+    assert found["tokens"] == tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+    assert found["length"] == batch["input_ids"].shape[1]
+
+
+def test_no_more_layers_than_there_are(server):
+    reply = server.send("/maps", {"inputs": "the cat", "layer": 2})
+    assert (reply.status, "0 to 1" in reply.content["error"]) == (422, True)
+
+
 def test_the_openai_client(server, pipes):
     openai = pytest.importorskip("openai", reason="needs the client")
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
@@ -117,6 +149,10 @@ def test_the_openai_client(server, pipes):
     for options in ({}, {"encoding_format": "float"}):  # by default the client asks for base64
         found = client.embeddings.create(model="words", input=TEXTS, **options)
         np.testing.assert_allclose([each.embedding for each in found.data], expected, atol=1e-5)
+    (cut,) = client.embeddings.create(model="words", input=TEXTS[0], dimensions=8).data
+    np.testing.assert_allclose(cut.embedding, unit(np.array(pipes["vectors"](TEXTS[0]))[:8]), atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model="words", input="a cat", dimensions=1000)
     assert (
         found.usage.prompt_tokens == sum(len(text.replace("[MASK]", "").split()) for text in TEXTS) + 1
     )  # dogs is two
@@ -176,7 +212,7 @@ def test_information(server):
     assert {"/v1/embeddings", "/embed", "/predict", "/rerank", "/fill-mask", "/tag"} <= described[
         "paths"
     ].keys()
-    for path in ("/", "/docs", "/serve.js", "/docs.js", "/draw.js", "/style.css"):
+    for path in ("/", "/docs", "/serve.js", "/docs.js", "/draw.js", "/maps.js", "/style.css"):
         page = server.send(path)
         assert page.status == 200
         assert "://" not in page.content  # nothing from outside

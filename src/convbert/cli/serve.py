@@ -49,7 +49,7 @@ def run(
     """Answer texts over HTTP, with a page to try it at /, and the interface described at /docs.
 
     Routes: /v1/embeddings (OpenAI), /embed, /predict and /rerank (text-embeddings-inference), /fill-mask, /classify,
-    /tag, /answer; /health, /info, /metrics.
+    /tag, /answer, /choose, /maps; /health, /info, /metrics.
 
     \b
     Examples:

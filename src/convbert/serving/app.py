@@ -20,7 +20,7 @@ from convbert.serving import schemas
 from convbert.serving.batching import Answers, Batcher
 from convbert.serving.errors import RequestError, add_error_handlers
 from convbert.serving.gate import Gate
-from convbert.serving.worker import EMBEDDING, BugError, Job, ModelInfo
+from convbert.serving.worker import EMBEDDING, MAPS, BugError, Job, ModelInfo
 from convbert.util.errors import InputError
 
 CLASSIFYING = "text-classification"
@@ -29,6 +29,7 @@ ROUTES = {
     CLASSIFYING: "/classify",
     "token-classification": "/tag",
     "question-answering": "/answer",
+    "multiple-choice": "/choose",
     EMBEDDING: "/embed",
 }
 """Task to the route that a POST to / means."""
@@ -48,6 +49,7 @@ _FILES = {
     "/docs.js": ("serving", "docs.js", "text/javascript"),
     "/serve.js": ("serving", "serve.js", "text/javascript"),
     "/draw.js": ("export", "draw.js", "text/javascript"),
+    "/maps.js": ("export", "maps.js", "text/javascript"),
     "/style.css": ("export", "style.css", "text/css"),
 }
 """Path to room, file in its `page` folder, and type."""
@@ -78,8 +80,10 @@ def create_app(batcher: Batcher, api_key: str | None = None) -> FastAPI:
         lifespan=lifespan,
         responses=ERRORS,
     )
-    guarded = _add_routes(app, batcher)
-    _add_information(app, batcher)
+    # What the description says of the key; the gate looks at it, before a body is read.
+    keyed = [] if api_key is None else [Depends(HTTPBearer(auto_error=False))]
+    _add_routes(app, batcher, keyed)
+    _add_information(app, batcher, keyed)
     for path, place in _FILES.items():
         app.add_api_route(path, _file(*place), include_in_schema=False)
     add_error_handlers(app)
@@ -88,7 +92,7 @@ def create_app(batcher: Batcher, api_key: str | None = None) -> FastAPI:
         Gate,
         meters=batcher.meters,
         paths=[route.path for route in app.routes],
-        guarded=[*guarded, "/info", "/metrics", "/v1/models"],
+        guarded=[route.path for route in app.routes if getattr(route, "dependencies", ())],
         key=api_key,
         timeout=batcher.timeout,
         root=ROUTES[first.task],
@@ -106,13 +110,13 @@ def _file(room: str, name: str, media_type: str) -> Any:
     return file
 
 
-def _add_information(app: FastAPI, batcher: Batcher) -> None:
+def _add_information(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the server takes requests."""
         return {"status": "ok"}
 
-    @app.get("/info")
+    @app.get("/info", dependencies=keyed)
     async def info() -> dict[str, Any]:
         """What is served, and the limits."""
         return {
@@ -124,12 +128,12 @@ def _add_information(app: FastAPI, batcher: Batcher) -> None:
             "timeout": batcher.timeout,
         }
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", dependencies=keyed, response_class=Response)
     async def metrics() -> Response:
         """Counters, for Prometheus."""
         return Response(batcher.meters.page(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", dependencies=keyed)
     async def models() -> dict[str, Any]:
         """The models, as OpenAI lists them."""
         data = [
@@ -138,13 +142,9 @@ def _add_information(app: FastAPI, batcher: Batcher) -> None:
         return {"object": "list", "data": data}
 
 
-def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
-    """Add what answers texts; returns the paths."""
-    paths: list[str] = []
-
+def _add_routes(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
     def post(path: str) -> Any:
-        paths.append(path)
-        return app.post(path, dependencies=[Depends(HTTPBearer(auto_error=False))], response_class=Response)
+        return app.post(path, dependencies=keyed, response_class=Response)
 
     async def answers(
         request: Request, name: str | None, task: str, records: Sequence[Any], params: dict[str, Any]
@@ -258,13 +258,27 @@ def _add_routes(app: FastAPI, batcher: Batcher) -> list[str]:
         """Answers to questions."""
         return _json(_one(body, await own(request, body, "question-answering")))
 
-    return paths
+    @post("/choose")
+    async def choose(request: Request, body: schemas.ChooseBody) -> Response:
+        """Choices by how well they go with a text."""
+        return _json(_one(body, await own(request, body, "multiple-choice")))
+
+    @post("/maps")
+    async def maps(request: Request, body: schemas.MapsBody) -> Response:
+        """What the tokens of a text read in a layer: attention (heads, T, T), and dynamic kernels (T, heads, K)."""
+        layers = _find(batcher, body.model, MAPS).num_layers
+        layer = layers - 1 if body.layer is None else body.layer
+        if layer >= layers:
+            raise RequestError(422, f"layer: the model has 0 to {layers - 1}, got {layer}")
+        text = body.inputs if isinstance(body.inputs, str) else body.inputs.model_dump(exclude_none=True)
+        found, _ = await answers(request, body.model, MAPS, [text], {"layer": layer})
+        return _json(_refuse_errors(found)[0])
 
 
 def _find(batcher: Batcher, name: str | None, task: str) -> ModelInfo:
     """The model of that name, or the first that has a head for the task."""
     models = batcher.models
-    fitting = [info for info in models.values() if task in (info.task, EMBEDDING)]
+    fitting = [info for info in models.values() if task in (info.task, EMBEDDING, MAPS)]
     if name is not None and name not in models:
         raise RequestError(404, f"there is no model {name!r}; there are {', '.join(models)}")
     if not fitting or (name is not None and models[name] not in fitting):

@@ -254,5 +254,7 @@ class Batcher:
 
 def _size_of(record: Any) -> int:
     """Characters of a record, and some for its special tokens."""
+    if isinstance(record, dict) and "choices" in record:
+        return sum(len(record["text"]) + len(choice) + 8 for choice in record["choices"])
     texts = record.values() if isinstance(record, dict) else (record,)
     return sum(len(text) for text in texts) + 8

@@ -65,7 +65,7 @@ def validation_sentence(errors: Sequence[Any]) -> str:
 def _is_variant(part: Any) -> bool:
     """Whether a step of a location is one of a union's types, which the client did not write."""
     return isinstance(part, str) and (
-        "[" in part or part in ("str", "TextPair", "Question") or "constrained" in part
+        "[" in part or part in ("str", "TextPair", "Question", "Choice") or "constrained" in part
     )
 
 

@@ -12,6 +12,7 @@ from convbert.util.optional import require
 def ray_app(
     *models: str,
     api_key: str | None = None,
+    min_replicas: int = 1,
     max_replicas: int = 4,
     cpus: float = 2,
     gpus: float = 0,
@@ -21,7 +22,7 @@ def ray_app(
 
     Args:
         models: folders, or NAME=FOLDER; none is the embedded model.
-        max_replicas: they start at one, and follow the number of open requests.
+        min_replicas, max_replicas: between them, their number follows the open requests. One that dies is replaced.
         cpus, gpus: of a replica.
         options: fields of `convbert.serving.worker.Models`, such as `precision`.
 
@@ -47,7 +48,11 @@ def ray_app(
 
     deployment = serve.deployment(
         name="convbert",
-        autoscaling_config={"min_replicas": 1, "max_replicas": max_replicas, "target_ongoing_requests": 32},
+        autoscaling_config={
+            "min_replicas": min_replicas,
+            "max_replicas": max_replicas,
+            "target_ongoing_requests": 32,
+        },
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
     )

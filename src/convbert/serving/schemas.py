@@ -107,11 +107,25 @@ class AnswerParameters(Strict):
     align_to_words: bool | None = None
 
 
+class ChooseParameters(Strict):
+    """Of multiple choice."""
+
+    top_k: TopK | None = None
+    truncation: bool = False
+
+
 class TextPair(Strict):
-    """Two texts that are classified together."""
+    """Two texts that are read together."""
 
     text: Text
     text_pair: Text | None = None
+
+
+class Choice(Strict):
+    """A text, and those of which one goes with it."""
+
+    text: Text
+    choices: Annotated[list[Text], Field(min_length=2)]
 
 
 class Question(Strict):
@@ -147,6 +161,20 @@ class AnswerBody(Body):
 
     inputs: Question | Annotated[list[Question], Field(min_length=1)]
     parameters: AnswerParameters = AnswerParameters()
+
+
+class ChooseBody(Body):
+    """Texts with choices."""
+
+    inputs: Choice | Annotated[list[Choice], Field(min_length=1)]
+    parameters: ChooseParameters = ChooseParameters()
+
+
+class MapsBody(Body):
+    """A text, or a pair of texts; layers are counted from 0, and the last one is shown by default."""
+
+    inputs: Text | TextPair
+    layer: Annotated[int, Field(ge=0)] | None = None
 
 
 def params_of(parameters: Strict) -> dict[str, Any]:

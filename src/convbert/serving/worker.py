@@ -7,9 +7,9 @@ import signal
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
@@ -22,9 +22,13 @@ from convbert.inference.loading import TASKS, find_model
 from convbert.inference.pipelines import PackedPipeline, pipeline
 from convbert.inference.pipelines.build import PIPELINES
 from convbert.inference.precision import Precision
+from convbert.serving.maps import stream_maps
 from convbert.util.errors import DataWarning, InputError
 
 EMBEDDING = "feature-extraction"
+MAPS = "maps"
+"""What every model can do beside the task of its head."""
+LABELLING = ("text-classification", "token-classification")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class ModelInfo:
     labels: list[str]
     max_length: int
     hidden_size: int
+    num_layers: int
     dtype: str
 
 
@@ -101,9 +106,12 @@ def answer(models: Models, portion: Sequence[tuple[Job, Any]]) -> Answered:
     tokens = [0] * len(portion)
     unknown = 0
     for job, numbers in groups.items():
-        pipe = loaded[job.model].pipes[job.task]
+        pipe = loaded[job.model].pipes[EMBEDDING if job.task == MAPS else job.task]
         before = pipe.unknown.unknown
-        found = _answer_job(pipe, [portion[number][1] for number in numbers], dict(job.params))
+        stream = partial(stream_maps, pipe) if job.task == MAPS else partial(pipe.stream, on_error="return")
+        found = _answer_job(
+            pipe, partial(stream, **dict(job.params)), [portion[number][1] for number in numbers]
+        )
         for number, (each, length) in zip(numbers, found, strict=True):
             answers[number], tokens[number] = each, length
         unknown += pipe.unknown.unknown - before
@@ -132,9 +140,10 @@ class _Served:
         self.pipes: dict[str, PackedPipeline] = {task: main}
         if task != EMBEDDING:
             self.pipes[EMBEDDING] = pipeline(EMBEDDING, main.model.base_model, main.tokenizer, **options)
-        labels = [] if task in (EMBEDDING, "fill-mask", "question-answering") else config.id2label.values()
+        labels = config.id2label.values() if task in LABELLING else ()
         dtype = str(main.model.dtype).removeprefix("torch.")
-        self.info = ModelInfo(name, task, list(labels), main.max_length, config.hidden_size, dtype)
+        layers = config.num_hidden_layers
+        self.info = ModelInfo(name, task, list(labels), main.max_length, config.hidden_size, layers, dtype)
 
 
 @cache
@@ -146,7 +155,9 @@ def _load(models: Models) -> dict[str, _Served]:
     return {name: _Served(name, source, models) for name, source in models.sources}
 
 
-def _answer_job(pipe: PackedPipeline, records: list[Any], params: dict[str, Any]) -> list[tuple[Any, int]]:
+def _answer_job(
+    pipe: PackedPipeline, stream: Callable[..., Any], records: list[Any]
+) -> list[tuple[Any, int]]:
     """Answers, with how many tokens each record has."""
     lengths: list[int] = []
 
@@ -157,12 +168,12 @@ def _answer_job(pipe: PackedPipeline, records: list[Any], params: dict[str, Any]
             lengths.append(pipe.unknown.tokens - before)
 
     try:
-        found = [_plain(each) for each in pipe.stream(counted(), on_error="return", **params)]
+        found = [_plain(each) for each in stream(counted())]
     except InputError as error:  # of the parameters
         return [(error, 0)] * len(records)
     except Exception as error:
         if len(records) > 1:  # one of them is to blame; the others are answered
-            return [each for record in records for each in _answer_job(pipe, [record], params)]
+            return [each for record in records for each in _answer_job(pipe, stream, [record])]
         return [(BugError(type(error).__name__), 0)]
     return list(zip(found, lengths, strict=True))
 

@@ -1,6 +1,7 @@
 // One page for every task: reads model/config.json, loads the model with transformers.js, and shows its answers.
 import { env, pipeline } from "./vendor/transformers.min.js";
-import { showMaps } from "./maps.js";
+import { card } from "./draw.js";
+import { MOST_TOKENS, drawMaps } from "./maps.js";
 import { TASKS } from "./tasks.js";
 
 env.allowLocalModels = true;
@@ -31,6 +32,20 @@ function fillForm(page) {
   find("form").hidden = false;
 }
 
+async function showMaps(run, text, pair) {
+  const { attentions, conv_kernels: kernels } = await run.model.forward(
+    run.tokenizer(text, { text_pair: pair, truncation: true }),
+  );
+  const [, layers, , length] = attentions.dims;
+  const tokens = run.tokenizer.tokenize(text, { pair, add_special_tokens: true }).slice(0, Math.min(length, MOST_TOKENS));
+  const shown = [0, tokens.length];
+  return card("What each token reads", ...await drawMaps(layers, async (layer) => ({
+    tokens, length,
+    attentions: (await attentions.slice(0, layer, null, shown, shown)).tolist(),
+    kernels: (await kernels.slice(0, layer, shown)).tolist(),
+  })));
+}
+
 async function start() {
   const config = await (await fetch("model/config.json")).json();
   const page = TASKS[config.architectures?.[0]];
@@ -46,7 +61,7 @@ async function start() {
       if (!text.trim()) throw new Error("Write a text.");
       const shown = await page.show(run, text, other);
       say(`Answered in ${Math.round(performance.now() - begun)} ms.`);
-      if (maps) shown.push(...await showMaps(run, ...(page.first ? [other, text] : [text, other.trim() || null])));
+      if (maps) shown.push(await showMaps(run, ...(page.first ? [other, text] : [text, other.trim() || null])));
       find("answer").replaceChildren(...shown);
     } catch (error) {
       find("answer").replaceChildren();

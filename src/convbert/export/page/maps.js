@@ -1,57 +1,65 @@
 // What the tokens of a text read: attention between all of them, and the dynamic kernels, which weigh each token's
-// neighbours. An export with --with-attentions has them as outputs.
-import { card, element, heatMap } from "./draw.js";
+// neighbours; for a layer and a head.
+import { element, heatMap } from "./draw.js";
 
-const MOST_TOKENS = 64;
+export const MOST_TOKENS = 64;
 const percent = (share) => `${(share * 100).toFixed(1)} %`;
+const range = (count) => [...Array(count).keys()];
 
-export async function showMaps(run, text, pair) {
-  const { attentions, conv_kernels: kernels } = await run.model.forward(
-    run.tokenizer(text, { text_pair: pair, truncation: true }),
-  );
-  const [, layers, heads, length] = attentions.dims;
-  const size = kernels.dims[4];
-  const shown = Math.min(length, MOST_TOKENS);
-  const tokens = run.tokenizer.tokenize(text, { pair, add_special_tokens: true }).slice(0, shown);
-  const weights = {
-    attention: (layer, head, from, to) => attentions.data[((layer * heads + head) * length + from) * length + to],
-    kernel: (layer, head, from, place) => kernels.data[((layer * length + from) * heads + head) * size + place],
-  };
-
+// read(layer) gives { tokens, length, attentions: [head][from][to], kernels: [from][head][place] }; only the first tokens
+// of a text of that length may be among them.
+export async function drawMaps(layers, read) {
+  let found = await read(layers - 1);
   const what = choice("Show", [["attention", "Attention"], ["kernel", "Dynamic kernels"]], 0);
-  const layer = choice("Layer", [...Array(layers).keys()].map((n) => [n, `${n + 1}`]), layers - 1);
-  const head = choice("Head", [["mean", "mean"], ...[...Array(heads).keys()].map((n) => [n, `${n + 1}`])], 0);
+  const layer = choice("Layer", range(layers).map((n) => [n, `${n + 1}`]), layers - 1);
+  const heads = range(found.attentions.length);
+  const head = choice("Head", [["mean", "mean"], ...heads.map((n) => [n, `${n + 1}`])], 0);
   const place = element("div");
   const legend = element("p", "hint");
 
   function draw() {
-    const [kind, number] = [what.value(), Number(layer.value())];
-    const chosen = head.value() === "mean" ? [...Array(heads).keys()] : [Number(head.value())];
-    const weight = (from, to) => chosen.reduce((sum, h) => sum + weights[kind](number, h, from, to), 0) / chosen.length;
-    const width = kind === "attention" ? tokens.length : size;
-    const values = tokens.map((_, from) => [...Array(width).keys()].map((to) => weight(from, to)));
+    const { tokens, length, attentions, kernels } = found;
+    const isAttention = what.value() === "attention";
+    const size = kernels[0][0].length;
+    const chosen = head.value() === "mean" ? heads : [Number(head.value())];
+    const weight = (from, to) => chosen.reduce(
+      (sum, h) => sum + (isAttention ? attentions[h][from][to] : kernels[from][h][to]), 0) / chosen.length;
+    const values = tokens.map((_, from) => range(isAttention ? tokens.length : size).map((to) => weight(from, to)));
     const largest = Math.max(...values.flat());
-    const neighbour = (from, to) => (kind === "attention" ? to : from + to - (size >> 1));
     const rows = tokens.map((name, from) => ({
       name,
       cells: values[from].map((value, to) => {
-        const read = tokens[neighbour(from, to)] ?? "";
+        const read = tokens[isAttention ? to : from + to - (size >> 1)] ?? "";
         const told = `${name} → ${read || "outside the text"}: ${percent(value)}`;
-        return [kind === "attention" ? "" : read, value / largest, told];
+        return [isAttention ? "" : read, value / largest, told];
       }),
     }));
-    const offsets = [...Array(size).keys()].map((n) => n - (size >> 1)).map((n) => (n > 0 ? `+${n}` : `${n}`));
-    place.replaceChildren(heatMap(kind, kind === "attention" ? tokens : offsets, rows));
+    const offsets = range(size).map((n) => n - (size >> 1)).map((n) => (n > 0 ? `+${n}` : `${n}`));
+    place.replaceChildren(heatMap(what.value(), isAttention ? tokens : offsets, rows));
     const more = length > tokens.length ? ` The first ${tokens.length} of ${length} tokens.` : "";
     legend.textContent = `Each row is a token, and says how much of each ${
-      kind === "attention" ? "token" : "neighbour"} it reads. The strongest is ${percent(largest)}.${more}`;
+      isAttention ? "token" : "neighbour"} it reads. The strongest is ${percent(largest)}.${more}`;
+  }
+
+  async function change() {
+    const wanted = layer.value();
+    place.ariaBusy = true;
+    try {
+      const next = await read(Number(wanted));
+      if (wanted !== layer.value()) return; // a newer one is on its way
+      found = next;
+      draw();
+    } catch (error) {
+      legend.textContent = error.message;
+    }
+    place.ariaBusy = false;
   }
 
   const controls = element("div", "controls");
   controls.append(what.label, layer.label, head.label);
-  controls.addEventListener("change", draw);
+  controls.addEventListener("change", change);
   draw();
-  return [card("What each token reads", controls, place, legend)];
+  return [controls, place, legend];
 }
 
 function choice(name, options, selected) {

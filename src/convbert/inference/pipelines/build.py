@@ -15,6 +15,7 @@ from convbert.inference.loading import TASKS, Device, PathLike, find_device, fin
 from convbert.inference.pipelines.base import PackedPipeline
 from convbert.inference.pipelines.feature_extraction import FeatureExtraction
 from convbert.inference.pipelines.fill_mask import FillMask
+from convbert.inference.pipelines.multiple_choice import MultipleChoice
 from convbert.inference.pipelines.question_answering import QuestionAnswering
 from convbert.inference.pipelines.text_classification import TextClassification
 from convbert.inference.pipelines.token_classification import TokenClassification
@@ -29,6 +30,7 @@ PIPELINES: dict[str, type[PackedPipeline]] = {
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
     "question-answering": QuestionAnswering,
+    "multiple-choice": MultipleChoice,
     "feature-extraction": FeatureExtraction,
 }
 
@@ -48,7 +50,7 @@ def pipeline(
 
     Args:
         task: "fill-mask", "text-classification" ("sentiment-analysis"), "token-classification" ("ner"),
-            "question-answering" or "feature-extraction".
+            "question-answering", "multiple-choice" or "feature-extraction".
         model: a folder, a name on the Hub, or a model. None: the embedded English model, which can do fill-mask and
             feature-extraction.
         tokenizer: a folder, a name on the Hub, or a tokenizer. None: the one in the model's folder.
