@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,7 +18,9 @@ from convbert.finetuning.data import Prediction
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.prediction import Counts, Embedder, Predictor, RecordReader
 from convbert.inference.pipelines.feature_extraction import POOLINGS
+from convbert.util.cores import usable_cores
 from convbert.util.errors import InputError
+from convbert.util.workers import in_order, processes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,6 +142,24 @@ def answer_block(reader: RecordReader, write: Write, block: Block) -> Answered:
     return answered
 
 
-def make_worker(answering: Answering, write: Write, threads: int) -> Callable[[Block], Answered]:
-    """What a process of its own does with blocks."""
+def answer_here(blocks: Iterator[Block], reader: RecordReader, write: Write) -> Iterator[Answered]:
+    """Answers by this process, as they come."""
+    return chain.from_iterable(answer_in_parts(reader, write, block) for block in blocks)
+
+
+def answer_by_processes(
+    blocks: Iterator[Block], answering: Answering, write: Write, workers: int
+) -> Iterator[Answered]:
+    """Answers in the order of the blocks, by processes that share the cores.
+
+    Raises:
+        InputError: one of them died.
+    """
+    make = partial(_make_worker, answering, write, max(1, usable_cores() // workers))
+    with processes(make, workers, __name__) as submit:
+        for _, answered in in_order(blocks, submit, workers):
+            yield answered
+
+
+def _make_worker(answering: Answering, write: Write, threads: int) -> Callable[[Block], Answered]:
     return partial(answer_block, answering.load(threads), write)

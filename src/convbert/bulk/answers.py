@@ -277,9 +277,12 @@ class Table(FileAnswers):
     def _write(self, path: Path, schema: pa.Schema, mixed: set[str], tables: Iterable[pa.Table]) -> None:
         import pyarrow.parquet as pq
 
-        draft = self._partial / "draft"
+        draft, texts = (
+            self._partial / "draft",
+            [field.name for field in schema if "string" in str(field.type)],
+        )
         try:
-            with pq.ParquetWriter(draft, schema) as writer:
+            with pq.ParquetWriter(draft, schema, use_dictionary=texts) as writer:  # no two vectors are equal
                 for table in tables:
                     writer.write_table(conform(table, schema, mixed))
             os.replace(draft, path)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import chdir
+from dataclasses import dataclass, field
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from convbert.bulk.inputs import TABLES, Item, check_input, format_of, open_input
 from convbert.util.errors import InputError
+
+Report = Callable[[str], None]
 
 
 class Block(NamedTuple):
@@ -41,12 +48,15 @@ class Inputs:
     Args:
         names: of files; or "-", stdin.
         are_many: found by a pattern: answers name their file, and a damaged one stops no other.
-        format: see `open_input`.
+        format, reading: see `open_input`.
+        folder: where relative names begin.
     """
 
     names: list[str]
     are_many: bool
     format: str
+    reading: dict[str, Any] = field(default_factory=dict)
+    folder: str = field(default_factory=os.getcwd)
 
     @classmethod
     def find(cls, name: str, format_: str) -> Inputs:
@@ -56,15 +66,11 @@ class Inputs:
             InputError: there is none, or the format is unknown.
         """
         are_many = any(sign in name for sign in "*?[") and not Path(name).exists()
-        names = (
-            sorted(found for found in glob(name, recursive=True) if Path(found).is_file())
-            if are_many
-            else [name]
-        )
-        if not names:
+        found = sorted(filter(os.path.isfile, glob(name, recursive=True))) if are_many else [name]
+        if not found:
             raise InputError(f"{name}: matches no file")
-        check_input(names[0], format_)
-        return cls(names, are_many, format_)
+        check_input(found[0], format_)
+        return cls(found, are_many, format_)
 
     def size(self) -> int | None:
         """Bytes, where all files are lines of text without compression; of other files only reading tells."""
@@ -72,26 +78,24 @@ class Inputs:
             format_ = format_of(name, False) if self.format == "auto" else self.format
             if name == "-" or format_ in TABLES or name.lower().endswith((".gz", ".zst")):
                 return None
-        return sum(Path(name).stat().st_size for name in self.names)
+        return sum(map(os.path.getsize, self.names))
 
-    def after(self, position: Position) -> list[tuple[str, int]]:
-        """The files that are left, each with how many of its lines or rows have been answered."""
+    def after(self, position: Position) -> list[dict[str, Any]]:
+        """The files that are left: their `name`, and `after` how many lines or rows to go on."""
         first = self.names.index(position.file) if position.file in self.names else 0
-        return [(name, 0 if at else position.number) for at, name in enumerate(self.names[first:])]
+        names = self.names[first:]
+        return [{"name": name, "after": 0 if at else position.number} for at, name in enumerate(names)]
 
-    def read(
-        self, name: str, after: int, reading: dict[str, Any], report: Callable[[str], None]
-    ) -> Iterator[Block]:
+    def read(self, name: str, after: int, report: Report = lambda message: None) -> Iterator[Block]:
         """What follows the first `after` lines or rows of a file; see `open_input`.
 
         Raises:
             InputError: the file is damaged; where there are many, that is its last answer.
         """
         types: dict[str, Any] = {}
-        unit, number, size = "row", 0, 0
-        file = name if self.are_many else ""
+        unit, number, size, file = "row", 0, 0, name if self.are_many else ""
         try:
-            given = open_input(name, self.format, **reading, report=report)
+            given = open_input(name, self.format, **self.reading, report=report)
             unit = given.unit
             for items in given.blocks:
                 types = types or (_types_in(name) if given.format == "parquet" else {})
@@ -106,14 +110,26 @@ class Inputs:
             if number >= after:
                 yield Block(file, unit, [Item(number + 1, error)], types, size)
 
-    def first_row(self, reading: dict[str, Any], report: Callable[[str], None]) -> Any:
-        """The first row of the first table; None where the first file has lines, or none can be read."""
-        for name, _ in self.after(Position()):
-            for block in self.read(name, 0, reading, report):
-                rows = [item.content for item in block.items if not isinstance(item.content, InputError)]
-                if rows:
-                    return rows[0] if block.unit == "row" else None
+    def read_batch(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Files of `after` as Ray Data hands them on, to rows of one block; names are seen from `folder`."""
+        with chdir(self.folder):
+            for name, after in zip(batch["name"], batch["after"], strict=True):
+                yield from ({"block": one(block)} for block in self.read(str(name), int(after)))
+
+    def first_row(self, report: Report) -> Any:
+        """The first row, where the first file is a table."""
+        for block in chain.from_iterable(self.read(name, 0, report) for name in self.names):
+            rows = [item.content for item in block.items if not isinstance(item.content, InputError)]
+            if rows or block.unit == "line":
+                return rows[0] if block.unit == "row" else None
         return None
+
+
+def one(value: Any) -> np.ndarray:
+    """An array of one object."""
+    array = np.empty(1, dtype=object)
+    array[0] = value
+    return array
 
 
 def _types_in(name: str) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from convbert.bulk.answering import Answered, Answering, Write, answer_block
-from convbert.bulk.blocks import Inputs, Position
+from convbert.bulk.blocks import Inputs, Position, one
 from convbert.bulk.tables import with_answers
 from convbert.finetuning.cells import Row
 from convbert.util.errors import InputError
@@ -64,7 +63,7 @@ def predict_dataset(
     answering = Answering(model, embeddings, columns, precision, device)
     return ds.map_batches(
         _TableActor,
-        fn_constructor_args=(answering,),
+        fn_constructor_args=(_everywhere(answering),),
         batch_size=batch_size,
         batch_format="pyarrow",
         **_resources(workers, device),
@@ -72,18 +71,12 @@ def predict_dataset(
 
 
 def answer_by_ray(
-    inputs: Inputs,
-    start: Position,
-    reading: dict[str, Any],
-    answering: Answering,
-    write: Write,
-    workers: int | None,
+    inputs: Inputs, start: Position, answering: Answering, write: Write, workers: int | None
 ) -> Iterator[Answered]:
     """Answers in the order of the files, which every machine of the cluster must see.
 
     Args:
         start: go on after this.
-        reading: see `open_input`.
         workers: see `predict_dataset`.
 
     Raises:
@@ -93,25 +86,15 @@ def answer_by_ray(
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own line shows the progress
-        files = [
-            {"name": os.path.abspath(name), "shown": name, "after": after}
-            for name, after in inputs.after(start)
-        ]
+        files = inputs.after(start)
         ds = ray.data.from_items(files, override_num_blocks=len(files))
         ds.context.execution_options.preserve_order = True
         ds.context.target_max_block_size = 1  # a row is a block of lines, or its answers: enough for a task
         ds.context.enable_progress_bars = False
-
-        def read(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-            for name, after in zip(batch["name"], batch["after"], strict=True):
-                for block in inputs.read(str(name), int(after), reading, lambda message: None):
-                    yield {"block": _one(block)}
-
-        answered = ds.map_batches(
-            read, batch_size=1, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=_READERS)
-        ).map_batches(
+        readers = ray.data.TaskPoolStrategy(size=_READERS)
+        answered = ds.map_batches(inputs.read_batch, batch_size=1, num_cpus=0, compute=readers).map_batches(
             _BlockActor,
-            fn_constructor_args=(answering, write),
+            fn_constructor_args=(_everywhere(answering), write),
             batch_size=1,
             batch_format="numpy",
             **_resources(workers, answering.device),
@@ -125,7 +108,7 @@ class _BlockActor:
         self.reader, self.write = answering.load(_threads()), write
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"answered": _one(answer_block(self.reader, self.write, batch["block"][0]))}
+        return {"answered": one(answer_block(self.reader, self.write, batch["block"][0]))}
 
 
 class _TableActor:
@@ -133,19 +116,18 @@ class _TableActor:
         self.reader = answering.load(_threads())
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        roles = [*self.reader.columns.items(), *((name, name) for name in self.reader.wanted)]
-        wanted = {name for pair in roles for each in pair for name in (each, *each.split(","))}
+        roles = {"id", "text", *self.reader.columns, *self.reader.columns.values()}
+        wanted = roles.union(*(role.split(",") for role in roles))  # choices have several columns
         cells = table.select([name for name in table.column_names if name in wanted]).to_pylist()
         answers = list(self.reader.answer(Row("the row", each) for each in cells))
         self.reader.counts.unknown.warn_once()
         return with_answers(dict(zip(table.column_names, table.columns, strict=True)), answers)
 
 
-def _one(value: Any) -> np.ndarray:
-    """An array of one object."""
-    array = np.empty(1, dtype=object)
-    array[0] = value
-    return array
+def _everywhere(answering: Answering) -> Answering:
+    """The same for processes that are started in other folders."""
+    model = answering.model
+    return replace(answering, model=os.path.abspath(model)) if model and os.path.exists(model) else answering
 
 
 def _threads() -> int:

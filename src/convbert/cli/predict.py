@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,25 +158,20 @@ def _answer_all(
 def _answered(
     inputs: Inputs, answering: Answering, answers: Answers, engine: str, workers: int | None
 ) -> Iterator[Answered]:
-    from convbert.bulk.local import answer_by_processes, answer_here
+    from convbert.bulk.answering import answer_by_processes, answer_here
 
     reader = answering.load()  # in every case: what is wrong with the model is said here
-    reading, start, write = reader.reading(), answers.position, answers.write_as
-    if inputs.names != ["-"] and (
-        row := inputs.first_row(reading, say if engine == "ray" else lambda _: None)
-    ):
+    inputs = replace(inputs, reading=reader.reading())
+    start, write = answers.position, answers.write_as
+    if inputs.names != ["-"] and (row := inputs.first_row(say if engine == "ray" else lambda _: None)):
         reader.check_columns(row)
     if engine == "ray":
         from convbert.bulk.ray import answer_by_ray
 
-        del reader
-        return answer_by_ray(inputs, start, reading, answering, write, workers)
-    blocks = (
-        block for name, after in inputs.after(start) for block in inputs.read(name, after, reading, say)
-    )
+        return answer_by_ray(inputs, start, answering, write, workers)
+    blocks = (block for file in inputs.after(start) for block in inputs.read(**file, report=say))
     if workers in (None, 1):
         return answer_here(blocks, reader, write)
-    del reader
     return answer_by_processes(blocks, answering, write, workers)
 
 

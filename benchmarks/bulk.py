@@ -1,0 +1,158 @@
+"""`convbert predict` over a large file, end to end: time, texts/s, peak memory of all processes.
+
+    python -m benchmarks.bulk                                # 1 GB of lines to vectors in a Parquet file
+    python -m benchmarks.bulk --megabytes 10 --engine ray    # the same by a Ray cluster of this machine
+    python -m benchmarks.bulk --megabytes 0.1 --results build     # a trial
+
+The lines are the real sentences of the other benchmarks, over and over, each with its number, so that no two are the
+same. The embedded model turns each into a vector, the mean of its tokens. Memory is the sum over all processes of what
+each has for itself and of its share of what they have in common (PSS), once a second. What was written is read
+again: every line is there once, in order, and the first vectors are those of `convbert.pipeline`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import torch
+import typer
+
+import convbert
+from benchmarks.cases import SENTENCES
+from benchmarks.report import RESULTS, processor_name, slug, world
+from convbert.util.cores import usable_cores
+
+POOLING = "mean"
+COMPARED = 16
+
+
+def main(
+    megabytes: Annotated[float, typer.Option(help="Size of the file.")] = 1000.0,
+    workers: Annotated[int, typer.Option(help="Processes or actors; 0 is one a core.")] = 0,
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    precision: Annotated[str, typer.Option(help="as of convbert predict")] = "auto",
+    folder: Annotated[Path | None, typer.Option(help="For the files, several GB; by default /tmp.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the page.")] = RESULTS,
+) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        source, output = Path(name) / "lines.txt", Path(name) / "vectors.parquet"
+        lines = write_lines(source, megabytes * 1e6)
+        count = workers or usable_cores()
+        words = ["--input", source, "--output", output, "--embeddings", POOLING, "--precision", precision]
+        words += ["--workers", count, "--engine", engine, "--device", "cpu"]
+        if engine == "ray":
+            subprocess.run(
+                ["ray", "start", "--head", "--num-cpus", str(count)], check=True, capture_output=True
+            )
+        try:
+            seconds, peak = run([sys.executable, "-m", "convbert", "predict", *map(str, words)], engine)
+        finally:
+            if engine == "ray":
+                subprocess.run(["ray", "stop"], check=True, capture_output=True)
+        check(output, lines, source)
+        sizes = (source.stat().st_size / 1e6, lines, seconds, peak, output.stat().st_size / 1e6)
+        page(results, engine, count, precision, *sizes)
+
+
+def write_lines(path: Path, size: float) -> int:
+    """A file of about `size` bytes; how many lines it has."""
+    sentences = SENTENCES.read_text(encoding="utf-8").splitlines()
+    written = count = 0
+    with path.open("wb", buffering=1 << 20) as file:
+        while written < size:
+            written += file.write(f"{count} {sentences[count % len(sentences)]}\n".encode())
+            count += 1
+    return count
+
+
+def run(command: list[str], engine: str) -> tuple[float, float]:
+    """Seconds to the end, and the peak of memory in MiB."""
+    started, peak = time.monotonic(), 0.0
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            peak = max(peak, memory(process.pid, engine))
+            time.sleep(1)
+    assert process.returncode == 0, process.returncode
+    return time.monotonic() - started, peak
+
+
+def memory(pid: int, engine: str) -> float:
+    """MiB of a process and of those that it started, or, with Ray, of all that Ray started."""
+    with suppress(psutil.Error):
+        found = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        if engine == "ray":
+            found += [each for each in psutil.process_iter() if each.name().startswith(("ray", "gcs_server"))]
+        return sum(each.memory_full_info().pss for each in found) / 2**20
+    return 0.0  # one of them has just ended
+
+
+def check(output: Path, lines: int, source: Path) -> None:
+    """Every line once, in order, with the vector that the pipeline gives."""
+    file, count = pq.ParquetFile(output), 0
+    for batch in file.iter_batches(columns=["line", "embedding", "error"]):
+        assert batch["line"].to_pylist() == list(range(count + 1, count + 1 + len(batch)))
+        assert batch["error"].null_count == len(batch)
+        assert batch["embedding"].null_count == 0
+        count += len(batch)
+    assert count == lines, (count, lines)
+    with source.open(encoding="utf-8") as stream:
+        texts = [line.rstrip("\n") for line, _ in zip(stream, range(COMPARED), strict=False)]
+    first = next(file.iter_batches(batch_size=len(texts), columns=["embedding"]))["embedding"]
+    expected = convbert.pipeline("feature-extraction", pooling=POOLING, device="cpu")(texts)
+    found = first.flatten().to_numpy().reshape(len(texts), -1)
+    assert found.dtype == np.float32
+    similarity = torch.cosine_similarity(torch.tensor(found), torch.tensor(expected))
+    assert similarity.min() > 0.99, similarity  # int8 is not exact
+
+
+def page(
+    folder: Path,
+    engine: str,
+    workers: int,
+    precision: str,
+    size: float,
+    lines: int,
+    seconds: float,
+    peak: float,
+    out: float,
+) -> None:
+    facts = world(torch.device("cpu"), {})
+    words = f"--megabytes {size:.0f} --engine {engine} --workers {workers} --precision {precision}"
+    numbers = (
+        f"{size:,.1f} MB",
+        f"{lines:,}",
+        f"{seconds:,.0f} s",
+        f"{lines / seconds:,.0f}",
+        f"{size / seconds:.2f}",
+        f"{peak:,.0f} MiB",
+        f"{out:,.1f} MB",
+    )
+    text = f"""# Bulk inference, {processor_name(facts)}, {date.today()}
+
+`python -m benchmarks.bulk {words}`: lines of text to vectors of the
+embedded model in a Parquet file (`convbert predict --embeddings {POOLING}`), end to end: starting, reading, tokenizing,
+answering, writing. {facts["cores"]} cores, torch {facts["torch"]}, transformers {facts["transformers"]}.
+Every line was there once and in order, and the first {COMPARED} vectors were those of the pipeline.
+
+| input | lines | time | texts/s | MB/s | peak memory, all processes | output |
+| ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| {" | ".join(numbers)} |
+"""
+    path = folder / f"bulk_{slug(facts)}_{date.today()}{'' if engine == 'local' else '_ray'}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
