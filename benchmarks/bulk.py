@@ -2,21 +2,25 @@
 
     python -m benchmarks.bulk                                # 1 GB of lines to vectors in a Parquet file
     python -m benchmarks.bulk --megabytes 10 --engine ray    # the same by a Ray cluster of this machine
+    python -m benchmarks.bulk --narrow                       # a model that costs next to nothing: what is around it
     python -m benchmarks.bulk --megabytes 0.1 --results build     # a trial
 
 The lines are the real sentences of the other benchmarks, over and over, each with its number, so that no two are the
-same. The embedded model turns each into a vector, the mean of its tokens. Memory is the sum over all processes of what
-each has for itself and of its share of what they have in common (PSS), once a second. What was written is read
-again: every line is there once, in order, and the first vectors are those of `convbert.pipeline`.
+same. The embedded model, or a random one of one narrow layer, turns each into a vector, the mean of its tokens. Memory
+is the sum over all processes of what each has for itself and of its share of what they have in common (PSS), once a
+second. What was written is read again: every line is there once, in order, and the first vectors are those of
+`convbert.pipeline`.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +34,12 @@ import typer
 import convbert
 from benchmarks.cases import SENTENCES
 from benchmarks.report import RESULTS, processor_name, slug, world
+from benchmarks.streaming import narrow_model
 from convbert.util.cores import usable_cores
 
 POOLING = "mean"
 COMPARED = 16
+MARK = "CONVBERT_BENCHMARK"
 
 
 def main(
@@ -41,6 +47,7 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes or actors; 0 is one a core.")] = 0,
     engine: Annotated[str, typer.Option(help="local or ray")] = "local",
     precision: Annotated[str, typer.Option(help="as of convbert predict")] = "auto",
+    narrow: Annotated[bool, typer.Option("--narrow", help="A random model of one narrow layer.")] = False,
     folder: Annotated[Path | None, typer.Option(help="For the files, several GB; by default /tmp.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the page.")] = RESULTS,
 ) -> None:
@@ -49,19 +56,13 @@ def main(
         lines = write_lines(source, megabytes * 1e6)
         count = workers or usable_cores()
         words = ["--input", source, "--output", output, "--embeddings", POOLING, "--precision", precision]
+        model = narrow_model(Path(name) / "model") if narrow else None
+        words += ["--model", model] if model else []
         words += ["--workers", count, "--engine", engine, "--device", "cpu"]
-        if engine == "ray":
-            subprocess.run(
-                ["ray", "start", "--head", "--num-cpus", str(count)], check=True, capture_output=True
-            )
-        try:
-            seconds, peak = run([sys.executable, "-m", "convbert", "predict", *map(str, words)], engine)
-        finally:
-            if engine == "ray":
-                subprocess.run(["ray", "stop"], check=True, capture_output=True)
-        check(output, lines, source)
+        seconds, peak = run([sys.executable, "-m", "convbert", "predict", *map(str, words)], engine, count)
+        check(output, lines, source, model)
         sizes = (source.stat().st_size / 1e6, lines, seconds, peak, output.stat().st_size / 1e6)
-        page(results, engine, count, precision, *sizes)
+        page(results, engine, count, precision, narrow, *sizes)
 
 
 def write_lines(path: Path, size: float) -> int:
@@ -75,28 +76,43 @@ def write_lines(path: Path, size: float) -> int:
     return count
 
 
-def run(command: list[str], engine: str) -> tuple[float, float]:
+def run(command: list[str], engine: str, cpus: int) -> tuple[float, float]:
     """Seconds to the end, and the peak of memory in MiB."""
-    started, peak = time.monotonic(), 0.0
-    with subprocess.Popen(command) as process:
-        while process.poll() is None:
-            peak = max(peak, memory(process.pid, engine))
-            time.sleep(1)
-    assert process.returncode == 0, process.returncode
-    return time.monotonic() - started, peak
+    mark, peak = {MARK: str(os.getpid())}, 0.0
+    with cluster(cpus, mark) if engine == "ray" else nullcontext({}) as more:
+        started = time.monotonic()
+        with subprocess.Popen(command, env={**os.environ, **mark, **more}) as process:
+            while process.poll() is None:
+                peak = max(peak, memory(mark))
+                time.sleep(1)
+        assert process.returncode == 0, process.returncode
+        return time.monotonic() - started, peak
 
 
-def memory(pid: int, engine: str) -> float:
-    """MiB of a process and of those that it started, or, with Ray, of all that Ray started."""
-    with suppress(psutil.Error):
-        found = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        if engine == "ray":
-            found += [each for each in psutil.process_iter() if each.name().startswith(("ray", "gcs_server"))]
-        return sum(each.memory_full_info().pss for each in found) / 2**20
-    return 0.0  # one of them has just ended
+@contextmanager
+def cluster(cpus: int, mark: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A Ray cluster of this machine; what a process needs to find it."""
+    import ray
+
+    os.environ.update(mark)
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    finally:
+        ray.shutdown()
 
 
-def check(output: Path, lines: int, source: Path) -> None:
+def memory(mark: dict[str, str]) -> float:
+    """MiB of the processes that have been started with this mark."""
+    total = 0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and mark.items() <= process.environ().items():
+                total += process.memory_full_info().pss
+    return total / 2**20
+
+
+def check(output: Path, lines: int, source: Path, model: Path | None) -> None:
     """Every line once, in order, with the vector that the pipeline gives."""
     file, count = pq.ParquetFile(output), 0
     for batch in file.iter_batches(columns=["line", "embedding", "error"]):
@@ -108,7 +124,7 @@ def check(output: Path, lines: int, source: Path) -> None:
     with source.open(encoding="utf-8") as stream:
         texts = [line.rstrip("\n") for line, _ in zip(stream, range(COMPARED), strict=False)]
     first = next(file.iter_batches(batch_size=len(texts), columns=["embedding"]))["embedding"]
-    expected = convbert.pipeline("feature-extraction", pooling=POOLING, device="cpu")(texts)
+    expected = convbert.pipeline("feature-extraction", model, pooling=POOLING, device="cpu")(texts)
     found = first.flatten().to_numpy().reshape(len(texts), -1)
     assert found.dtype == np.float32
     similarity = torch.cosine_similarity(torch.tensor(found), torch.tensor(expected))
@@ -120,6 +136,7 @@ def page(
     engine: str,
     workers: int,
     precision: str,
+    narrow: bool,
     size: float,
     lines: int,
     seconds: float,
@@ -128,6 +145,8 @@ def page(
 ) -> None:
     facts = world(torch.device("cpu"), {})
     words = f"--megabytes {size:.0f} --engine {engine} --workers {workers} --precision {precision}"
+    words += " --narrow" if narrow else ""
+    model = "a random model of one narrow layer" if narrow else "the embedded model"
     numbers = (
         f"{size:,.1f} MB",
         f"{lines:,}",
@@ -139,8 +158,8 @@ def page(
     )
     text = f"""# Bulk inference, {processor_name(facts)}, {date.today()}
 
-`python -m benchmarks.bulk {words}`: lines of text to vectors of the
-embedded model in a Parquet file (`convbert predict --embeddings {POOLING}`), end to end: starting, reading, tokenizing,
+`python -m benchmarks.bulk {words}`: lines of text to vectors of
+{model} in a Parquet file (`convbert predict --embeddings {POOLING}`), end to end: starting, reading, tokenizing,
 answering, writing. {facts["cores"]} cores, torch {facts["torch"]}, transformers {facts["transformers"]}.
 Every line was there once and in order, and the first {COMPARED} vectors were those of the pipeline.
 
@@ -148,7 +167,7 @@ Every line was there once and in order, and the first {COMPARED} vectors were th
 | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | {" | ".join(numbers)} |
 """
-    path = folder / f"bulk_{slug(facts)}_{date.today()}{'' if engine == 'local' else '_ray'}.md"
+    path = folder / f"bulk_{slug(facts)}_{date.today()}{'_ray' * (engine == 'ray')}{'_narrow' * narrow}.md"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(text)

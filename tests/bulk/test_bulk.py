@@ -40,7 +40,7 @@ def write_many(folder: Path) -> str:
     """Good files, and a damaged one among them."""
     pq.write_table(TABLE, folder / "a.parquet")
     (folder / "b.parquet").write_bytes(b"PAR1 and no more")
-    write_objects(folder / "c.jsonl", [{"text": words_of(n), "n": n} for n in range(700)])
+    write_objects(folder / "c.jsonl", [{"text": words_of(n), "row": n} for n in range(700)])
     (folder / "d.txt").write_text("the cat sat .\n\na dog ran .\n")
     return f"{folder}/[abcd].*"
 

@@ -25,6 +25,7 @@ from convbert.util.workers import in_order, processes
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OWN = ("file", "line", "row")
 _PIECE = 64
 """Answers that are handed on together where one process reads, answers and writes."""
 Answer = Prediction | InputError
@@ -41,7 +42,7 @@ class Answering:
         precision, device: see `convbert.load`.
 
     Raises:
-        InputError: no such pooling, or a column that vectors have no use for.
+        InputError: neither a model nor embeddings, no such pooling, or a column that vectors have no use for.
     """
 
     model: str | None
@@ -51,13 +52,14 @@ class Answering:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        named = [role for role, name in (self.columns or {}).items() if name]
         if self.embeddings is None:
+            if self.model is None:
+                raise InputError("give a model that convbert finetune wrote, or embeddings")
             return
         if self.embeddings not in POOLINGS:
             raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {self.embeddings}")
-        if others := [
-            role for role, name in (self.columns or {}).items() if name and role not in ("text", "id")
-        ]:
+        if others := [role for role in named if role not in ("text", "id")]:
             raise InputError(f"vectors are of one text: there is no column for {others[0]}")
 
     def load(self, threads: int | None = None) -> RecordReader:
@@ -107,10 +109,10 @@ def as_lines(block: Block, items: Sequence[Item], answers: Sequence[Answer]) -> 
 def as_table(block: Block, items: Sequence[Item], answers: Sequence[Answer]) -> pa.Table:
     """The same with all columns of the input; see `with_answers`."""
     cells = [item.content.cells if isinstance(item.content, Row) else {} for item in items]
-    own = {"file": [block.file] * len(items)} if block.file else {}
+    own: dict[str, list[Any]] = {"file": [block.file] * len(items)} if block.file else {}
     own[block.unit] = [item.number for item in items]
     kept = columns_of(cells, block.types)
-    kept = {f"input_{name}" if name in own else name: column for name, column in kept.items()}
+    kept = {f"input_{name}" if name in _OWN else name: column for name, column in kept.items()}
     return with_answers({**own, **kept}, answers)
 
 
@@ -118,11 +120,8 @@ def answer_in_parts(
     reader: RecordReader, write: Write, block: Block, piece: int = _PIECE
 ) -> Iterator[Answered]:
     """Answer a block, and give its answers as soon as there are `piece` of them."""
-    answers, items, size = (
-        reader.answer([item.content for item in block.items]),
-        iter(block.items),
-        block.size,
-    )
+    answers = reader.answer([item.content for item in block.items])
+    items, size = iter(block.items), block.size
     while part := list(islice(items, piece)):
         before = reader.counted()
         found = list(islice(answers, len(part)))

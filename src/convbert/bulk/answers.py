@@ -243,15 +243,12 @@ class Table(FileAnswers):
         import pyarrow.parquet as pq
 
         for part in self._parts():
-            names = set(pq.read_schema(part).names)
-            unit = "line" if "line" in names else "row"
-            columns = ["error", unit, *({"file"} & names)]
-            table = pq.ParquetFile(part).read(columns)
-            self.done, self.failed = (
-                self.done + len(table),
-                self.failed + len(table) - table["error"].null_count,
-            )
-            last = table.slice(len(table) - 1).to_pylist()[0]
+            names = {"file", "line", "row"} & set(pq.read_schema(part).names)
+            table = pq.ParquetFile(part).read([*names, "error"])
+            self.done += len(table)
+            self.failed += len(table) - table["error"].null_count
+            (last,) = table.slice(len(table) - 1).to_pylist()
+            unit = "row" if last.get("line") is None else "line"
             self.position = Position(last.get("file", ""), unit, last[unit])
 
     def _put(self, content: pa.Table) -> None:
@@ -277,10 +274,8 @@ class Table(FileAnswers):
     def _write(self, path: Path, schema: pa.Schema, mixed: set[str], tables: Iterable[pa.Table]) -> None:
         import pyarrow.parquet as pq
 
-        draft, texts = (
-            self._partial / "draft",
-            [field.name for field in schema if "string" in str(field.type)],
-        )
+        draft = self._partial / "draft"
+        texts = [field.name for field in schema if "string" in str(field.type)]
         try:
             with pq.ParquetWriter(draft, schema, use_dictionary=texts) as writer:  # no two vectors are equal
                 for table in tables:

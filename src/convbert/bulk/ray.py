@@ -36,9 +36,6 @@ def predict_dataset(
 ) -> Any:
     """Answer the rows of a Ray dataset with a fine-tuned model, or turn a text of each into a vector.
 
-        ds = ray.data.read_parquet("reviews/")
-        predict_dataset(ds, "runs/reviews/model").write_parquet("answers/")
-
     Batches are Arrow tables and are packed by tokens inside. The order of the rows is kept where Ray is told to:
     `ds.context.execution_options.preserve_order = True`.
 
