@@ -142,9 +142,10 @@ def _answer_all(
     *,
     to_file: bool,
 ) -> None:
+    found = _answered(inputs, answering, answers, engine, workers)
     started, texts, counts = monotonic(), 0, None
     with progress_line(inputs.size(), to_file=to_file) as advance:
-        for answered in _answered(inputs, answering, answers, engine, workers):
+        for answered in found:
             answers.write(answered)
             texts += answered.texts
             counts = answered.counts if counts is None else counts + answered.counts
