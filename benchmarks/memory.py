@@ -92,7 +92,7 @@ def peak_above_model(subject: str, case: Case, device: torch.device) -> int:
         small, whole = (_forward(model, each, device) for each in (_tiny(case), case))
     small()
     model.zero_grad()
-    return _peak_on_gpu(whole, device) if device.type == "cuda" else _peak_resident(whole)
+    return peak_on_gpu(whole, device) if device.type == "cuda" else peak_resident(whole)
 
 
 def _build(subject: str, case: Case) -> nn.Module:
@@ -116,7 +116,7 @@ def _forward(model: nn.Module, case: Case, device: torch.device) -> Call:
     return run
 
 
-def _peak_on_gpu(call: Call, device: torch.device) -> int:
+def peak_on_gpu(call: Call, device: torch.device) -> int:
     gc.collect()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -124,7 +124,7 @@ def _peak_on_gpu(call: Call, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _peak_resident(call: Call) -> int:
+def peak_resident(call: Call) -> int:
     """Growth of the largest resident size; where the kernel cannot forget an earlier peak, beyond that one."""
     gc.collect()
     if sys.platform == "linux":

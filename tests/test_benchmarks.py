@@ -15,6 +15,7 @@ from benchmarks import (
     cases,
     floor,
     forward,
+    lengths,
     masked_lm,
     memory,
     neighbours,
@@ -190,7 +191,7 @@ def test_other_answers_are_refused():
 
 def test_memory_is_the_peak_of_the_call_alone():
     torch.ones(50_000_000)  # an earlier, higher peak
-    assert memory._peak_resident(lambda: torch.ones(25_000_000)) == pytest.approx(100e6, rel=0.1)
+    assert memory.peak_resident(lambda: torch.ones(25_000_000)) == pytest.approx(100e6, rel=0.1)
 
 
 def test_memory_counts_the_step_and_not_the_model():
@@ -210,7 +211,7 @@ def test_memory_finds_the_state_of_the_optimizer_there(monkeypatch):
         call()
         return before, len(made[0].state), len(made)
 
-    monkeypatch.setattr(memory, "_peak_resident", states_before_and_after)
+    monkeypatch.setattr(memory, "peak_resident", states_before_and_after)
     before, after, optimizers = memory.peak_above_model(
         OURS, Case("tiny", (2, 16), step="training"), torch.device("cpu")
     )
@@ -503,6 +504,15 @@ def test_committed_pages_say_what_their_data_say():
 
 def test_published_sizes_are_measured():
     assert {case.size for case in cases.forward_cases(CPU)} == set(PUBLISHED)
+
+
+def test_every_length_has_a_time_and_a_peak_of_all_subjects(monkeypatch):
+    monkeypatch.setattr(lengths, "LENGTHS", (8, 16))
+    monkeypatch.setattr(lengths, "peaks_of", lambda *_: {"8": 1, "16": 2})
+    time, peak = lengths.measure(Case("tiny", (1, 16)), QUICK)
+    assert list(time.values) == list(peak.values) == list(lengths.SUBJECTS)
+    assert not time.was_refused
+    assert set(map(tuple, peak.values.values())) == {(2.0,)}
 
 
 def test_neighbours_are_busy_and_then_gone():

@@ -26,7 +26,7 @@ from convbert.finetuning.notes import feature_notes
 from convbert.finetuning.prediction import Predictor, record_of
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.finetuning.tasks import TASKS, find_task
-from convbert.inference.spans import plan_windows
+from convbert.inference.windows import plan_windows
 from labelled import write_objects
 
 PLAN = FinetuningPlan(max_length=16, stride=4, max_question_length=4, max_answer_length=5)
@@ -337,26 +337,30 @@ def test_lists_in_csv_are_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "inputs", "cut"),
+    ("task", "inputs", "said"),
     [
-        ("sst2", {"text": "cat " * 14}, False),  # [CLS] and [SEP] beside it: exactly 16 tokens
-        ("sst2", {"text": "cat " * 15}, True),
-        ("cb", {"text": "cat", "text_pair": "dog " * 13}, True),
-        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 12]}, False),
-        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 13]}, True),
-        ("squad1", {"question": "cat " * 4, "context": "dog " * 40}, False),
-        ("squad1", {"question": "cat " * 5, "context": "dog"}, True),
-        ("tagging", {"tokens": ["cat"] * 40}, False),
+        ("sst2", {"text": "cat " * 14}, ""),  # [CLS] and [SEP] beside it: exactly 16 tokens
+        ("sst2", {"text": "cat " * 15}, "windows"),
+        ("cb", {"text": "cat", "text_pair": "dog " * 13}, "windows"),
+        ("cb", {"text": "cat " * 7, "text_pair": "dog " * 13}, "cut windows"),
+        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 12]}, ""),
+        ("multiple-choice", {"text": "cat " * 20, "choices": ["dog", "dog " * 5]}, "windows"),
+        ("multiple-choice", {"text": "cat", "choices": ["dog", "dog " * 13]}, "windows"),
+        ("squad1", {"question": "cat " * 4, "context": "dog " * 40}, "windows"),
+        ("squad1", {"question": "cat " * 5, "context": "dog"}, "cut"),
+        ("tagging", {"tokens": ["cat"] * 40}, "windows"),
     ],
 )
-def test_only_what_is_really_cut_is_counted(task, inputs, cut, tokenizer):
-    adapter = adapter_of(TASKS[task])
+@pytest.mark.parametrize("long", ["windows", "cut"])
+def test_only_what_is_really_too_long_is_counted(long, task, inputs, said, tokenizer):
+    adapter, plan = adapter_of(TASKS[task]), PLAN.override(long=long)
     examples = [Example("here", "0", inputs), Example("here", "1", {**inputs})]
-    features = adapter.features(examples, tokenizer, PLAN)
-    notes = feature_notes(Split("dev", adapter, examples, features, PLAN), tokenizer)
+    features = adapter.features(examples, tokenizer, plan)
+    notes = feature_notes(Split("dev", adapter, examples, features, plan), tokenizer)
     notes = [note for note in notes if "[UNK]" not in note]
-    assert len(notes) == cut
-    assert not notes or notes[0].startswith("dev: 2 of 2 texts are longer than max_")
+    expected = said.split() if long == "windows" else ["cut"] * bool(said)
+    assert [note.rpartition(" ")[2] for note in notes] == expected
+    assert all(note.startswith("dev: 2 of 2 texts are longer than max_") for note in notes)
 
 
 # ------------------------------------------------------------------------------------ collapsed, or right
@@ -483,7 +487,7 @@ def test_a_line_that_cannot_be_used_stops_no_other(tokenizer):
     ]
     answers = list(found.answer(lines))
     assert [isinstance(answer, InputError) for answer in answers] == [False, True, True, True, False]
-    assert found.cut == 1
+    assert found.windowed == 1
 
 
 def test_a_question_without_room_stops_no_other(tokenizer):

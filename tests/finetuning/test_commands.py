@@ -471,7 +471,7 @@ def test_predict_gives_vectors(model, tmp_path, capsys):
     rows = [{"text": text} if text is not None else {"txt": 1} for text in texts]
     rows[2]["id"] = None
     source, target = write_objects(tmp_path / "texts.jsonl", rows), tmp_path / "vectors.jsonl"
-    words = ("--embeddings", "mean", "--precision", "fp32", "--model", model)
+    words = ("--embeddings", "mean", "--precision", "fp32", "--long", "cut", "--model", model)
     assert predict(*words, "--input", source, "--output", target) == 0
     assert "and were cut: 1\n" in capsys.readouterr().err
     found = read_lines(target)

@@ -17,7 +17,8 @@ import convbert
 from convbert import InputError
 from convbert.files import embedded
 from convbert.inference.engine import SORTED_BATCHES, plan_batches
-from convbert.inference.spans import Window, best_seen, best_spans, plan_windows
+from convbert.inference.spans import Window, best_seen, best_spans
+from convbert.inference.windows import plan_windows
 from convbert.util.errors import DataWarning
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat dog sat on a mat ran fast ##er ##s . , who where ? and"
@@ -603,19 +604,19 @@ PIPE_ERRORS = [
     (
         "fill-mask",
         "the [MASK] " + LONG,
-        {},
-        r"284 tokens long and the model reads 40; cut it with truncation",
+        {"long": "refuse"},
+        r"284 tokens long and the model reads 40: long=windows",
     ),
     ("fill-mask", LONG + "[MASK]", {"truncation": True}, r"\[MASK\] is behind the cut"),
     ("fill-mask", "[MASK]", {"top_k": 0}, "top_k must be 1 to 22"),
     ("fill-mask", "[MASK]", {"targets": []}, "targets is empty"),
-    ("text-classification", LONG, {}, "tokens long and the model reads 40"),
+    ("text-classification", LONG, {"long": "refuse"}, "tokens long and the model reads 40"),
     ("text-classification", {"premise": "a"}, {}, r"got the keys \['premise'\]"),
     ("text-classification", "a cat", {"function_to_apply": "tanh"}, "function_to_apply .* got 'tanh'"),
-    ("token-classification", LONG, {}, r"282 tokens long .*read it in windows \(stride=...\)"),
+    ("token-classification", LONG, {"long": "refuse"}, "282 tokens long and the model reads 40"),
     ("token-classification", LONG, {"stride": 38}, "below the 38 tokens of a window, got 38"),
     ("token-classification", "a cat", {"aggregation_strategy": "sum"}, "must be one of none, .* got 'sum'"),
-    ("feature-extraction", LONG, {}, "tokens long and the model reads 40"),
+    ("feature-extraction", LONG, {"long": "refuse"}, "tokens long and the model reads 40"),
     ("feature-extraction", "a cat", {"pooling": "median"}, "pooling must be None, mean, .* got 'median'"),
     ("question-answering", "a cat", {}, "give {'question': ..., 'context': ...}, got str"),
     ("question-answering", {"question": "who?"}, {}, "no context"),

@@ -5,7 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from convbert.inference.spans import Window, best_seen, best_spans, most_context, plan_windows
+from convbert.inference.spans import Window, best_seen, best_spans
+from convbert.inference.windows import most_context, plan_windows
 
 
 def random_windows(seed):

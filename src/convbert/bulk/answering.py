@@ -18,6 +18,7 @@ from convbert.finetuning.data import Prediction
 from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.prediction import Counts, Embedder, Predictor, RecordReader
 from convbert.inference.pipelines.feature_extraction import POOLINGS
+from convbert.inference.windows import check_long
 from convbert.util.cores import usable_cores
 from convbert.util.errors import InputError
 from convbert.util.workers import in_order, processes
@@ -40,6 +41,7 @@ class Answering:
         embeddings: "mean", "max" or "first" for vectors, see `FeatureExtraction`; None is for a fine-tuned model.
         columns: role to column, where the data has other names than the task.
         precision, device: see `convbert.load`.
+        long: what is done with texts that are too long, see `convbert predict`; None is as the model was trained.
 
     Raises:
         InputError: neither a model nor embeddings, no such pooling, or a column that vectors have no use for.
@@ -50,6 +52,7 @@ class Answering:
     columns: dict[str, str | None] | None = None
     precision: str = "auto"
     device: str | None = None
+    long: str | None = None
 
     def __post_init__(self) -> None:
         named = [role for role, name in (self.columns or {}).items() if name]
@@ -67,7 +70,9 @@ class Answering:
         if threads is not None:
             torch.set_num_threads(threads)
         if self.embeddings is None:
-            finetuned = FinetunedModel.load(self.model, device=self.device, precision=self.precision)
+            finetuned = FinetunedModel.load(
+                self.model, device=self.device, precision=self.precision, long=self.long
+            )
             return Predictor(finetuned, self.columns)
         import convbert
 
@@ -75,7 +80,8 @@ class Answering:
             "feature-extraction", self.model, device=self.device, precision=self.precision
         )
         named = self.columns or {}
-        return Embedder(pipe, self.embeddings, {role: named.get(role) or role for role in ("text", "id")})
+        columns = {role: named.get(role) or role for role in ("text", "id")}
+        return Embedder(pipe, self.embeddings, columns, check_long(self.long or "windows"))
 
 
 class Answered(NamedTuple):
@@ -130,7 +136,7 @@ def answer_in_parts(
         ]
         first = f"{failures[0][0].place}: {failures[0][1]}".removeprefix(": ") if failures else ""
         position = Position(block.file, block.unit, part[-1].number)
-        counts = reader.counted() - before
+        counts = reader.counted().plus(before, -1)
         yield Answered(write(block, part, found), position, len(part), len(failures), first, size, counts)
         size = 0
 

@@ -31,6 +31,7 @@ def predict_dataset(
     columns: dict[str, str | None] | None = None,
     precision: str = "auto",
     device: str | None = None,
+    long: str | None = None,
     workers: int | None = None,
     batch_size: int = 1024,
 ) -> Any:
@@ -45,6 +46,7 @@ def predict_dataset(
         embeddings: "mean", "max" or "first", see `FeatureExtraction`.
         columns: role to column, as {"text": "review"}; by default those that the model was trained on.
         precision, device: see `convbert.load`.
+        long: "windows", "cut" or "refuse", of texts that are too long; None is as the model was trained.
         workers: actors at most, which share the CPUs; by default one a GPU, or one a CPU where there is none.
         batch_size: rows that an actor takes at a time.
 
@@ -57,7 +59,7 @@ def predict_dataset(
         InputError: Ray is missing, or the arguments contradict each other.
     """
     require("ray", "predict_dataset")
-    answering = Answering(model, embeddings, columns, precision, device)
+    answering = Answering(model, embeddings, columns, precision, device, long)
     return ds.map_batches(
         _TableActor,
         fn_constructor_args=(_everywhere(answering),),

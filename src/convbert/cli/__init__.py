@@ -17,6 +17,7 @@ from convbert.cli import (
     doctor,
     evaluate,
     export,
+    extend,
     fill_mask,
     finetune,
     predict,
@@ -59,6 +60,7 @@ app.command("evaluate")(evaluate.run)
 app.command("predict")(predict.run)
 app.command("serve")(serve.run)
 app.command("convert")(convert.run)
+app.command("extend")(extend.run)
 app.command("export")(export.run)
 app.command("push")(push.run)
 app.command("doctor")(doctor.run)

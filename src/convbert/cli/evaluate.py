@@ -13,6 +13,7 @@ from convbert.cli.finetune import task_of
 from convbert.cli.options import (
     Device,
     Explain,
+    Long,
     OnBadRow,
     check_model_path,
     check_on_bad_row,
@@ -44,6 +45,7 @@ def run(
         bool, typer.Option("--unlabelled", help="Answer data that has no labels, without a score.")
     ] = False,
     explain: Explain = False,
+    long: Long = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the scores as one JSON object.")] = False,
 ) -> None:
@@ -69,12 +71,15 @@ def run(
         raise InputError(f"{data}: there is no such folder")
     check_on_bad_row(on_bad_row)
     check_model_path(model)
+    from convbert.inference.windows import check_long
+
+    check_long(long or "windows", "--long")
     if task is None and any(columns.values()):
         raise InputError("columns belong to a task: give --task, too")
     chosen = None if task is None else task_of(task, columns)
     from convbert.finetuning.evaluation import FinetunedModel, evaluate
 
-    finetuned = FinetunedModel.load(model, chosen, device)
+    finetuned = FinetunedModel.load(model, chosen, device, long=long)
     files = [file] if file is not None else finetuned.adapter.task.find_files(data or Path(), split)
     metrics = evaluate(
         finetuned,

@@ -12,7 +12,7 @@ import typer
 
 from convbert.bulk.inputs import Item, open_lines
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.options import Device, Model, Precision
+from convbert.cli.options import Device, Long, Model, Precision
 from convbert.cli.progress import Advance, progress_line
 from convbert.util.errors import InputError
 
@@ -31,6 +31,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON Lines: one object per text.")] = False,
     model: Model = None,
     device: Device = None,
+    long: Long = None,
     precision: Precision = "auto",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over lines that cannot be used, and say how many.")
@@ -55,7 +56,9 @@ def run(
     with _open(source) as (blocks, advance):
         import convbert
 
-        fill = convbert.pipeline("fill-mask", model=model, device=device, precision=precision, top_k=top_k)
+        fill = convbert.pipeline(
+            "fill-mask", model=model, device=device, precision=precision, top_k=top_k, long=long
+        )
         skipped, answered, first = 0, 0, ""
         for lines in blocks:
             answers = fill.stream([line.content for line in lines], on_error="return")
@@ -74,6 +77,9 @@ def run(
             advance(len(lines), sum(line.size for line in lines))
     if skipped:
         say(f"{skipped} {'line' if skipped == 1 else 'lines'} skipped; the first: {first}")
+    for count, how in ((fill.windowed, "read around [MASK] alone"), (fill.cut, "cut")):
+        if count:
+            say(f"texts that are longer than the model reads at once, and were {how}: {count:,}")
     return WRONG_INPUT if skipped and not answered else 0
 
 

@@ -19,6 +19,13 @@ Device = Annotated[str | None, typer.Option(help='"cpu", "cuda", "cuda:1", ...')
 Precision = Annotated[
     str, typer.Option(help='"auto", "fp32", "bf16" or "int8"; "convbert doctor" says what each gains here.')
 ]
+Long = Annotated[
+    str | None,
+    typer.Option(
+        help='A text that is too long: "windows" reads all of it, "cut" its beginning, "refuse" makes an error of it. '
+        "By default as the model was trained: windows; cut for GLUE.",
+    ),
+]
 OnBadRow = Annotated[
     str,
     typer.Option(help='"skip" leaves out and counts rows that cannot be used; "fail" refuses the file.'),

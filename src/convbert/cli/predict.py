@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.options import INPUTS, Device, Precision, check_model_path, with_columns
+from convbert.cli.options import INPUTS, Device, Long, Precision, check_model_path, with_columns
 from convbert.cli.progress import progress_line
 from convbert.util.errors import InputError
 from convbert.util.optional import require
@@ -79,6 +79,7 @@ def run(
     engine: Annotated[
         str, typer.Option(help='"local", or "ray": the Ray cluster that runs here or at RAY_ADDRESS.')
     ] = "local",
+    long: Long = None,
     precision: Precision = "auto",
     device: Device = None,
 ) -> int:
@@ -106,8 +107,10 @@ def run(
         say(f"{output}: is finished; nothing to resume")
         return 0
     from convbert.bulk.blocks import Inputs
+    from convbert.inference.windows import check_long
 
     check_engine(engine)
+    check_long(long or "windows", "--long")
     inputs = Inputs.find(input_file, format_)
     if engine == "ray" and input_file == "-":
         raise InputError("--engine ray reads files: name them by --input")
@@ -121,11 +124,12 @@ def run(
         "format": format_,
         "columns": columns,
         "precision": precision,
+        "long": long,
     }
     from convbert.bulk.answering import Answering
     from convbert.bulk.answers import open_answers
 
-    answering = Answering(model, embeddings, columns, precision, device)
+    answering = Answering(model, embeddings, columns, precision, device, long)
     with open_answers(output, resume, command) as answers:
         _answer_all(inputs, answering, answers, engine, workers, to_file=output is not None)
     if said := answers.report():
@@ -142,17 +146,19 @@ def _answer_all(
     *,
     to_file: bool,
 ) -> None:
+    from convbert.finetuning.prediction import Counts
+
     found = _answered(inputs, answering, answers, engine, workers)
-    started, texts, counts = monotonic(), 0, None
+    started, texts, counts = monotonic(), 0, Counts()
     with progress_line(inputs.size(), to_file=to_file) as advance:
         for answered in found:
             answers.write(answered)
             texts += answered.texts
-            counts = answered.counts if counts is None else counts + answered.counts
+            counts = counts.plus(answered.counts)
             advance(answered.texts, answered.size)
     seconds = monotonic() - started
     say(f"{texts:,} texts in {seconds:.1f} s ({texts / max(seconds, 1e-9):,.0f} texts/s)")
-    for note in counts.notes() if counts else ():
+    for note in counts.notes():
         say(note)
 
 

@@ -130,6 +130,7 @@ def run(
     from convbert.pretraining.corpus.reading import Reading
     from convbert.pretraining.recipes import recipe as find_recipe
     from convbert.pretraining.run import pretrain as train
+    from convbert.pretraining.warm_start import stored_positions
 
     reading = Reading(text_column, document_per_line, skip_bad_files)
     plan = find_recipe(recipe)
@@ -148,7 +149,10 @@ def run(
         "bf16": bf16,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    plan = plan.override(**changes, **parse_settings(settings or (), settable_fields(plan), given=changes))
+    changes |= parse_settings(settings or (), settable_fields(plan), given=changes)
+    if start_from is not None:
+        changes.setdefault("max_position_embeddings", stored_positions(start_from))
+    plan = plan.override(**changes)
     is_first = is_first_process()
     if is_first:
         show_plan(plan)

@@ -36,6 +36,13 @@ def run(
     ] = 1000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30.0,
     pooling: Annotated[str, typer.Option(help='Embeddings: "mean", "max" or "first".')] = "mean",
+    long: Annotated[
+        str,
+        typer.Option(
+            help='Texts longer than a model reads: "windows" reads all of them, "cut" their beginning, "refuse" '
+            "answers with an error. Requests that say truncate are cut."
+        ),
+    ] = "windows",
     api_key: Annotated[
         str | None,
         typer.Option(envvar="CONVBERT_API_KEY", help="What clients must send; better in the environment."),
@@ -61,6 +68,7 @@ def run(
     if api_key is not None and (not api_key.isascii() or not api_key.strip()):
         raise InputError("the API key must be ASCII, and not empty: it is sent in a header")
     from convbert.inference.pipelines.feature_extraction import POOLINGS
+    from convbert.inference.windows import check_long
     from convbert.serving.run import serve
 
     if pooling not in POOLINGS:
@@ -77,6 +85,7 @@ def run(
         report=say,
         max_tokens=max_tokens,
         pooling=pooling,
+        long=check_long(long, "--long"),
         precision=precision,
         device=device,
     )

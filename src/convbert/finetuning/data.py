@@ -53,6 +53,7 @@ class Feature:
         target: what the model is trained on, as numbers.
         detail: what its adapter needs to find the way back from tokens to text.
         is_cut: whether some of the text was left out, as it is too long.
+        is_windowed: whether this is one of several windows on it, or holds several.
     """
 
     example: int
@@ -61,6 +62,7 @@ class Feature:
     target: Any = None
     detail: Any = None
     is_cut: bool = False
+    is_windowed: bool = False
 
     @property
     def texts(self) -> list[Tokens]:

@@ -28,6 +28,7 @@ from convbert.finetuning.warm_start import (
 from convbert.finetuning.writing import submission, write_predictions
 from convbert.inference.loading import find_device, find_model, load_filled
 from convbert.inference.precision import Precision, set_precision
+from convbert.inference.windows import check_long
 from convbert.model.convbert import ConvBertPreTrainedModel
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -60,12 +61,14 @@ class FinetunedModel:
         task: Task | None = None,
         device: str | None = None,
         precision: str | None = None,
+        long: str | None = None,
     ) -> FinetunedModel:
         """Read a fine-tuned folder.
 
         Args:
             task: None is the one that the folder names, or what its head is for.
             precision: see `convbert.load`, for a model that will only answer; None is fp32, with gradients.
+            long: see `FinetuningPlan`; None is what the model was trained with.
 
         Raises:
             InputError: no such folder, or its head does not fit the task.
@@ -76,6 +79,8 @@ class FinetunedModel:
         chosen = task or (noted[0] if noted else _general_task(config, name))
         adapter = adapter_of_model(chosen, config, name)
         plan = noted[1] if noted else recipe(chosen, config, max_length=config.max_position_embeddings)
+        if long is not None:
+            plan = plan.override(long=check_long(long))
         place = find_device(device)
         model = load_filled(adapter.model_class, name)
         if precision is not None:

@@ -34,13 +34,20 @@ def feature_notes(split: Split, tokenizer: ConvBertTokenizerFast, training: bool
     """Sentences on texts that were cut, questions that no window answers, and words that the tokenizer does not know.
     Refuses training where nothing is left to learn from, or every token is [UNK].
     """
-    name, total, plan, field = split.name, len(split.examples), split.plan, split.adapter.cut_at
+    name, total, plan = split.name, len(split.examples), split.plan
+    field = "max_length" if plan.long == "cut" else split.adapter.cut_at
     notes, unknown = [], UnknownTokens(tokenizer)
     for feature in split.features:
         count_unknown(feature, split.examples[feature.example].inputs, unknown)
     if cut := len({feature.example for feature in split.features if feature.is_cut}):
         limit = f"{field} ({getattr(plan, field)} tokens)"
         notes.append(f"{name}: {cut:,} of {total:,} texts are longer than {limit} and are cut")
+    windowed = len({feature.example for feature in split.features if feature.is_windowed})
+    if windowed and not training:
+        limit = f"max_length ({plan.max_length} tokens)"
+        notes.append(
+            f"{name}: {windowed:,} of {total:,} texts are longer than {limit} and are read in windows"
+        )
     if training:
         missing = total - len({feature.example for feature in split.features})
         if missing == total:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.tagging import Tagging, split_text
@@ -18,9 +17,10 @@ from convbert.finetuning.evaluation import FinetunedModel
 from convbert.finetuning.notes import count_unknown
 from convbert.finetuning.readers import Row
 from convbert.inference.engine import AnswerTask, Engine, Rows, Tokens
-from convbert.inference.outputs import text_vectors
+from convbert.inference.outputs import merge_vectors, text_vectors
 from convbert.inference.pipelines import FeatureExtraction
 from convbert.inference.tags import group_tags
+from convbert.inference.windows import Long
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 from convbert.util.schema import parse_json
@@ -29,29 +29,36 @@ Record = str | Row | InputError
 Answer = Prediction | InputError
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What was `cut` as too long, and how many of the `tokens` are `unknown`, [UNK], as in the `example`."""
+class Counts(NamedTuple):
+    """How many texts were too long and `windowed` or `cut`, and how many `tokens` are `unknown`, as in `example`."""
 
+    windowed: int = 0
     cut: int = 0
     tokens: int = 0
     unknown: int = 0
     example: str = ""
 
-    def __add__(self, other: Counts) -> Counts:
-        own = (self.cut + other.cut, self.tokens + other.tokens, self.unknown + other.unknown)
-        return Counts(*own, self.example or other.example)
-
-    def __sub__(self, other: Counts) -> Counts:
-        own = (self.cut - other.cut, self.tokens - other.tokens, self.unknown - other.unknown)
-        return Counts(*own, self.example)
+    def plus(self, other: Counts, sign: int = 1) -> Counts:
+        """Both together; for a sign of -1, what has been counted since the other."""
+        return Counts(
+            self.windowed + sign * other.windowed,
+            self.cut + sign * other.cut,
+            self.tokens + sign * other.tokens,
+            self.unknown + sign * other.unknown,
+            self.example or other.example,
+        )
 
     def notes(self) -> list[str]:
         """What a reader should know of the texts."""
+        long = ((self.windowed, "read in windows"), (self.cut, "cut"))
+        notes = [
+            f"texts that are longer than the model reads at once, and were {how}: {count:,}"
+            for count, how in long
+            if count
+        ]
         unknown = UnknownTokens()
         unknown.merge(self.tokens, self.unknown, self.example)
-        long = f"texts that are longer than the model was trained for, and were cut: {self.cut:,}"
-        return ([long] if self.cut else []) + ([said] if (said := unknown.sentence()) else [])
+        return [*notes, said] if (said := unknown.sentence()) else notes
 
 
 class RecordReader(ABC):
@@ -62,7 +69,8 @@ class RecordReader(ABC):
     Args:
         forward: see `AnswerTask`.
         columns, wanted: role to column; those that every answer needs.
-        counts: has `cut`, records so far that were too long and were cut, and `unknown`, how many tokens are `[UNK]`.
+        counts: has `windowed` and `cut`, records so far that were too long and were read in windows, or cut, and
+            `unknown`, how many tokens are `[UNK]`.
     """
 
     def __init__(
@@ -100,8 +108,8 @@ class RecordReader(ABC):
 
     def counted(self) -> Counts:
         """What has been counted in all texts so far."""
-        cut, unknown = self.counts.cut, self.counts.unknown
-        return Counts(cut, unknown.tokens, unknown.unknown, unknown.example)
+        counts, unknown = self.counts, self.counts.unknown
+        return Counts(counts.windowed, counts.cut, unknown.tokens, unknown.unknown, unknown.example)
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
         """The cells by column, where the record names a role instead."""
@@ -129,7 +137,7 @@ class Predictor(RecordReader):
 
     def __init__(self, finetuned: FinetunedModel, columns: Mapping[str, str | None] | None = None) -> None:
         self.adapter, self.tokenizer, self.plan = finetuned.adapter, finetuned.tokenizer, finetuned.plan
-        self.cut, self.unknown = 0, UnknownTokens(self.tokenizer)
+        self.windowed, self.cut, self.unknown = 0, 0, UnknownTokens(self.tokenizer)
         task, named = self.adapter.task, {role: name for role, name in (columns or {}).items() if name}
         for role in named.keys() - task.columns.keys() - {"id"}:
             raise InputError(f"{task.name} has no column for {role}; it has {', '.join(task.columns)}")
@@ -151,6 +159,7 @@ class Predictor(RecordReader):
             inputs = self.adapter.read_inputs(Row("the line", cells))
         example = Example("the line", "", inputs)
         features = self.adapter.features([example], self.tokenizer, self.plan)
+        self.windowed += any(feature.is_windowed for feature in features)
         self.cut += any(feature.is_cut for feature in features)
         for feature in features:
             count_unknown(feature, inputs, self.unknown)
@@ -166,18 +175,21 @@ class Predictor(RecordReader):
 
 
 class Embedder(RecordReader):
-    """A vector for each text, `{"embedding": (C,) fp32}`; `columns` are those of `text` and `id`."""
+    """A vector for each text, `{"embedding": (C,) fp32}`; `columns` are those of `text` and `id`, `long` is what is
+    done with texts that are too long."""
 
-    def __init__(self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str]) -> None:
-        self.pipe = pipe
+    def __init__(
+        self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str], long: Long = "windows"
+    ) -> None:
+        self.pipe, self.pooling, self.long = pipe, pooling, long
         forward = partial(text_vectors, pipe.model, how=pooling)
         super().__init__(pipe.model, forward, columns, [columns["text"]], pipe)
 
     def encode(self, cells: dict[str, Any]) -> list[Tokens]:
-        return [self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), truncation=True)]
+        return self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), long=self.long)
 
     def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
-        return {"embedding": rows[0]["vector"][0].float().numpy()}
+        return {"embedding": merge_vectors(texts, rows, self.pooling).float().numpy()}
 
 
 def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:

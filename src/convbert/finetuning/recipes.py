@@ -57,7 +57,9 @@ class FinetuningPlan(Settings):
     batching: Literal["tokens", "examples"] = "tokens"
     """"tokens" batches examples of similar length, about as many tokens each; "examples" takes them as they come."""
     max_length: Annotated[int, Field(ge=4, lt=2**31)] = 128
-    """Tokens of an example; longer texts are cut, contexts and sentences are read in windows."""
+    """Tokens of an example, or of a window on it; to learn to classify, texts are cut."""
+    long: Literal["windows", "cut", "refuse"] = "windows"
+    """Longer texts, when the model answers: "windows" reads all of them, "cut" their beginning, "refuse" neither."""
     stride: _FromOne = 128
     """Tokens by which the window on a context moves on."""
     max_question_length: _FromOne = 64

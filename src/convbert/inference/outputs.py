@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convbert.inference.engine import Packed, Rows
+from convbert.inference.engine import Packed, Rows, Tokens
 from convbert.inference.runtimes import ExportedModel
 
 
@@ -54,6 +55,18 @@ def text_vectors(model: Any, packed: Packed, how: str) -> tuple[Rows, Tensor]:
     """`vector` (B, C) of an encoder, see `pool`."""
     vectors = pool(model(**packed).last_hidden_state[0], packed, how)
     return {"vector": vectors}, torch.ones(len(vectors), dtype=torch.long)
+
+
+def merge_vectors(texts: Sequence[Tokens], rows: Sequence[Rows], how: str) -> Tensor:
+    """(C,) of a text: from its windows' vectors the largest of each number ("max"), or the mean, weighted with their
+    tokens."""
+    vectors = torch.cat([own["vector"] for own in rows])
+    if len(texts) == 1:
+        return vectors[0]
+    if how == "max":
+        return vectors.amax(0)
+    lengths = torch.tensor([float(len(text.input_ids)) for text in texts])
+    return (lengths @ vectors.float() / lengths.sum()).to(vectors.dtype)
 
 
 def pool(states: Tensor, packed: Packed, how: str) -> Tensor:

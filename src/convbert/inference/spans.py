@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convbert.inference.engine import Tokens
-from convbert.util.errors import InputError
+from convbert.inference.windows import most_context, plan_windows
 
 Logits = NDArray[np.float64]
 
@@ -127,39 +127,11 @@ def find_answers(
     return list(spans.values()), Span(0, 0, null.no_start, null.no_end, score)
 
 
-def plan_windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) token of windows of `room` tokens that cover `length` of them.
-
-    Raises:
-        InputError: neighbours would share a whole window.
-    """
-    if room <= overlap:
-        raise InputError(f"windows of {room} tokens cannot share {overlap} with their neighbours")
-    windows = [(0, min(room, length))]
-    while windows[-1][1] < length:
-        first = windows[-1][1] - overlap
-        windows.append((first, min(first + room, length)))
-    return windows
-
-
 def best_seen(windows: Sequence[Window]) -> NDArray[np.int64]:
     """Per token of the text, the number of the window that sees it with most context around it: on the shorter of the
     two sides, and in the longer window where these are equal.
     """
     return most_context([(window.first, window.last) for window in windows], longer_wins=True)
-
-
-def most_context(windows: Sequence[tuple[int, int]], *, longer_wins: bool = False) -> NDArray[np.int64]:
-    """As `best_seen`, of windows by first and last (exclusive) token; the first of equals."""
-    length = max(last for _, last in windows)
-    most, seen_by = np.full(length, -1.0), np.zeros(length, np.int64)
-    for number, (first, last) in enumerate(windows):
-        before = np.arange(last - first)
-        context = np.minimum(before, before[::-1]) + (0.01 * len(before) if longer_wins else 0.0)
-        better = context > most[first:last]
-        most[first:last][better] = context[better]
-        seen_by[first:last][better] = number
-    return seen_by
 
 
 def best_spans(windows: Sequence[Window], longest: int) -> Iterator[tuple[float, int, int]]:

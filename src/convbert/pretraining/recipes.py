@@ -203,6 +203,8 @@ class PretrainingPlan(Settings):
         if unknown := sorted(set(model) - _MODEL_FIELDS):
             raise InputError(f"neither the plan nor the model has a field named {', '.join(unknown)}")
         own["model"] = {**self.model, **own.get("model", {}), **model}
+        if "start_from" in own:  # whose vocabulary is the run's, whatever the recipe would learn
+            own = {"lowercase": None, "keep_accents": None, **own}
         if "max_minutes" in own and "max_steps" not in own:
             own["max_steps"] = None
         elif "max_steps" in own and "max_minutes" not in own:

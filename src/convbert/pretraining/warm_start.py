@@ -75,6 +75,13 @@ def resolve_tokenizer(
     )
 
 
+def stored_positions(source: str) -> int:
+    """The positions of a model to start from, which a run has as well unless its plan says otherwise."""
+    name = find_model(source)
+    with translate_errors(name):
+        return ConvBertConfig.from_pretrained(name).max_position_embeddings
+
+
 def check_undecided(plan: PretrainingPlan, given: PathLike) -> None:
     """Refuse settings of a vocabulary to be learned where one is given: nobody would heed them."""
     for name in ("lowercase", "keep_accents"):

@@ -30,7 +30,7 @@ def stream_maps(
     for record in records:
         pair = record if isinstance(record, dict) else {"text": record}
         try:
-            tokens = pipe.encode(**pair, truncation=True)
+            (tokens,) = pipe.encode(**pair, long="cut")
             rows = {"input_ids": tokens.input_ids, "token_type_ids": tokens.token_type_ids}
             with torch.no_grad():
                 found = pipe.model(

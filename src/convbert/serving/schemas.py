@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 LONGEST_TEXT = 100_000
-"""Characters of a text. No model reads as many at once; only a question's context is read in windows."""
+"""Characters of a text: some fifty windows of 512 tokens."""
 
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Texts = Annotated[list[Text], Field(min_length=1)]

@@ -22,6 +22,7 @@ from convbert.inference.loading import TASKS, find_model
 from convbert.inference.pipelines import PackedPipeline, pipeline
 from convbert.inference.pipelines.build import PIPELINES
 from convbert.inference.precision import Precision
+from convbert.inference.windows import Long
 from convbert.serving.maps import stream_maps
 from convbert.util.errors import DataWarning, InputError
 
@@ -40,6 +41,7 @@ class Models:
         precision, device: see `convbert.load`.
         max_tokens: tokens in one batch.
         pooling: of embeddings, see `FeatureExtraction`.
+        long: what is done with a text that is longer than its model reads, see `PackedPipeline`.
         threads: of a worker; 0 leaves the choice to PyTorch.
     """
 
@@ -48,6 +50,7 @@ class Models:
     device: str | None = None
     max_tokens: int = MAX_TOKENS
     pooling: str = "mean"
+    long: Long = "windows"
     threads: int = 0
 
 
@@ -135,7 +138,11 @@ class _Served:
         config = ConvBertConfig.from_pretrained(folder)
         of_class = {TASKS[task].model.__name__: task for task in PIPELINES}
         task = of_class.get((config.architectures or [""])[0], EMBEDDING)
-        options: dict[str, Any] = {"device": models.device, "max_tokens": models.max_tokens}
+        options: dict[str, Any] = {
+            "device": models.device,
+            "max_tokens": models.max_tokens,
+            "long": models.long,
+        }
         main = pipeline(task, folder, precision=models.precision, **options)
         self.pipes: dict[str, PackedPipeline] = {task: main}
         if task != EMBEDDING:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,25 @@ from convbert.util.errors import InputError
 
 Windows = Sequence[tuple[Feature, Array]]
 """The features of an example, several of a long text, each with its outputs."""
+
+
+def cuts(plan: FinetuningPlan, training: bool) -> bool:
+    """Whether long texts that are classified are cut: to learn from them they are, unless they are refused."""
+    return plan.long == "cut" or (training and plan.long == "windows")
+
+
+def check_length(length: int, place: str, plan: FinetuningPlan, field: str = "max_length") -> None:
+    """Refuse a text that is longer than a field of the plan, where the plan says so."""
+    if plan.long == "refuse" and length > (limit := getattr(plan, field)):
+        raise InputError(
+            f"{place}: is {length} tokens long, and {field} is {limit}: long=windows reads it in windows, long=cut its "
+            "beginning"
+        )
+
+
+def mean_logits(windows: Windows) -> Array:
+    """(outputs,) of an example: the mean of those of its windows, which are equally long."""
+    return np.mean([np.ravel(output) for _, output in windows], axis=0)
 
 
 class TaskAdapter(ABC):
@@ -217,7 +237,8 @@ class TaskAdapter(ABC):
         *,
         training: bool = False,
     ) -> list[Feature]:
-        """Examples as tokens; in training, with targets."""
+        """Examples as tokens; in training, with targets. What is longer than the plan's `max_length` has several
+        features, or is cut or refused, by its `long`."""
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
         """A padded batch: `input_ids`, `token_type_ids`, `attention_mask`, and `labels` where there are targets."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import squad
-from convbert.finetuning.adapters.base import TaskAdapter, Windows
+from convbert.finetuning.adapters.base import TaskAdapter, Windows, check_length
 from convbert.finetuning.cells import Report, list_in
 from convbert.finetuning.data import Example, Feature, Prediction
 from convbert.finetuning.metrics import Scores
@@ -90,7 +90,7 @@ class QuestionAnswering(TaskAdapter):
             context = example.inputs["context"]
             if context not in passages:
                 passages[context] = Passage.read(context, tokenizer)
-            windows = _windows(number, example, passages[context], tokenizer, plan)
+            windows = _windows(number, example, passages[context], tokenizer, plan, training)
             if training:
                 windows = _with_targets(windows, example, self.task.answers_may_be_missing)
             found += windows
@@ -225,9 +225,15 @@ def _offset(start: int | float | str | None, place: str) -> int | None:
 
 
 def _windows(
-    number: int, example: Example, passage: Passage, tokenizer: ConvBertTokenizerFast, plan: FinetuningPlan
+    number: int,
+    example: Example,
+    passage: Passage,
+    tokenizer: ConvBertTokenizerFast,
+    plan: FinetuningPlan,
+    training: bool,
 ) -> list[Feature]:
     question = tokenizer(example.inputs["question"], add_special_tokens=False)["input_ids"]
+    check_length(len(question), f"{example.place}: the question", plan, "max_question_length")
     is_cut = len(question) > plan.max_question_length
     question = question[: plan.max_question_length]
     room = plan.max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
@@ -235,7 +241,11 @@ def _windows(
         what = f"the question leaves no room for the context in {plan.max_length} tokens"
         raise InputError(f"{example.place}: {what}")
     windows = read_windows(question, passage, tokenizer, room, max(0, room - plan.stride))
-    return [Feature(number, ids, types, detail=place, is_cut=is_cut) for ids, types, place in windows]
+    check_length(plan.max_length - room + len(passage.ids), example.place, plan)
+    if len(windows) > 1 and plan.long == "cut" and not training:
+        windows, is_cut = windows[:1], True
+    more = {"is_cut": is_cut, "is_windowed": len(windows) > 1}
+    return [Feature(number, ids, types, detail=place, **more) for ids, types, place in windows]
 
 
 def _with_targets(windows: Sequence[Feature], example: Example, missing_allowed: bool) -> list[Feature]:

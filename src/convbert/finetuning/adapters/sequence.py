@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
-from convbert.finetuning.adapters.base import TaskAdapter, Windows
+from convbert.finetuning.adapters.base import TaskAdapter, Windows, check_length, cuts, mean_logits
 from convbert.finetuning.cells import Report, label_in, list_in, one_name_each, same_label
 from convbert.finetuning.data import Example, Feature, Prediction, softmax
 from convbert.finetuning.metrics import Scores
 from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.inference.outputs import choice_logits
+from convbert.inference.windows import share_windows
 from convbert.model.heads.multiple_choice import ConvBertForMultipleChoice
 from convbert.model.heads.sequence_classification import ConvBertForSequenceClassification
 from convbert.tokenization import ConvBertTokenizerFast
@@ -64,11 +65,13 @@ class SequenceAdapter(TaskAdapter):
         ]
         found = []
         for texts in [columns, columns[::-1]][: 1 + (training and plan.both_orders and len(columns) > 1)]:
-            tokens = tokenizer(*texts, truncation=True, max_length=plan.max_length)
-            rows = zip(tokens["input_ids"], tokens["token_type_ids"], cut_off(tokens), strict=True)
-            for number, (ids, types, is_cut) in enumerate(rows):
-                target = self.encode_target(examples[number].target) if training else None
-                found.append(Feature(number, ids, types, target, is_cut=is_cut))
+            tokens = read_pairs(tokenizer, texts, plan, training)
+            for number, (example, encoding) in enumerate(zip(examples, tokens, strict=True)):
+                target = self.encode_target(example.target) if training else None
+                windows, is_cut = read_long(encoding, example.place, plan)
+                for places in windows:
+                    more = {"is_cut": is_cut, "is_windowed": len(windows) > 1}
+                    found.append(Feature(number, *shown(encoding, places), target, **more))
         return found
 
 
@@ -93,7 +96,7 @@ class Classification(SequenceAdapter):
         return self.labels.index(target)
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
-        shares = softmax(np.ravel(windows[0][1]))
+        shares = softmax(mean_logits(windows))
         return {
             "answer": self.labels[int(shares.argmax())],
             "score": float(shares.max()),
@@ -135,7 +138,7 @@ class MultiLabel(SequenceAdapter):
         return [float(name in target) for name in self.labels]
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
-        shares = 1 / (1 + np.exp(-np.ravel(windows[0][1])))
+        shares = 1 / (1 + np.exp(-mean_logits(windows)))
         return {
             "answer": [name for name, share in zip(self.labels, shares, strict=True) if share > 0.5],
             "probabilities": dict(zip(self.labels, map(float, shares), strict=True)),
@@ -198,16 +201,33 @@ class Regression(SequenceAdapter):
             last.weight.div_(self.deviation)
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
-        return {"answer": float(windows[0][1].flat[0]) * self.deviation + self.mean}
+        return {"answer": float(mean_logits(windows)[0]) * self.deviation + self.mean}
 
 
-def cut_off(tokens: Any) -> list[bool]:
-    """Of each text that a tokenizer has read, whether it was cut."""
-    return [bool(encoding.overflowing) for encoding in tokens.encodings]
+def read_pairs(tokenizer: ConvBertTokenizerFast, texts: Any, plan: FinetuningPlan, training: bool) -> Any:
+    """Texts or pairs as the tokenizers library has them: whole, or cut where the plan says so."""
+    is_cut = cuts(plan, training)
+    limit = plan.max_length if is_cut else None
+    return tokenizer(*texts, truncation=is_cut, max_length=limit, verbose=False).encodings
+
+
+def read_long(encoding: Any, place: str, plan: FinetuningPlan) -> tuple[Sequence[Sequence[int]], bool]:
+    """The tokens of each window on a text or a pair, by their places; and whether some of it was cut."""
+    check_length(len(encoding.ids), place, plan)
+    if len(encoding.ids) > plan.max_length:
+        return share_windows(encoding.sequence_ids, plan.max_length)
+    return [range(len(encoding.ids))], bool(encoding.overflowing)
+
+
+def shown(encoding: Any, places: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Ids and types of the tokens of a window."""
+    return [encoding.ids[place] for place in places], [encoding.type_ids[place] for place in places]
 
 
 class MultipleChoice(TaskAdapter):
-    """The text is read with each choice, and the first token's state is scored."""
+    """The text is read with each choice, and the first token's state is scored. A choice with
+    which the text is too long is read in windows, as any pair.
+    """
 
     model_class = ConvBertForMultipleChoice
     pipeline = "multiple-choice"
@@ -249,9 +269,17 @@ class MultipleChoice(TaskAdapter):
             if "prefix" in example.inputs:
                 choices = [f"{example.inputs['prefix']} {choice}" for choice in choices]
             texts = [example.inputs["text"]] * len(choices)
-            tokens = tokenizer(texts, choices, truncation=True, max_length=plan.max_length)
-            ids, types, is_cut = tokens["input_ids"], tokens["token_type_ids"], any(cut_off(tokens))
-            found.append(Feature(number, ids, types, example.target if training else None, is_cut=is_cut))
+            tokens = read_pairs(tokenizer, (texts, choices), plan, training)
+            rows: list[tuple[list[int], list[int]]] = []
+            counts, is_cut = [], False
+            for encoding in tokens:
+                windows, is_cut_here = read_long(encoding, example.place, plan)
+                rows += [shown(encoding, places) for places in windows]
+                counts.append(len(windows))
+                is_cut |= is_cut_here
+            ids, types = map(list, zip(*rows, strict=True))
+            target = example.target if training else None
+            found.append(Feature(number, ids, types, target, counts, is_cut, is_windowed=max(counts) > 1))
         return found
 
     def collate(self, features: Sequence[Feature], pad_token_id: int) -> dict[str, Tensor]:
@@ -266,5 +294,7 @@ class MultipleChoice(TaskAdapter):
     forward = staticmethod(choice_logits)
 
     def decode(self, example: Example, windows: Windows, plan: FinetuningPlan) -> Prediction:
-        logits = np.ravel(windows[0][1])
+        ((feature, output),) = windows
+        parts = np.split(np.ravel(output), np.cumsum(feature.detail)[:-1])
+        logits = np.array([part.mean() for part in parts])
         return {"answer": int(logits.argmax()), "probabilities": [float(share) for share in softmax(logits)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convbert.finetuning import metrics
-from convbert.finetuning.adapters.base import TaskAdapter, Windows
+from convbert.finetuning.adapters.base import TaskAdapter, Windows, check_length
 from convbert.finetuning.cells import Report, label_in, sequence_in
 from convbert.finetuning.data import Example, Feature, Prediction, pad
 from convbert.finetuning.metrics import Scores
@@ -19,8 +20,8 @@ from convbert.finetuning.readers import Row
 from convbert.finetuning.recipes import FinetuningPlan
 from convbert.inference.engine import Packed, Rows
 from convbert.inference.outputs import token_logits
-from convbert.inference.spans import most_context, plan_windows
 from convbert.inference.tags import Scheme, as_bio, entity_spans, group_tags, read_scheme, scheme_of
+from convbert.inference.windows import OVERLAP, most_context, plan_windows
 from convbert.model.heads.token_classification import ConvBertForTokenClassification
 from convbert.tokenization import ConvBertTokenizerFast
 from convbert.util.errors import InputError
@@ -28,8 +29,6 @@ from convbert.util.errors import InputError
 _IGNORED = -100
 _SHOWN = 20
 """Labels with a score of their own."""
-_OVERLAP = 4
-"""Neighbouring windows on a long sentence share one `_OVERLAP`th of their pieces."""
 
 
 class Tagging(TaskAdapter):
@@ -100,14 +99,19 @@ class Tagging(TaskAdapter):
         for number, example in enumerate(examples):
             pieces, firsts = split_words(example.inputs["tokens"], tokenizer)
             room = plan.max_length - 2
-            windows = plan_windows(len(pieces), room, room // _OVERLAP)
+            windows = plan_windows(len(pieces), room, room // OVERLAP)
+            check_length(len(pieces) + 2, example.place, plan)
+            is_cut = len(windows) > 1 and plan.long == "cut" and not training
+            windows = windows[:1] if is_cut else windows
             for (first, last), words in zip(windows, share_words(firsts, windows), strict=True):
                 ids = tokenizer.build_inputs_with_special_tokens(pieces[first:last])
                 target = [_IGNORED] * len(ids) if training else None
                 if target is not None:
                     for word, position in words:
                         target[position] = self.labels.index(example.target[word])
-                found.append(Feature(number, ids, [0] * len(ids), target, words))
+                found.append(
+                    Feature(number, ids, [0] * len(ids), target, words, is_cut, is_windowed=len(windows) > 1)
+                )
         return found
 
     def targets(self, features: Sequence[Feature]) -> dict[str, Tensor]:
@@ -176,10 +180,10 @@ def split_words(words: Sequence[str], tokenizer: ConvBertTokenizerFast) -> tuple
 
 def share_words(firsts: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """Per window the words it answers for, each with the position of its first piece: those that it sees with most
-    context around them."""
+    context around them. Words in no window have no answer."""
     shares: list[list[tuple[int, int]]] = [[] for _ in windows]
     seen_by = most_context(windows)
-    for word, position in enumerate(firsts):
+    for word, position in enumerate(firsts[: bisect_left(firsts, len(seen_by))]):
         best = int(seen_by[position])
         shares[best].append((word, position - windows[best][0] + 1))  # after [CLS]
     return shares

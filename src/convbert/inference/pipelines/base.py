@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformers.pipelines.base import Pipeline
 
 from convbert.inference.engine import MAX_TOKENS, AnswerTask, Engine, Rows, Tokens
+from convbert.inference.windows import Long, check_long, share_windows, text_numbers
 from convbert.tokenization.unknown import UnknownTokens
 from convbert.util.errors import InputError
 
@@ -27,12 +28,21 @@ _OF_CREATION = {*inspect.signature(Pipeline.__init__).parameters, "batch_size", 
 }
 
 
+class Whole(NamedTuple):
+    """What a window is on: the ids of the whole text, and which of them the window shows."""
+
+    ids: list[int]
+    places: list[int]
+
+
 class PackedPipeline(Pipeline):
     """A transformers pipeline that packs texts by a budget of tokens, with results in the order of the input.
 
     A string gives one result, a list gives a list, and an iterator (a generator, an open file) gives an iterator that
     reads ahead a bounded number of texts. A result does not depend on the texts beside it. `num_workers` has no
-    effect. Texts of which the tokenizer knows little are said once, in a `DataWarning`.
+    effect. Texts of which the tokenizer knows little are said once, in a `DataWarning`. What is done with a text that
+    is longer than the model reads, `long` says, on creation or in a call: "windows" (the default) reads all of it,
+    "cut" its beginning, "refuse" makes an error of it.
 
     A subclass has `preprocess` (an input to its texts as tokens), `_forward` (a packed batch to rows) and
     `postprocess` (the texts of an input, each with its rows, to a result).
@@ -42,7 +52,7 @@ class PackedPipeline(Pipeline):
         batch_size: texts (or windows) in one batch, at most. By default the tokens alone decide.
 
     Attributes:
-        cut: texts so far that were too long and that `truncation` cut (with a fast tokenizer, which knows it).
+        windowed, cut: texts so far that were too long, and were read in windows; those of which some was not read.
         unknown: how many of the tokens so far are `[UNK]`.
 
     Raises:
@@ -57,7 +67,8 @@ class PackedPipeline(Pipeline):
             raise InputError(f"framework must be 'pt' (PyTorch), got {framework!r}")
         self._check_names(kwargs.keys() - _OF_CREATION)
         check_whole("batch_size", kwargs.get("batch_size"))
-        self.max_tokens, self.cut, self.unknown = max_tokens, 0, UnknownTokens(kwargs["tokenizer"])
+        self.max_tokens, self.unknown = max_tokens, UnknownTokens(kwargs["tokenizer"])
+        self.windowed = self.cut = 0
         super().__init__(**kwargs)
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
@@ -110,8 +121,10 @@ class PackedPipeline(Pipeline):
             known += TOKENIZER_ARGUMENTS
         check_names(type(self).__name__, given, known)
 
-    def _for_tokenizer(self, nested: Mapping[str, Any] | None, direct: Mapping[str, Any]) -> dict[str, Any]:
-        """What the caller said for the tokenizer, as keywords or in a dictionary of its own."""
+    def _for_encoding(
+        self, long: str | None, nested: Mapping[str, Any] | None, direct: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the caller said of long texts, and for the tokenizer, as keywords or in a dictionary of its own."""
         wanted = {**(nested or {}), **{name: value for name, value in direct.items() if value is not None}}
         check_names("the tokenizer", wanted, TOKENIZER_ARGUMENTS)
         shortest = self.tokenizer.num_special_tokens_to_add() + 1
@@ -119,7 +132,16 @@ class PackedPipeline(Pipeline):
         if wanted.get("truncation", True) not in _TRUNCATIONS:
             raise InputError(f"truncation must be True or False, got {wanted['truncation']!r}")
         # Padding never changes a result, and there is no room for it in a packed batch.
-        return {name: value for name, value in wanted.items() if "pad" not in name}
+        kept = {name: value for name, value in wanted.items() if "pad" not in name}
+        return {**kept, **self._for_long(long, kept.pop("truncation", None))}
+
+    def _for_long(self, long: str | None, truncation: bool | str | None) -> dict[str, Any]:
+        """`long`, for which transformers' `truncation` may stand; that it is off says nothing."""
+        if truncation in (None, False, "do_not_truncate"):
+            return {} if long is None else {"long": check_long(long)}
+        if long not in (None, "cut"):
+            raise InputError(f"truncation={truncation!r} cuts long texts, and long={long!r} does not")
+        return {"long": "cut", "truncation": truncation}
 
     # -- texts to results
 
@@ -128,27 +150,57 @@ class PackedPipeline(Pipeline):
         """Tokens that fit into the model, special ones included."""
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
-    def encode(self, text: str, text_pair: str | None = None, **tokenizer_kwargs: Any) -> Tokens:
-        """Tokens of a text or of a pair; an `InputError` for what is no string, or too long and not to be
-        truncated.
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        *,
+        long: Long = "windows",
+        max_length: int | None = None,
+        truncation: bool | str = True,
+        **tokenizer_kwargs: Any,
+    ) -> list[Tokens]:
+        """Tokens of a text or of a pair, or of each window on it; an `InputError` for what is no string, or refused.
+
+        Args:
+            long: what is done with a text of more than `max_length` tokens, by default those that the model reads.
+            truncation: how "cut" cuts, for the tokenizer.
         """
         check_is_text(text)
         if text_pair is not None:
             check_is_text(text_pair)
-        if tokenizer_kwargs.get("truncation"):
-            tokenizer_kwargs.setdefault("max_length", self.max_length)
-        encoded = self.tokenizer(text, text_pair, verbose=False, **tokenizer_kwargs)
-        self.cut += bool(encoded.encodings and encoded.encodings[0].overflowing)
-        self.check_length(len(encoded["input_ids"]), text)
-        self.unknown.add(encoded["input_ids"], text)
-        return Tokens(encoded["input_ids"], encoded["token_type_ids"])
+        room = max_length or self.max_length
+        tokenizer_kwargs |= {"verbose": False, "return_special_tokens_mask": True}
+        encoded = self.tokenizer(text, text_pair, **tokenizer_kwargs)
+        windows = [list(range(len(encoded["input_ids"])))]
+        if (length := len(windows[0])) > room:
+            if long == "windows":
+                windows, is_cut = self.plan(encoded, room)
+            else:
+                tokenizer_kwargs |= {"truncation": truncation, "max_length": room}
+                encoded = self.tokenizer(text, text_pair, **tokenizer_kwargs)
+                windows, is_cut = [list(range(len(encoded["input_ids"])))], True
+            self.count_long(long, length, room, text, is_cut=is_cut)
+        ids, types = encoded["input_ids"], encoded["token_type_ids"]
+        self.unknown.add(ids, text)
+        return [
+            Tokens([ids[each] for each in places], [types[each] for each in places], Whole(ids, places))
+            for places in windows
+        ]
 
-    def check_length(self, length: int, text: str, remedy: str = "cut it with truncation=True") -> None:
-        """Refuse a text of more tokens than the model has positions."""
-        if length > self.max_length:
+    def plan(self, encoded: Any, room: int) -> tuple[list[list[int]], bool]:
+        """The tokens of each window of `room` tokens on a text, by their places; and whether some are in none."""
+        return share_windows(text_numbers(encoded), room)
+
+    def count_long(self, long: Long, length: int, room: int, text: str, *, is_cut: bool = False) -> None:
+        """Count a text of more than `room` tokens; an `InputError` where such texts are refused."""
+        if long == "refuse":
             raise InputError(
-                f"{excerpt(text)} is {length} tokens long and the model reads {self.max_length}; {remedy}"
+                f"{excerpt(text)} is {length} tokens long and the model reads {room}: long=windows reads it in "
+                "windows, long=cut its beginning"
             )
+        self.windowed += long == "windows"
+        self.cut += is_cut or long == "cut"
 
     def get_iterator(
         self, inputs: Any, num_workers: int, batch_size: int, *params: dict[str, Any]

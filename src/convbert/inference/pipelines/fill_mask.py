@@ -11,6 +11,7 @@ from transformers import FillMaskPipeline
 
 from convbert.inference.engine import Packed, Rows, Tokens
 from convbert.inference.pipelines.base import PackedPipeline, check_is_text, check_whole, excerpt
+from convbert.inference.windows import Long, text_numbers, windows_around
 from convbert.util.errors import DataWarning, InputError
 
 
@@ -18,12 +19,14 @@ class FillMask(PackedPipeline, FillMaskPipeline):
     """transformers' `FillMaskPipeline`, with the vocabulary computed at masks only.
 
     A text with one mask gives a list of {"score", "token", "token_str", "sequence"}, a text with several a
-    list of such lists.
+    list of such lists. Of a text that is too long, windows around the masks are read: each mask has at least a quarter
+    of a window on either side, where the text goes on.
 
     Keyword Args:
         top_k (in old programs `topk`): words to give per mask; 5 by default.
         targets: words to choose from. Of one that is no token, the first piece is scored, with a warning.
-        truncation, max_length: True cuts a text that is too long, for the model or for `max_length`.
+        long: "windows", "cut" or "refuse": what is done with a text of more than `max_length` tokens.
+        truncation, max_length: True is "cut"; by default what the model reads.
         tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
@@ -31,6 +34,7 @@ class FillMask(PackedPipeline, FillMaskPipeline):
         self,
         top_k: int | None = None,
         targets: str | list[str] | None = None,
+        long: Long | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
         topk: int | None = None,
         **tokenizer: Any,
@@ -44,7 +48,7 @@ class FillMask(PackedPipeline, FillMaskPipeline):
             forward["top_k"] = top_k
         if targets is not None:
             forward["target_ids"] = self._numbers_of([targets] if isinstance(targets, str) else targets)
-        return self._for_tokenizer(tokenizer_kwargs, tokenizer), forward, {}
+        return self._for_encoding(long, tokenizer_kwargs, tokenizer), forward, {}
 
     def _numbers_of(self, targets: list[str]) -> Tensor:
         """As transformers, takes the first token of a target that is none, but says so."""
@@ -67,17 +71,24 @@ class FillMask(PackedPipeline, FillMaskPipeline):
         return torch.tensor(sorted(found))
 
     def preprocess(self, inputs: str, **tokenizer_kwargs: Any) -> list[Tokens]:
-        """A text to tokens, with a mask among them."""
+        """A text to tokens, of each of its windows, with a mask among them."""
         check_is_text(inputs)
         mask = self.tokenizer.mask_token
         if not inputs.strip():
             raise InputError(f"the text is empty; it must say {mask} where a word is wanted")
         if mask not in inputs:  # before its tokens are counted
             raise InputError(f"there is no {mask} in the text {excerpt(inputs)}")
-        tokens = self.encode(inputs, **tokenizer_kwargs)
-        if self.tokenizer.mask_token_id not in tokens.input_ids:
+        windows = self.encode(inputs, **tokenizer_kwargs)
+        if not all(self.tokenizer.mask_token_id in window.input_ids for window in windows):
             raise InputError(f"{mask} is behind the cut in the text {excerpt(inputs)}")
-        return [tokens]
+        return windows
+
+    def plan(self, encoded: Any, room: int) -> tuple[list[list[int]], bool]:
+        """Windows around the masks. No mask is left out, and the rest is not asked for."""
+        masks = [
+            place for place, token in enumerate(encoded["input_ids"]) if token == self.tokenizer.mask_token_id
+        ]
+        return windows_around(masks, text_numbers(encoded), room), False
 
     def _forward(
         self, packed: Packed, top_k: int = 5, target_ids: Tensor | None = None
@@ -96,16 +107,21 @@ class FillMask(PackedPipeline, FillMaskPipeline):
 
     def postprocess(self, model_outputs: list[tuple[Tokens, Rows]], **_: Any) -> list[Any]:
         """The best tokens (masks, k) as words, each also in place of its mask."""
-        ((tokens, found),) = model_outputs
-        mask_id = self.tokenizer.mask_token_id
-        masks = [place for place, token in enumerate(tokens.input_ids) if token == mask_id]
+        mask_id, ids = self.tokenizer.mask_token_id, model_outputs[0][0].detail.ids
+        best: dict[int, tuple[int, list[float], list[int]]] = {}  # by mask: context, scores and tokens
+        for text, found in model_outputs:
+            shown = [number for number, token in enumerate(text.input_ids) if token == mask_id]
+            for number, scores, chosen in zip(
+                shown, found["scores"].tolist(), found["tokens"].tolist(), strict=True
+            ):
+                mask, context = text.detail.places[number], min(number, len(text.input_ids) - 1 - number)
+                if mask not in best or context > best[mask][0]:
+                    best[mask] = context, scores, chosen
         results: list[list[dict[str, Any]]] = []
-        for mask, scores, chosen in zip(
-            masks, found["scores"].tolist(), found["tokens"].tolist(), strict=True
-        ):
+        for mask in sorted(best):
             results.append([])
-            for score, token in zip(scores, chosen, strict=True):
-                filled = [*tokens.input_ids[:mask], token, *tokens.input_ids[mask + 1 :]]
+            for score, token in zip(*best[mask][1:], strict=True):
+                filled = [*ids[:mask], token, *ids[mask + 1 :]]
                 # Special tokens are left out of the sentence, unless other masks are among them; padding always is.
                 filled = [each for each in filled if each != self.tokenizer.pad_token_id]
                 results[-1].append(
@@ -113,7 +129,7 @@ class FillMask(PackedPipeline, FillMaskPipeline):
                         "score": score,
                         "token": token,
                         "token_str": self.tokenizer.decode([token]),
-                        "sequence": self.tokenizer.decode(filled, skip_special_tokens=len(masks) == 1),
+                        "sequence": self.tokenizer.decode(filled, skip_special_tokens=len(best) == 1),
                     }
                 )
         return results[0] if len(results) == 1 else results

@@ -10,6 +10,7 @@ from torch import Tensor
 from convbert.inference.engine import Packed, Rows, Tokens
 from convbert.inference.outputs import choice_logits
 from convbert.inference.pipelines.base import PackedPipeline, check_whole
+from convbert.inference.windows import Long
 from convbert.util.errors import InputError
 
 
@@ -17,28 +18,43 @@ class MultipleChoice(PackedPipeline):
     """Choices of a text with their probabilities, best first; transformers has no such pipeline.
 
     An input is {"text": ..., "choices": [...]}, with two choices or more. Its result is a list of
-    {"label": the choice, "score": ..., "index": its place among the choices}.
+    {"label": the choice, "score": ..., "index": its place among the choices}. Where the text with a choice is too long,
+    the choice has the mean of the logits of its windows, as pairs in text classification have.
 
     Keyword Args:
         top_k: choices to give; None gives all.
-        truncation, max_length: True cuts a text with a choice that is too long, for the model or for `max_length`.
+        long: "windows", "cut" or "refuse": what is done with a text and a choice of more than `max_length` tokens.
+        truncation, max_length: True is "cut"; by default what the model reads.
         tokenizer_kwargs: the same, and more for the tokenizer.
     """
 
     def _sanitize_parameters(
-        self, top_k: int | None = None, tokenizer_kwargs: dict[str, Any] | None = None, **tokenizer: Any
+        self,
+        top_k: int | None = None,
+        long: Long | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **tokenizer: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         check_whole("top_k", top_k)
-        return self._for_tokenizer(tokenizer_kwargs, tokenizer), {}, {} if top_k is None else {"top_k": top_k}
+        encoding = self._for_encoding(long, tokenizer_kwargs, tokenizer)
+        return encoding, {}, {} if top_k is None else {"top_k": top_k}
 
     def preprocess(self, inputs: dict[str, Any], **tokenizer_kwargs: Any) -> list[Tokens]:
-        """The text with each of its choices to tokens."""
+        """The text with each of its choices to tokens, of each of its windows."""
         if not isinstance(inputs, dict) or inputs.keys() != {"text", "choices"}:
             raise InputError("an input is {'text': ..., 'choices': [...]}")
         text, choices = inputs["text"], inputs["choices"]
         if not isinstance(choices, list | tuple) or len(choices) < 2:
             raise InputError("'choices' must be a list of two texts or more")
-        return [self.encode(text, each, **tokenizer_kwargs)._replace(detail=each) for each in choices]
+        windowed, cut = self.windowed, self.cut
+        found = [self.encode(text, each, **tokenizer_kwargs) for each in choices]
+        # One input, however many of its choices are too long.
+        self.windowed, self.cut = windowed + (self.windowed > windowed), cut + (self.cut > cut)
+        return [
+            window._replace(detail=(index, choices[index]))
+            for index, windows in enumerate(found)
+            for window in windows
+        ]
 
     def _forward(self, packed: Packed) -> tuple[Rows, Tensor]:
         return choice_logits(self.model, packed)
@@ -46,10 +62,11 @@ class MultipleChoice(PackedPipeline):
     def postprocess(
         self, model_outputs: list[tuple[Tokens, Rows]], top_k: int | None = None
     ) -> list[dict[str, Any]]:
-        """A logit of each choice to probabilities."""
-        scores = torch.cat([rows["logits"].flatten() for _, rows in model_outputs]).softmax(0)
+        """The logits of each choice to probabilities."""
+        logits: dict[tuple[int, str], list[Tensor]] = {}
+        for window, rows in model_outputs:
+            logits.setdefault(window.detail, []).append(rows["logits"].flatten())
+        scores = torch.cat([torch.stack(each).mean(0) for each in logits.values()]).softmax(0)
+        choices = [choice for _, choice in logits]
         order = scores.argsort(descending=True, stable=True).tolist()[:top_k]
-        return [
-            {"label": model_outputs[index][0].detail, "score": scores[index].item(), "index": index}
-            for index in order
-        ]
+        return [{"label": choices[index], "score": scores[index].item(), "index": index} for index in order]

@@ -11,21 +11,23 @@ from convbert.inference.engine import Packed, Rows, Tokens
 from convbert.inference.outputs import span_logits
 from convbert.inference.pipelines.base import PackedPipeline, check_is_text, check_whole, excerpt, listed
 from convbert.inference.spans import Passage, find_answers, read_windows
+from convbert.inference.windows import Long
 from convbert.util.errors import InputError
 
 
 class QuestionAnswering(PackedPipeline, ChunkPipeline):
     """Extractive question answering, with the arguments and results of transformers 4.
 
-    A context longer than the model reads is read in overlapping windows, whose spans compete by the sum of
-    their two logits (see `spans`). The score is the probability of the start times that of the end, each a
+    A context that is too long is read in overlapping windows, whose spans compete by the sum of their two logits (see
+    `spans`). The score is the probability of the start times that of the end, each a
     softmax over the tokens of the context and "no answer".
 
     Keyword Args:
         top_k (in old programs `topk`): answers to give; 1 by default.
+        long: "windows", "cut" or "refuse": what is done with a context that does not fit into `max_seq_len`.
         doc_stride: tokens that neighbouring windows share; 128 by default, or half of `max_seq_len`.
         max_seq_len: tokens in a window, with the question and special tokens; 384 by default.
-        max_question_len: tokens of the question that are read; 64 by default.
+        max_question_len: tokens of the question that are read, 64 by default; what is cut, `cut` counts.
         max_answer_len: tokens of an answer, at most; 15 by default.
         handle_impossible_answer: let "no answer" compete, an empty answer at 0. The window least in favour of
             it gives its score.
@@ -40,6 +42,7 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
     def _sanitize_parameters(
         self,
         *,
+        long: Long | None = None,
         doc_stride: int | None = None,
         max_seq_len: int | None = None,
         max_question_len: int | None = None,
@@ -71,7 +74,7 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
             raise InputError(
                 f"max_seq_len ({max_seq_len}) exceeds what the model reads, {self.max_length} tokens"
             )
-        return given, {}, last
+        return {**given, **self._for_long(long, None)}, {}, last
 
     def __call__(
         self,
@@ -106,6 +109,7 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
     def preprocess(
         self,
         inputs: Any,
+        long: Long = "windows",
         doc_stride: int | None = None,
         max_seq_len: int | None = None,
         max_question_len: int = 64,
@@ -117,7 +121,9 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
         if not self.tokenizer.is_fast:
             raise InputError("question answering needs offsets, which only ConvBertTokenizerFast has")
         asked = self.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"]
-        asked = asked[:max_question_len]
+        if len(asked) > max_question_len:
+            self.count_long("refuse" if long == "refuse" else "cut", len(asked), max_question_len, question)
+            asked = asked[:max_question_len]
         passage = Passage.read(text, self.tokenizer)
         if not passage.ids:
             raise InputError(f"the context {excerpt(text)} has no word in it")
@@ -128,7 +134,10 @@ class QuestionAnswering(PackedPipeline, ChunkPipeline):
                 f"doc_stride ({overlap}) must be at least 0 and below the {max(room, 0)} tokens that "
                 f"max_seq_len ({max_seq_len}) leaves for the context beside a question of {len(asked)}"
             )
-        return read_windows(asked, passage, self.tokenizer, room, overlap)
+        windows = read_windows(asked, passage, self.tokenizer, room, overlap)
+        if len(windows) > 1:
+            self.count_long(long, max_seq_len - room + len(passage.ids), max_seq_len, text)
+        return windows[:1] if long == "cut" else windows
 
     def _forward(self, packed: Packed) -> tuple[Rows, Tensor]:
         return span_logits(self.model, packed)

@@ -12,6 +12,7 @@ from convbert.inference.outputs import token_logits
 from convbert.inference.pipelines.base import PackedPipeline, check_is_text
 from convbert.inference.tags import Part as TagPart
 from convbert.inference.tags import group_tags, scheme_of
+from convbert.inference.windows import OVERLAP, Long
 from convbert.util.errors import InputError
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
@@ -20,12 +21,14 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 class TokenClassification(PackedPipeline, TokenClassificationPipeline):
     """transformers' `TokenClassificationPipeline` on packed batches.
 
-    transformers silently cuts a text that is too long; here it is an error, unless one of the first two
-    arguments says what to do. Labels of any scheme make entities, as in `convbert predict`: BIO, BILOU, `PER-B`, ...
+    A text that is too long is read in overlapping windows; where they differ, the longer entity counts, or the more
+    probable one. (transformers silently cuts such a text.) Labels of any scheme make entities, as in `convbert
+    predict`: BIO, BILOU, `PER-B`, ...
 
     Keyword Args:
-        stride: read a text that is too long in windows that share so many tokens.
-        truncation: True ignores the rest of a text that is too long.
+        long: "windows", "cut" or "refuse": what is done with a text of more tokens than the model reads.
+        stride: tokens that neighbouring windows share; by default a quarter.
+        truncation: True is "cut".
         aggregation_strategy: "none", "simple", "first", "average" or "max": how tokens become entities.
         grouped_entities, ignore_subwords: of old programs; "simple", or "first" with both, "none" without the first.
         ignore_labels: labels to leave out; ["O"] by default.
@@ -35,6 +38,7 @@ class TokenClassification(PackedPipeline, TokenClassificationPipeline):
     def _sanitize_parameters(
         self,
         stride: int | None = None,
+        long: Long | None = None,
         truncation: bool | None = None,
         aggregation_strategy: Any = None,
         ignore_labels: list[str] | None = None,
@@ -62,47 +66,46 @@ class TokenClassification(PackedPipeline, TokenClassificationPipeline):
             delimiter=delimiter,
         )
         if stride is not None:
-            room = self.max_length - self.tokenizer.num_special_tokens_to_add()
-            if not isinstance(stride, int) or not 0 <= stride < room:
+            if not isinstance(stride, int) or not 0 <= stride < self._room:
                 raise InputError(
-                    f"stride must be at least 0 and below the {room} tokens of a window, got {stride}"
+                    f"stride must be at least 0 and below the {self._room} tokens of a window, got {stride}"
                 )
             preprocess["stride"] = stride
-        if truncation is not None:
-            preprocess["truncation"] = truncation
+        if "long" in (chosen := self._for_long(long, truncation)):
+            preprocess["long"] = chosen["long"]
         return preprocess, forward, postprocess
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a window, without special ones."""
+        return self.max_length - self.tokenizer.num_special_tokens_to_add()
 
     def preprocess(
         self,
         sentence: str | list[str],
         offset_mapping: Any = None,
         stride: int | None = None,
-        truncation: bool = False,
+        long: Long = "windows",
         **params: Any,
     ) -> list[Tokens]:
-        """A text to windows of tokens: one, unless the text is too long and `stride` is given; `truncation` takes the
-        first.
-        """
+        """A text to windows of tokens: one, unless it is too long."""
         is_split = params["is_split_into_words"] and isinstance(sentence, list)
         words: list[Any] = list(sentence) if is_split else [sentence]
         for word in words:
             check_is_text(word)
         windows = {
             "max_length": self.max_length,
-            "stride": stride or 0,
+            "stride": self._room // OVERLAP if stride is None else stride,
             "return_overflowing_tokens": True,
             "padding": True,
         }
         parts = super().preprocess(sentence, offset_mapping, tokenizer_params=windows, **params)
         texts = [_without_padding(part) for part in parts]
-        if len(texts) > 1 and stride is None:
-            if not truncation:
-                special = self.tokenizer.num_special_tokens_to_add()
-                length = sum(len(text.input_ids) - special for text in texts) + special
-                remedy = "read it in windows (stride=...) or cut it with truncation=True"
-                self.check_length(length, " ".join(words), remedy)
-            self.cut += 1
-            texts = texts[:1]
+        if len(texts) > 1:
+            shared = windows["stride"] + self.tokenizer.num_special_tokens_to_add()
+            length = sum(len(text.input_ids) - shared for text in texts) + shared
+            self.count_long(long, length, self.max_length, " ".join(words))
+            texts = texts[:1] if long == "cut" else texts
         for text in texts:
             self.unknown.add(text.input_ids, " ".join(words))
         return texts
