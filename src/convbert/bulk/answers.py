@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,9 +67,9 @@ class Answers:
         return f"{self.failed:,} {lines} no answer{first}" if self.failed else None
 
 
-class FileAnswers(Answers, ABC):
-    """Answers on their way to a file. Until all are there, it has the ending .partial, beside it lies what it was
-    started with, and other processes are kept away by a lock.
+class FileAnswers(Answers):
+    """Answers as JSON Lines on their way to a file. Until all are there, it has the ending .partial, beside it lies what
+    it was started with, and other processes are kept away by a lock.
 
     Args:
         path: of the file.
@@ -105,27 +104,6 @@ class FileAnswers(Answers, ABC):
         except BaseException:
             self._lock_file.close()
             raise
-
-    @abstractmethod
-    def _open(self) -> IO[bytes]:
-        """Open what is locked, and made where missing."""
-
-    @abstractmethod
-    def _is_empty(self) -> bool: ...
-
-    @abstractmethod
-    def _go_on(self) -> None:
-        """Find what an interrupted run has finished."""
-
-    @abstractmethod
-    def _flush(self) -> None: ...
-
-    @abstractmethod
-    def _finish(self) -> None:
-        """Give the file its name."""
-
-    @abstractmethod
-    def _remove(self) -> None: ...
 
     def _check_command(self, command: dict[str, Any], resume: bool) -> None:
         from convbert.training.run_folder import differences
@@ -182,10 +160,6 @@ class FileAnswers(Answers, ABC):
         with self._naming():
             super().write(answered)
 
-
-class Lines(FileAnswers):
-    """JSON Lines; a line that an interrupted run has not written to its end is cut."""
-
     def _open(self) -> IO[bytes]:
         return self._partial.open("a+b")
 
@@ -193,6 +167,7 @@ class Lines(FileAnswers):
         return self._partial.stat().st_size == 0
 
     def _go_on(self) -> None:
+        """Find what an interrupted run has finished; a line that it has not written to its end is cut."""
         end, stream = 0, self._lock_file
         stream.seek(0)
         for count, line in enumerate(stream, start=1):
@@ -222,7 +197,7 @@ class Lines(FileAnswers):
         self._partial.unlink(missing_ok=True)
 
 
-class Table(FileAnswers):
+class TableAnswers(FileAnswers):
     """A Parquet file. Its parts, each written whole or not at all, lie in a folder until they are joined."""
 
     write_as = staticmethod(as_table)
@@ -292,4 +267,4 @@ def open_answers(path: Path | None, resume: bool, command: dict[str, Any]) -> An
     """Answers to stdout for None, to a table for a name that ends with .parquet, else to JSON Lines."""
     if path is None:
         return Answers()
-    return (Table if path.suffix.lower() == ".parquet" else Lines)(path, resume, command)
+    return (TableAnswers if path.suffix.lower() == ".parquet" else FileAnswers)(path, resume, command)

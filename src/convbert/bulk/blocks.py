@@ -82,7 +82,9 @@ class Inputs:
 
     def after(self, position: Position) -> list[dict[str, Any]]:
         """The files that are left: their `name`, and `after` how many lines or rows to go on."""
-        first = self.names.index(position.file) if position.file in self.names else 0
+        if position.file and position.file not in self.names:
+            raise InputError(f"{position.file}: an interrupted run has answered it, and it is not there now")
+        first = self.names.index(position.file) if position.file else 0
         names = self.names[first:]
         return [{"name": name, "after": 0 if at else position.number} for at, name in enumerate(names)]
 
