@@ -68,8 +68,8 @@ class Answers:
 
 
 class FileAnswers(Answers):
-    """Answers as JSON Lines on their way to a file. Until all are there, it has the ending .partial, beside it lies what
-    it was started with, and other processes are kept away by a lock.
+    """Answers as JSON Lines on their way to a file. Until all are there, it has the ending .partial, beside it lies
+    what it was started with, and other processes are kept away by a lock.
 
     Args:
         path: of the file.
