@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import gzip
+from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -70,9 +71,10 @@ def test_a_dataset_keeps_its_columns_and_gets_vectors_of_fp32(model, tmp_path):
     np.testing.assert_allclose(np.stack(table["embedding"][:20].to_numpy()), expected, atol=1e-6)
 
 
-def test_a_damaged_file_alone_is_named(embed, tmp_path):
-    Path(tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    found, code, said = embed(tmp_path / "a.parquet", tmp_path / "out.jsonl", "--engine", "ray")
+def test_a_file_with_a_damaged_end_is_named_by_the_worker_that_reads_it(embed, tmp_path):
+    noise = Random(0)
+    lines = "".join(f"the {noise.random()} sat .\n" for _ in range(30_000))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(lines.encode())[:-99])
+    found, code, said = embed(tmp_path / "a.txt.gz", tmp_path / "out.jsonl", "--engine", "ray")
     assert (found, code) == ([], 2)
-    assert "a.parquet: not a Parquet file" in said
-    assert list(tmp_path.glob("out*")) == []
+    assert "a.txt.gz: damaged gzip file" in said

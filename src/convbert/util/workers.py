@@ -119,12 +119,15 @@ def ray_cluster() -> Iterator[None]:
             raise InputError(_NO_CLUSTER) from error
     try:
         yield
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise error.cause from error
+    except Exception as error:
+        cause: Any = error
+        while cause is not None and not isinstance(cause, InputError):  # Ray wraps what a worker raised
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from error
+        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+            raise InputError(f"the Ray cluster failed, what is finished is kept: {error}") from error
         raise
-    except ray.exceptions.RayError as error:
-        raise InputError(f"the Ray cluster failed, what is finished is kept: {error}") from error
     finally:
         if here:
             with suppress(Exception):
