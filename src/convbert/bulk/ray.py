@@ -90,6 +90,7 @@ def answer_by_ray(
         ds.context.execution_options.preserve_order = True
         ds.context.target_max_block_size = 1  # a row is a block of lines, or its answers: enough for a task
         ds.context.enable_progress_bars = False
+        ds.context.raise_original_map_exception = True
         readers = ray.data.TaskPoolStrategy(size=_READERS)
         answered = ds.map_batches(inputs.read_batch, batch_size=1, num_cpus=0, compute=readers).map_batches(
             _BlockActor,
