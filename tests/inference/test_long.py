@@ -303,6 +303,7 @@ def test_truncation_is_a_word_for_cut(task, pipe):
     ask = pipe(task)
     assert ask(long, truncation=True) == ask(beginning)
     assert ask(long, truncation=False) == ask(long) != ask(beginning)
+    assert ask(long, truncation=False, long="cut") == ask(beginning)
     with pytest.raises(InputError, match="truncation=True cuts long texts"):
         ask(long, truncation=True, long="windows")
 

@@ -70,8 +70,9 @@ class SequenceAdapter(TaskAdapter):
                 target = self.encode_target(example.target) if training else None
                 windows, is_cut = read_long(encoding, example.place, plan)
                 for places in windows:
-                    more = {"is_cut": is_cut, "is_windowed": len(windows) > 1}
-                    found.append(Feature(number, *shown(encoding, places), target, **more))
+                    ids, types = shown(encoding, places)
+                    is_windowed = len(windows) > 1
+                    found.append(Feature(number, ids, types, target, None, is_cut, is_windowed))
         return found
 
 

@@ -133,7 +133,8 @@ class PackedPipeline(Pipeline):
             raise InputError(f"truncation must be True or False, got {wanted['truncation']!r}")
         # Padding never changes a result, and there is no room for it in a packed batch.
         kept = {name: value for name, value in wanted.items() if "pad" not in name}
-        return {**kept, **self._for_long(long, kept.pop("truncation", None))}
+        truncation = kept.pop("truncation", None)
+        return {**kept, **self._for_long(long, truncation)}
 
     def _for_long(self, long: str | None, truncation: bool | str | None) -> dict[str, Any]:
         """`long`, for which transformers' `truncation` may stand; that it is off says nothing."""

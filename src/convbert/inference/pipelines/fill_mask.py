@@ -79,7 +79,7 @@ class FillMask(PackedPipeline, FillMaskPipeline):
         if mask not in inputs:  # before its tokens are counted
             raise InputError(f"there is no {mask} in the text {excerpt(inputs)}")
         windows = self.encode(inputs, **tokenizer_kwargs)
-        if not all(self.tokenizer.mask_token_id in window.input_ids for window in windows):
+        if not any(self.tokenizer.mask_token_id in window.input_ids for window in windows):
             raise InputError(f"{mask} is behind the cut in the text {excerpt(inputs)}")
         return windows
 

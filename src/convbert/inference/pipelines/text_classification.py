@@ -61,7 +61,7 @@ class TextClassification(PackedPipeline, TextClassificationPipeline):
         pair = inputs if isinstance(inputs, dict) else {"text": inputs}
         if "text" not in pair or not pair.keys() <= {"text", "text_pair"}:
             raise InputError(f"a pair is {{'text': ..., 'text_pair': ...}}, got the keys {sorted(pair)}")
-        return self.encode(**pair, **tokenizer_kwargs)
+        return self.encode(pair["text"], pair.get("text_pair"), **tokenizer_kwargs)
 
     def _forward(self, packed: Packed) -> tuple[Rows, Tensor]:
         return text_logits(self.model, packed)
