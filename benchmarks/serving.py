@@ -1,14 +1,16 @@
 """`convbert serve` under load: `python -m benchmarks.serving [--size base] [--requests 512] [--overload SECONDS]`.
 
-Real sentences, one to eight of them joined to a text, are classified by random weights of a published size, one text a
-request, by 64 clients in this process over loopback; the server is a process of its own. Side by side, in turns:
+Real sentences, one to eight (--longest) of them joined to a text, are classified by random weights of a published
+size, one text a request, by 64 clients in this process over loopback; the server is a process of its own. Side by side,
+in turns:
 
 - pipeline: `convbert.pipeline` over all texts in one list, in a process of its own;
 - ours: `convbert serve`;
 - peer: transformers' pipeline with transformers' ConvBERT behind FastAPI, a text at a time.
 
 Every answer is compared with that for the text alone. With --overload, requests then arrive at twice the rate that ours
-has just answered, whether or not answers come: statuses, latency of what was accepted, and memory of the server.
+has just answered (or at twice --rate, with nothing measured before), whether or not answers come: statuses, latency of
+what was accepted, and memory of the server.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -108,8 +110,10 @@ async def closed_loop(port: int, texts: Sequence[str]) -> Load:
     return Load(time.perf_counter() - began, latencies, statuses, answers)
 
 
-async def open_loop(port: int, texts: Sequence[str], rate: float, seconds: float) -> Load:
-    """A request every 1 / rate seconds; latencies are those of accepted ones."""
+async def open_loop(
+    port: int, texts: Sequence[str], rate: float, seconds: float, look: Callable[[], None]
+) -> Load:
+    """A request every 1 / rate seconds; latencies are those of accepted ones. `look` is called ten times meanwhile."""
     latencies: list[float] = []
     statuses: Counter[int] = Counter()
     free: list[Client] = []
@@ -123,19 +127,24 @@ async def open_loop(port: int, texts: Sequence[str], rate: float, seconds: float
             latencies.append(time.perf_counter() - began)
         free.append(client)
 
-    began, tasks = time.perf_counter(), []
+    looks, began = 0, time.perf_counter()
+    tasks: list[asyncio.Task[None]] = []
     while (now := time.perf_counter() - began) < seconds:
         tasks += [asyncio.create_task(one(texts[n % len(texts)])) for n in range(len(tasks), int(now * rate))]
+        if now * 10 >= seconds * (looks + 1):
+            look()
+            looks += 1
         await asyncio.sleep(0.01)
+    look()
     await asyncio.gather(*tasks)
     return Load(time.perf_counter() - began, latencies, statuses, [])
 
 
-def texts_of(count: int) -> list[str]:
-    """Sentences joined by one to eight, in an order without a pattern."""
+def texts_of(count: int, longest: int) -> list[str]:
+    """One to `longest` sentences a text, in an order without a pattern."""
     lines = SENTENCES.read_text(encoding="utf-8").splitlines()
-    joined = [lines[(7 * n + k) % len(lines)] for n in range(count) for k in range(8)]
-    return [" ".join(joined[8 * n : 8 * n + 1 + n * 5 % 8]) for n in range(count)]
+    joined = [lines[(7 * n + k) % len(lines)] for n in range(count) for k in range(longest)]
+    return [" ".join(joined[longest * n :][: 1 + n * 5 % longest]) for n in range(count)]
 
 
 def write_classifier(folder: Path, size: str) -> Path:
@@ -172,50 +181,63 @@ def refuse_other_answers(found: Load, expected: list[list[dict[str, float]]]) ->
                 raise SystemExit(f"text {number} has another answer than alone")
 
 
+def compare(folder: Path, port: int, texts: list[str], rounds: int, precision: str) -> float:
+    """Ours, the pipeline and the peer in turns; texts/s of ours, in the median."""
+    requests = len(texts)
+    peer = start(PEER, str(folder), str(port + 1), port=port + 1)
+    try:
+        pipe = convbert.pipeline("text-classification", folder, precision=precision, top_k=None)
+        alone = [pipe(text, top_k=None) for text in texts]
+        rates: dict[str, list[float]] = {"pipeline": [], "ours": [], "peer": []}
+        few = max(CLIENTS, requests // 4)  # of the peer, which takes longest
+        asyncio.run(closed_loop(port, texts[:CLIENTS]))
+        asyncio.run(closed_loop(port + 1, texts[:CLIENTS]))
+        for _ in range(rounds):
+            began = time.perf_counter()
+            pipe(texts, top_k=None)
+            rates["pipeline"].append(requests / (time.perf_counter() - began))
+            found = asyncio.run(closed_loop(port, texts))
+            refuse_other_answers(found, alone)
+            theirs = asyncio.run(closed_loop(port + 1, texts[:few]))
+            rates["ours"].append(requests / found.seconds)
+            rates["peer"].append(few / theirs.seconds)
+            print(f"ours {found.line()}\npeer {theirs.line()}", flush=True)
+    finally:
+        peer.terminate()
+    medians = {name: round(statistics.median(each), 1) for name, each in rates.items()}
+    print(f"texts/s, medians of {rounds} rounds: {medians}; torch {torch.__version__}")
+    for other, bar in (("pipeline", 0.85), ("peer", 3)):
+        ratios = sorted(one / two for one, two in zip(rates["ours"], rates[other], strict=True))
+        shown = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"ours / {other}, within a round: {shown}; to reach: {bar}", flush=True)
+    return medians["ours"]
+
+
 def main(
     size: Annotated[str, typer.Option(help=f"of {', '.join(SIZES)}")] = "base",
     requests: int = 512,
     rounds: int = 3,
+    longest: Annotated[int, typer.Option(help="sentences in a text, at most")] = 8,
+    precision: Annotated[str, typer.Option(help="of ours and of the pipeline")] = "fp32",
     overload: Annotated[float, typer.Option(help="seconds of twice the load; 0 leaves it out")] = 0.0,
+    rate: Annotated[float, typer.Option(help="texts/s that ours can answer; 0 measures them")] = 0.0,
     port: int = 8765,
 ) -> None:
     """Measure side by side. Run nothing else on the machine meanwhile."""
-    texts = texts_of(requests)
+    texts = texts_of(requests, longest)
     with tempfile.TemporaryDirectory() as place:
         folder = write_classifier(Path(place), size)
-        words = ("serve", "--model", f"load={folder}", "--precision", "fp32", "--timeout", str(TIMEOUT))
+        words = ("serve", "--model", f"load={folder}", "--precision", precision, "--timeout", str(TIMEOUT))
         ours = start(OURS, *words, "--port", str(port), port=port)
-        peer = start(PEER, str(folder), str(port + 1), port=port + 1)
         try:
-            pipe = convbert.pipeline("text-classification", folder, precision="fp32", top_k=None)
-            alone = [pipe(text, top_k=None) for text in texts]
-            rates: dict[str, list[float]] = {"pipeline": [], "ours": [], "peer": []}
-            few = max(CLIENTS, requests // 4)  # of the peer, which takes longest
-            asyncio.run(closed_loop(port, texts[:CLIENTS]))
-            asyncio.run(closed_loop(port + 1, texts[:CLIENTS]))
-            for _ in range(rounds):
-                began = time.perf_counter()
-                pipe(texts, top_k=None)
-                rates["pipeline"].append(requests / (time.perf_counter() - began))
-                found = asyncio.run(closed_loop(port, texts))
-                refuse_other_answers(found, alone)
-                theirs = asyncio.run(closed_loop(port + 1, texts[:few]))
-                rates["ours"].append(requests / found.seconds)
-                rates["peer"].append(few / theirs.seconds)
-                print(f"ours {found.line()}\npeer {theirs.line()}", flush=True)
-            medians = {name: statistics.median(each) for name, each in rates.items()}
-            print(f"texts/s, medians of {rounds} rounds: {medians}; torch {torch.__version__}, {size}, fp32")
-            print(f"ours / pipeline {medians['ours'] / medians['pipeline']:.2f} (to reach: 0.85)")
-            print(f"ours / peer {medians['ours'] / medians['peer']:.2f} (to reach: 3)")
-            peer.terminate()
+            rate = rate or compare(folder, port, texts, rounds, precision)
             if overload:
-                before = memory(ours)
-                found = asyncio.run(open_loop(port, texts, 2 * medians["ours"], overload))
-                print(f"at twice the load for {overload:.0f} s: {found.line()}")
-                print(f"memory {before:.0f} MB before, {memory(ours):.0f} MB after; deadline {TIMEOUT:.0f} s")
+                held: list[float] = []
+                load = open_loop(port, texts, 2 * rate, overload, lambda: held.append(memory(ours)))
+                print(f"at {2 * rate:.1f} texts/s for {overload:.0f} s, {size}: {asyncio.run(load).line()}")
+                print(f"MB in ten equal parts: {[round(each) for each in held]}; deadline {TIMEOUT:.0f} s")
         finally:
             ours.terminate()
-            peer.terminate()
             ours.wait(60)
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -105,6 +105,17 @@ class Slow(ThreadPoolExecutor):
         return super().submit(slowly)
 
 
+def test_what_arrives_meanwhile_is_answered_together(models):
+    pool = Slow(0.3)
+    with serving(Batcher(models, make_pool=lambda: pool)) as server, ThreadPoolExecutor(9) as clients:
+        replies = [clients.submit(server.send, "/fill-mask", {"inputs": MASKED})]
+        while not pool.portions:
+            time.sleep(0.01)
+        replies += [clients.submit(server.send, "/fill-mask", {"inputs": MASKED}) for _ in range(8)]
+        assert {each.result().status for each in replies} == {200}
+    assert pool.portions == [1, 8]
+
+
 def test_a_full_queue_sheds_and_the_rest_is_answered(models):
     with (
         serving(Batcher(models, queue=8, make_pool=lambda: Slow(0.2))) as server,
@@ -132,6 +143,23 @@ def test_a_deadline(models):
         assert server.send("/fill-mask", {"inputs": MASKED}).status == 504
 
 
+def test_what_was_not_begun_by_the_deadline_is_shed(models):
+    pool = Slow(0.8)
+    with (
+        serving(Batcher(models, timeout=0.3, make_pool=lambda: pool)) as server,
+        ThreadPoolExecutor() as clients,
+    ):
+        first = clients.submit(server.send, "/fill-mask", {"inputs": MASKED})
+        while not pool.portions:
+            time.sleep(0.01)
+        later = server.send("/fill-mask", {"inputs": MASKED})
+        assert (first.result().status, later.status, int(later.headers["Retry-After"]) >= 1) == (
+            504,
+            429,
+            True,
+        )
+
+
 def test_clients_that_leave_or_linger(models):
     """One closes before its answer, one never sends its body: neither costs the others anything."""
     pool = Slow(0.3)
@@ -157,6 +185,37 @@ def test_clients_that_leave_or_linger(models):
         for each in busy:
             each.join()
     assert sum(pool.portions) < 50  # cancelled requests were not computed
+
+
+def words(reply) -> list[str]:
+    return [each["token_str"] for each in reply.content]
+
+
+class Dying(ThreadPoolExecutor):
+    """A worker that dies over its first portion."""
+
+    def submit(self, function, *args):
+        if len(args) == 1:  # loading
+            return super().submit(function, *args)
+        died: Future[None] = Future()
+        died.set_exception(BrokenExecutor())
+        return died
+
+
+def test_of_two_workers_one_dies(models):
+    pools = iter([Slow(0.05), Dying(1)])
+    batcher = Batcher(models, workers=2, make_pool=lambda: next(pools, None) or in_thread())
+    with serving(batcher) as server, ThreadPoolExecutor(16) as clients:
+        whole = words(server.send("/fill-mask", {"inputs": MASKED}))  # of the first worker
+
+        def ask(_: int) -> int:
+            reply = server.send("/fill-mask", {"inputs": MASKED})
+            assert reply.status == 503 or words(reply) == whole
+            return reply.status
+
+        assert set(clients.map(ask, range(48))) == {200, 503}
+        assert set(clients.map(ask, range(48))) == {200}
+        assert "convbert_worker_restarts_total 1.0" in server.send("/metrics").content
 
 
 def test_a_bug_in_one_text_spares_its_batch(models, monkeypatch):

@@ -14,7 +14,12 @@ def test_requests_are_answered_as_described(server, mode):
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi import checks
 
-    checked = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance]
+    conformance = (
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+    )
+    checked = [not_a_server_error, *conformance]
     described = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     operations = [each.ok() for each in described.get_all_operations()]
     asked = [each for each in operations if each.body]

@@ -16,7 +16,7 @@ from fastapi.security import HTTPBearer
 from pydantic_core import to_json
 
 from convbert import __version__
-from convbert.serving import schemas
+from convbert.serving import replies, schemas
 from convbert.serving.batching import Answers, Batcher
 from convbert.serving.errors import RequestError, add_error_handlers
 from convbert.serving.gate import Gate
@@ -143,8 +143,8 @@ def _add_information(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
 
 
 def _add_routes(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
-    def post(path: str) -> Any:
-        return app.post(path, dependencies=keyed, response_class=Response)
+    def post(path: str, described: Any) -> Any:
+        return app.post(path, dependencies=keyed, response_model=described)
 
     async def answers(
         request: Request, name: str | None, task: str, records: Sequence[Any], params: dict[str, Any]
@@ -177,7 +177,7 @@ def _add_routes(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
             params["function_to_apply"] = function
         return _refuse_errors((await answers(request, name, CLASSIFYING, records, params)).answers)
 
-    @post("/v1/embeddings")
+    @post("/v1/embeddings", replies.Embeddings)
     async def embeddings(request: Request, body: schemas.EmbeddingsBody) -> Response:
         """Vectors of length 1, as OpenAI's API gives them."""
         found, tokens = await vectors(request, body, _listed(body.input), truncate=False, normalize=True)
@@ -191,13 +191,13 @@ def _add_routes(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
         )
         return _json({"object": "list", "data": data, "model": name, "usage": usage})
 
-    @post("/embed")
+    @post("/embed", list[replies.Vector])
     async def embed(request: Request, body: schemas.EmbedBody) -> Response:
         """Vectors, as text-embeddings-inference gives them."""
         found, _ = await vectors(request, body, _listed(body.inputs), body.truncate, body.normalize)
         return _json(found.tolist())
 
-    @post("/predict")
+    @post("/predict", list[replies.Label] | list[list[replies.Label]])
     async def predict(request: Request, body: schemas.PredictBody) -> Response:
         """Labels with scores, as text-embeddings-inference gives them."""
         is_batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
@@ -208,7 +208,7 @@ def _add_routes(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
         )
         return _json(found if is_batch else found[0])
 
-    @post("/rerank")
+    @post("/rerank", list[replies.Rank])
     async def rerank(request: Request, body: schemas.RerankBody) -> Response:
         """Texts by how well they fit a query, for a model with one label, as text-embeddings-inference gives them."""
         classifiers = [info for info in batcher.models.values() if info.task == CLASSIFYING]
@@ -238,32 +238,32 @@ def _add_routes(app: FastAPI, batcher: Batcher, keyed: list[Any]) -> None:
             return _refuse_errors(found, is_one=True)
         return [{"error": _sentence(each)} if isinstance(each, Exception) else each for each in found]
 
-    @post("/fill-mask")
+    @post("/fill-mask", replies.Masks | list[replies.Masks | replies.Failed])
     async def fill_mask(request: Request, body: schemas.FillMaskBody) -> Response:
         """Words that fit in place of [MASK]. In a list, a text that cannot be used is answered with its error."""
         return _json(_one(body, await own(request, body, "fill-mask")))
 
-    @post("/classify")
+    @post("/classify", list[list[replies.Label] | replies.Failed])
     async def classify(request: Request, body: schemas.ClassifyBody) -> Response:
         """Labels with scores: a list for each text, of one text, too."""
         return _json(await own(request, body, CLASSIFYING))
 
-    @post("/tag")
+    @post("/tag", list[replies.Span] | list[list[replies.Span] | replies.Failed])
     async def tag(request: Request, body: schemas.TagBody) -> Response:
         """Marked spans."""
         return _json(_one(body, await own(request, body, "token-classification")))
 
-    @post("/answer")
+    @post("/answer", replies.Answers | list[replies.Answers | replies.Failed])
     async def answer(request: Request, body: schemas.AnswerBody) -> Response:
         """Answers to questions."""
         return _json(_one(body, await own(request, body, "question-answering")))
 
-    @post("/choose")
+    @post("/choose", list[replies.Choice] | list[list[replies.Choice] | replies.Failed])
     async def choose(request: Request, body: schemas.ChooseBody) -> Response:
         """Choices by how well they go with a text."""
         return _json(_one(body, await own(request, body, "multiple-choice")))
 
-    @post("/maps")
+    @post("/maps", replies.Maps)
     async def maps(request: Request, body: schemas.MapsBody) -> Response:
         """What the tokens of a text read in a layer: attention (heads, T, T), and dynamic kernels (T, heads, K)."""
         layers = _find(batcher, body.model, MAPS).num_layers

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from convbert.serving.meters import Meters
@@ -18,8 +19,8 @@ from convbert.serving.worker import Answered, Job, ModelInfo, Models, answer, de
 from convbert.tokenization.unknown import WARNING_SHARE
 
 PORTIONS = 2
-"""With a worker at a time: one that it answers, and one that it finds when it is done."""
-ADMITTED = 0.7
+"""With a worker at most: one that it answers, and a full one that it finds when it is done."""
+ADMITTED = 0.5
 """Of the deadline: how long a text may be expected to wait when it is let in."""
 _NEWEST = 0.2
 """Weight of the newest portion in moving averages."""
@@ -102,6 +103,7 @@ class Batcher:
         self._make_pool = make_pool
         self._pools = [make_pool() for _ in range(workers)]
         self._last_answer = [0.0] * workers
+        self._at_work = [0] * workers  # portions that it has
         self._size = 0  # characters that wait or are being answered
         self._speed = 0.0  # characters a second of a worker
         self._token = 4.0  # characters of a token
@@ -116,7 +118,7 @@ class Batcher:
 
     async def start(self) -> None:
         """Begin to hand out work, in the running event loop."""
-        self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()  # texts have arrived, or a worker is done
         self._tasks = [
             asyncio.create_task(self._work(number))
             for number in range(len(self._pools))
@@ -128,14 +130,14 @@ class Batcher:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._close()
+        await asyncio.to_thread(self._close)
 
     async def answer(self, job: Job, records: Sequence[Any]) -> Answers:
         """The answers to records, in their order.
 
         Raises:
-            OverloadedError: nothing was begun.
-            TimeoutError: the deadline has passed.
+            OverloadedError: nothing was begun, at once or by the deadline.
+            TimeoutError: the deadline has passed over what was begun.
             WorkerDiedError: one of the records was with a worker that ended.
         """
         sizes = [_size_of(record) for record in records]
@@ -146,10 +148,16 @@ class Batcher:
             _Waiting(call, place, job, record, size)
             for place, (record, size) in enumerate(zip(records, sizes, strict=True))
         )
-        self._arrived.set()
+        self._changed.set()
         try:
             async with asyncio.timeout(self.timeout):
                 await call.done
+        except TimeoutError:
+            if sum(item.call is call for item in self.waiting) == len(
+                records
+            ):  # the workers have become slower
+                raise self._overloaded() from None
+            raise
         finally:
             if call.left:
                 self._withdraw(call)
@@ -159,18 +167,25 @@ class Batcher:
         speed = self._speed * len(self._pools) or math.inf
         is_late = bool(self.waiting) and (self._size + size) / speed > ADMITTED * self.timeout
         if is_late or len(self.waiting) + texts > self.queue:
-            raise OverloadedError(max(1, math.ceil(self._size / speed)))
+            raise self._overloaded()
+
+    def _overloaded(self) -> OverloadedError:
+        speed = self._speed * len(self._pools) or math.inf
+        return OverloadedError(max(1, math.ceil(self._size / speed)))
 
     def _withdraw(self, call: _Call) -> None:
         """Forget what nobody waits for."""
         self._size -= sum(item.size for item in self.waiting if item.call is call)
         self.waiting = deque(item for item in self.waiting if item.call is not call)
 
-    async def _take(self) -> list[_Waiting]:
-        """As many waiting texts as fit the budget of tokens, by their length; one at least."""
-        while not self.waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
+    async def _take(self, worker: int) -> list[_Waiting]:
+        """As many waiting texts as fit the budget of tokens, by their length; one at least.
+
+        For a worker that is at work, a portion that is not full stays here and grows.
+        """
+        while not self.waiting or (self._at_work[worker] and not self._is_full()):
+            self._changed.clear()
+            await self._changed.wait()
         room = self.settings.max_tokens * self._token
         portion = [self.waiting.popleft()]
         room -= portion[0].size
@@ -178,9 +193,15 @@ class Batcher:
             portion.append(self.waiting.popleft())
         return portion
 
+    def _is_full(self) -> bool:
+        """Whether the texts that wait are a whole portion."""
+        sizes = accumulate(item.size for item in self.waiting)
+        return any(size >= self.settings.max_tokens * self._token for size in sizes)
+
     async def _work(self, worker: int) -> None:
         while True:
-            portion = await self._take()
+            portion = await self._take(worker)
+            self._at_work[worker] += 1
             started = time.monotonic()
             try:
                 found = await self._submit(worker, portion)
@@ -190,6 +211,8 @@ class Batcher:
                 self._deliver(worker, portion, found, started)
             finally:
                 self._size -= sum(item.size for item in portion)
+                self._at_work[worker] -= 1
+                self._changed.set()
 
     async def _submit(self, worker: int, portion: list[_Waiting]) -> Answered:
         jobs = [(item.job, item.record) for item in portion]
@@ -249,7 +272,7 @@ class Batcher:
 
     def _close(self) -> None:
         for pool in self._pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _size_of(record: Any) -> int:

@@ -1,4 +1,4 @@
-// The interface as openapi.json describes it: a card for each route, with the fields of its request.
+// The interface as openapi.json describes it: a card for each route, with the fields of its request, and its reply.
 function element(tag, text, ...children) {
   const made = document.createElement(tag);
   made.append(...(text === undefined ? [] : [text]), ...children);
@@ -32,7 +32,8 @@ const cards = Object.entries(api.paths).flatMap(([path, methods]) => Object.entr
   const made = element("div", undefined, element("h2", `${method.toUpperCase()} ${path}`), element("p", route.description));
   made.className = "card";
   const body = route.requestBody?.content["application/json"].schema;
-  if (body) made.append(fieldsOf(body));
+  const reply = route.responses["200"].content?.["application/json"]?.schema;
+  if (body) made.append(fieldsOf(body), element("p", `Reply: ${typeOf(reply)}`));
   return made;
 }));
 document.getElementById("routes").replaceChildren(...cards);
