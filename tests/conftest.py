@@ -27,6 +27,7 @@ from convbert.ops import compiled
 from helpers import FORMS
 
 SLOW = [
+    "bulk/test_ray.py",
     "export/test_onnx.py",
     "export/test_other_runtimes.py",
     "finetuning/test_run.py",

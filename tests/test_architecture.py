@@ -19,7 +19,7 @@ FLOORS = [
     {"model"},
     {"inference", "training"},
     {"pretraining", "finetuning", "conversion", "export", "serving", "auto"},
-    {"distillation"},
+    {"distillation", "bulk"},
     {"cli"},
     {"__init__", "__main__"},
 ]

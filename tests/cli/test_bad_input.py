@@ -11,13 +11,10 @@ import json
 import os
 import pickle
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +25,7 @@ import tiny
 from convbert import ConvBertForMaskedLM, ConvBertModel, ConvBertTokenizer, ConvBertTokenizerFast, InputError
 from convbert.cli import main
 from convbert.files.atomic import atomic_folder
+from helpers import full_disk
 
 
 @pytest.fixture(scope="session")
@@ -60,19 +58,6 @@ def refused(capsys) -> Callable[..., str]:
         return errors[0]
 
     return run
-
-
-@contextmanager
-def full_disk(limit):
-    """No file grows beyond so many bytes: writing on fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 # ------------------------------------------------------------------------------------------------ texts

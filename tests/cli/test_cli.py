@@ -16,8 +16,8 @@ import pytest
 import convbert
 import processes
 import tiny
+from convbert.bulk.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
 from convbert.cli import main
-from convbert.cli.inputs import LONGEST_LINE_BYTES, open_lines, read_blocks
 
 SOURCE = str(Path(convbert.__file__).parents[1])
 VERBS = (
@@ -216,7 +216,7 @@ BAD_LINES = {
 def test_a_bad_line_stops_after_the_results_before_it(bad, model_dir, stdin, capsys):
     line, reason = BAD_LINES[bad]
     stdin(b"the [MASK] sat .\na [MASK] .\n" + line + b"\nthe [MASK] .\n")
-    assert main(["fill-mask", "-", "--json", "--model", str(model_dir)]) == 2
+    assert main(["fill-mask", "-", "--json", "--long", "refuse", "--model", str(model_dir)]) == 2
     captured = capsys.readouterr()
     assert [answer["line"] for answer in json_lines(captured.out)] == [1, 2]
     assert captured.err.startswith("convbert: error: stdin: line 3: ")
@@ -228,7 +228,9 @@ def test_skip_bad_passes_over_bad_lines_and_counts_them(model_dir, stdin, capsys
     bad = [line for line, _ in BAD_LINES.values()]
     good = b"the [MASK] sat ."
     stdin(b"\n".join([good, *bad, good, bad[0], good]))
-    assert main(["fill-mask", "-", "--json", "--skip-bad", "--model", str(model_dir)]) == 0
+    assert (
+        main(["fill-mask", "-", "--json", "--long", "refuse", "--skip-bad", "--model", str(model_dir)]) == 0
+    )
     captured = capsys.readouterr()
     assert [answer["line"] for answer in json_lines(captured.out)] == [1, 6, 8]
     assert captured.err.startswith("convbert: 5 lines skipped; the first: stdin: line 2: ")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from convbert.bulk.answers import FileAnswers, open_answers
+from convbert.bulk.inputs import open_input
 from convbert.cli import main
-from convbert.cli.answers import Answers
-from convbert.cli.inputs import open_input
 from labelled import sentence, write_objects
 
 COLUMNS = ("--task", "text-classification", "--text-column", "review", "--label-column", "stars")
@@ -62,10 +63,17 @@ def predict(model, tmp_path, capsys):
         ]
         capsys.readouterr()
         code = main([str(word) for word in given])
-        found = target.read_text(encoding="utf-8").splitlines() if target.exists() else []
-        return [json.loads(line) for line in found], code, capsys.readouterr().err
+        return read_answers(target), code, capsys.readouterr().err
 
     return run
+
+
+def read_answers(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture
@@ -175,33 +183,41 @@ def test_vectors_of_a_column(predict, tmp_path):
 # ------------------------------------------------------------------------------------------- going on
 
 
-@pytest.fixture
-def interrupted(predict, tmp_path, monkeypatch) -> Path:
-    """A run that was killed after its third answer."""
-    source, target = write_table(tmp_path, "a.csv"), tmp_path / "parts.jsonl"
-    write = Answers.write
+@pytest.fixture(params=["parts.jsonl", "parts.parquet"])
+def interrupted(request, predict, tmp_path, monkeypatch) -> Path:
+    """A run that was stopped after its first answers."""
+    source, target = write_csv(tmp_path / "a.csv", ROWS * 200), tmp_path / request.param
+    write = FileAnswers.write
 
-    def die(self, unit, number, *more):
-        if number == 4:
+    def stop(self, answered):
+        if self.done:
             raise KeyboardInterrupt
-        write(self, unit, number, *more)
+        write(self, answered)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Answers, "write", die)
+        patch.setattr(FileAnswers, "write", stop)
         assert predict(source, output=target)[1] == 130
-    assert len(Path(f"{target}.partial").read_text().splitlines()) == 3
+    assert not target.exists()
     return target
 
 
 def test_the_same_command_goes_on(interrupted, predict, tmp_path):
-    whole, *_ = predict(tmp_path / "a.csv")
-    found, code, _ = predict(tmp_path / "a.csv", output=interrupted)
+    whole, *_ = predict(tmp_path / "a.csv", output=tmp_path / f"whole{interrupted.suffix}")
+    found, code, said = predict(tmp_path / "a.csv", output=interrupted)
     assert (found, code) == (whole, 0)
+    assert [row["row"] for row in found] == list(range(1, 1601))
+    assert "1,600 texts" not in said
     assert not list(tmp_path.glob("*.partial*"))
 
 
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.glob("*.partial/*.parquet")} | {
+        path: path.read_bytes() for path in folder.glob("*.partial") if path.is_file()
+    }
+
+
 def test_another_command_is_refused(interrupted, predict, tmp_path):
-    before = Path(f"{interrupted}.partial").read_bytes()
+    before = content_of(tmp_path)
     _, code, said = predict(tmp_path / "a.csv", "--precision", "fp32", "--resume", output=interrupted)
     assert code == 2
     assert "precision was auto, now fp32" in said
@@ -210,18 +226,19 @@ def test_another_command_is_refused(interrupted, predict, tmp_path):
     _, code, said = predict(tmp_path / "a.csv", output=interrupted)
     assert code == 2
     assert "input was" in said
-    assert Path(f"{interrupted}.partial").read_bytes() == before
+    assert content_of(tmp_path) == before != {}
 
 
 def test_two_at_once_on_one_file_are_refused(interrupted, predict, tmp_path):
     """The one that is running is not taken for an interrupted one."""
     command = json.loads(Path(f"{interrupted}.partial.json").read_text())
-    with Answers(interrupted, False, command):
+    with suppress(KeyboardInterrupt), open_answers(interrupted, False, command):
+        before = content_of(tmp_path)
         _, code, said = predict(tmp_path / "a.csv", "--resume", output=interrupted)
-        assert code == 2
-        assert "another process" in said
-        Path(f"{interrupted}.partial").unlink()
-        Path(f"{interrupted}.partial").touch()
+        raise KeyboardInterrupt
+    assert code == 2
+    assert "another process" in said
+    assert content_of(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------------- what is no number

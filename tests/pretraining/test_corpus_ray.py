@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from clusters import cluster  # noqa: F401
 from convbert.cli import main
 from convbert.files.atomic import folder_lock
 from convbert.pretraining.corpus import prepare as preparing
@@ -15,22 +16,8 @@ from convbert.util.errors import InputError
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    try:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False)
-    except Exception as error:  # whatever a sandbox forbids Ray to do
-        pytest.skip(f"no Ray cluster can be started here: {error}")
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def test_ray_makes_the_same_shards_and_names_bad_input(cluster, corpus, tokenizer, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("cluster")
+def test_ray_makes_the_same_shards_and_names_bad_input(corpus, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(preparing, "SMALLEST_BLOCK", 3000)
     made = []
     for folder, options in ((tmp_path / "one", {}), (tmp_path / "two", {"engine": "ray"})):

@@ -15,11 +15,11 @@ from convbert.cli.options import (
     Explain,
     Long,
     OnBadRow,
-    check_file,
     check_model_path,
     check_on_bad_row,
     with_columns,
 )
+from convbert.files.lines import check_file
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 

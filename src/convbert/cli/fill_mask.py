@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from convbert.bulk.inputs import Item, open_lines
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.inputs import Item, open_lines
 from convbert.cli.options import Device, Long, Model, Precision
 from convbert.cli.progress import Advance, progress_line
 from convbert.util.errors import InputError

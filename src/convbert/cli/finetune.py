@@ -14,11 +14,11 @@ from convbert.cli.options import (
     Explain,
     Model,
     OnBadRow,
-    check_file,
     check_model_path,
     check_on_bad_row,
     with_columns,
 )
+from convbert.files.lines import check_file
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 

@@ -76,12 +76,6 @@ def with_columns(*roles: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no file."""
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
-
-
 def check_model_path(model: str | None) -> None:
     """Refuse what can only be a folder and is not there; the rest is for `find_model`."""
     if model is not None and model.startswith((".", "/", "~")) and not Path(model).exists():

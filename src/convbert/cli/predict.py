@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convbert.cli.answers import Answers
 from convbert.cli.failures import WRONG_INPUT, say
 from convbert.cli.options import INPUTS, Device, Long, Precision, check_model_path, with_columns
 from convbert.cli.progress import progress_line
 from convbert.util.errors import InputError
+from convbert.util.optional import require
+from convbert.util.workers import check_engine
 
 if TYPE_CHECKING:
-    from convbert.cli.inputs import Input
-    from convbert.finetuning.prediction import RecordReader
+    from convbert.bulk.answering import Answered, Answering
+    from convbert.bulk.answers import Answers
+    from convbert.bulk.blocks import Inputs
 
 
 @with_columns(*INPUTS)
@@ -30,18 +35,23 @@ def run(
         str,
         typer.Option(
             "--input",
-            help='Lines of text, JSON Lines, or a table (CSV, TSV, Parquet, CoNLL, JSON), UTF-8; "-" reads stdin.',
+            help="Lines of text, JSON Lines, or a table (CSV, TSV, Parquet, CoNLL, JSON), UTF-8; a pattern in quotes, "
+            '"texts/*.jsonl", for many files; "-" reads stdin.',
         ),
     ] = "-",
     output: Annotated[
-        Path | None, typer.Option(help="File for the answers, JSON Lines; by default they go to stdout.")
+        Path | None,
+        typer.Option(
+            help="File for the answers: JSON Lines, or with the ending .parquet a table that keeps all columns of the "
+            "input; by default JSON Lines to stdout."
+        ),
     ] = None,
     embeddings: Annotated[
         str | None,
         typer.Option(
             metavar="POOLING",
             help='A vector for each text in place of an answer: "mean" or "max" of its tokens, or "first", [CLS]. '
-            "Any model will do; by default the embedded English one.",
+            "Any model will do; by default the embedded sentence model.",
         ),
     ] = None,
     format_: Annotated[
@@ -58,6 +68,17 @@ def run(
             "--resume", help="Go on with an interrupted run into --output, as the same command does anyway."
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes, each with the model and a share of the cores; by default one, with all cores. With Ray: "
+            "actors at most, by default one a GPU, or one a CPU.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help='"local", or "ray": the Ray cluster that runs here or at RAY_ADDRESS.')
+    ] = "local",
     long: Long = None,
     precision: Precision = "auto",
     device: Device = None,
@@ -66,102 +87,112 @@ def run(
 
     Tables are read by the columns that the model was trained on. The answers come in the order of the lines, with
     their numbers; memory does not grow with the file. A line that cannot be used is answered with its error, and does
-    not stop the others. Until the end, --output has the ending .partial; the same command goes on there.
+    not stop the others, nor does a damaged file among many. Until the end, --output has the ending .partial; the same
+    command goes on there.
 
     \b
     Examples:
       convbert predict --model runs/sst2/model --input reviews.csv --output answers.jsonl
       convbert predict --model runs/squad/model --input questions.jsonl --output answers.jsonl
       zcat tweets.gz | convbert predict --model runs/btc/model > tags.jsonl
-      convbert predict --embeddings mean --input reviews.parquet --text-column review --output vectors.jsonl
+      convbert predict --embeddings mean --input reviews.parquet --text-column review --output vectors.parquet
+      convbert predict --model runs/sst2/model --input "reviews/*.csv" --output answers.parquet --workers 8
+      convbert predict --model /shared/model --input "/shared/*.jsonl" --output answers.parquet --engine ray
     """
     if model is None and embeddings is None:
         raise InputError("give --model, a folder that convbert finetune wrote (or --embeddings, for vectors)")
+    if model is None:
+        say("the embedded sentence model makes the vectors; --model names another")
     if resume and output is None:
         raise InputError("--resume goes on in a file: give --output")
     if resume and output is not None and output.exists():
         say(f"{output}: is finished; nothing to resume")
         return 0
-    from convbert.cli.inputs import check_input, open_input
+    from convbert.bulk.blocks import Inputs
     from convbert.inference.windows import check_long
 
+    check_engine(engine)
     check_long(long or "windows", "--long")
-    check_input(input_file, format_)
+    inputs = Inputs.find(input_file, format_)
+    if engine == "ray" and input_file == "-":
+        raise InputError("--engine ray reads files: name them by --input")
     check_model_path(model)
+    if output is not None and output.suffix.lower() == ".parquet":
+        require("table", f"writing {output}")
     command = {
         "model": model,
         "embeddings": embeddings,
-        "input": _identity(input_file),
+        "input": _identity(inputs, input_file),
         "format": format_,
         "columns": columns,
         "precision": precision,
         "long": long,
     }
-    with Answers(output, resume, command) as answers:
-        answerer = _answerer(model, embeddings, columns, precision, device, long)
-        given = open_input(input_file, format_, **answerer.reading(), report=say)
-        _answer_all(given, answerer, answers, to_file=output is not None)
-        answers.report(given.unit)
+    from convbert.bulk.answering import Answering
+    from convbert.bulk.answers import open_answers
+
+    answering = Answering(model, embeddings, columns, precision, device, long)
+    with open_answers(output, resume, command) as answers:
+        _answer_all(inputs, answering, answers, engine, workers, to_file=output is not None)
+    if said := answers.report():
+        say(said)
     return WRONG_INPUT if answers.failed == answers.done > 0 else 0
 
 
-def _answer_all(given: Input, answerer: RecordReader, answers: Answers, *, to_file: bool) -> None:
-    if answers.unit not in ("", given.unit):
-        raise InputError(f"{answers.path}.partial: was begun by the {answers.unit}, not by the {given.unit}")
-    started, before, is_checked = monotonic(), answers.done, given.unit == "line"
-    with progress_line(given.size, to_file=to_file) as advance:
-        for block in given.blocks:
-            rows = [item.content for item in block if not isinstance(item.content, InputError)]
-            if not is_checked and rows:
-                answerer.check_columns(rows[0])
-                is_checked = True
-            items = [item for item in block if item.number > answers.done]
-            for item, record in zip(items, answerer.answer([item.content for item in items]), strict=True):
-                answers.write(given.unit, item.number, item.place, record)
-            answers.flush()
-            advance(len(items), sum(item.size for item in block))
-    seconds, done = monotonic() - started, answers.done - before
-    say(f"{done:,} texts in {seconds:.1f} s ({done / max(seconds, 1e-9):,.0f} texts/s)")
-    for note in answerer.notes():
+def _answer_all(
+    inputs: Inputs,
+    answering: Answering,
+    answers: Answers,
+    engine: str,
+    workers: int | None,
+    *,
+    to_file: bool,
+) -> None:
+    from convbert.finetuning.prediction import Counts
+
+    found = _answered(inputs, answering, answers, engine, workers)
+    started, texts, counts = monotonic(), 0, Counts()
+    with progress_line(inputs.size(), to_file=to_file) as advance:
+        for answered in found:
+            answers.write(answered)
+            texts += answered.texts
+            counts = counts.plus(answered.counts)
+            advance(answered.texts, answered.size)
+    seconds = monotonic() - started
+    say(f"{texts:,} texts in {seconds:.1f} s ({texts / max(seconds, 1e-9):,.0f} texts/s)")
+    for note in counts.notes():
         say(note)
 
 
-def _answerer(
-    model: str | None,
-    embeddings: str | None,
-    columns: dict[str, str | None],
-    precision: str,
-    device: str | None,
-    long: str | None,
-) -> RecordReader:
-    """What turns lines into answers, in their order."""
-    if embeddings is not None:
-        if others := [role for role, name in columns.items() if name and role not in ("text", "id")]:
-            raise InputError(f"vectors are of one text: there is no column for {others[0]}")
-        from convbert.inference.pipelines.feature_extraction import POOLINGS
+def _answered(
+    inputs: Inputs, answering: Answering, answers: Answers, engine: str, workers: int | None
+) -> Iterator[Answered]:
+    from convbert.bulk.answering import answer_by_processes, answer_here
 
-        if embeddings not in POOLINGS:
-            raise InputError(f"--embeddings must be one of {', '.join(POOLINGS)}; got {embeddings}")
-        import convbert
-        from convbert.finetuning.prediction import Embedder
-        from convbert.inference.windows import check_long
+    reader = answering.load()  # in every case: what is wrong with the model is said here
+    inputs = replace(inputs, reading=reader.reading())
+    start, write = answers.position, answers.write_as
+    if inputs.names != ["-"] and (row := inputs.first_row(say if engine == "ray" else lambda _: None)):
+        reader.check_columns(row)
+    if engine == "ray":
+        from convbert.bulk.ray import answer_by_ray
 
-        pipe: Any = convbert.pipeline("feature-extraction", model, device=device, precision=precision)
-        return Embedder(
-            pipe,
-            embeddings,
-            {role: columns[role] or role for role in ("text", "id")},
-            check_long(long or "windows"),
-        )
-    from convbert.finetuning.evaluation import FinetunedModel
-    from convbert.finetuning.prediction import Predictor
-
-    return Predictor(FinetunedModel.load(model, device=device, precision=precision, long=long), columns)
+        return answer_by_ray(inputs, start, answering, write, workers)
+    blocks = (block for file in inputs.after(start) for block in inputs.read(**file, report=say))
+    if workers in (None, 1):
+        return answer_here(blocks, reader, write)
+    return answer_by_processes(blocks, answering, write, workers)
 
 
-def _identity(name: str) -> Any:
-    """What tells one input from another: its name, its size, and its beginning; of stdin nothing does."""
+def _identity(inputs: Inputs, name: str) -> Any:
+    """What tells one input from another: its name, its size, and its beginning, or those of all files that the name
+    matches; of stdin nothing does."""
     if name == "-":
         return name
-    with open(name, "rb") as stream:
-        return [name, Path(name).stat().st_size, hashlib.sha256(stream.read(1 << 20)).hexdigest()[:16]]
+    size, digest = 0, hashlib.sha256()
+    for file in inputs.names:
+        with open(file, "rb") as stream:
+            own = os.fstat(stream.fileno()).st_size
+            digest.update(f"{file}\0{own}\0".encode(errors="surrogateescape") + stream.read(1 << 16))
+        size += own
+    return [name, len(inputs.names), size, digest.hexdigest()[:16]]

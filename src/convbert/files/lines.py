@@ -14,6 +14,12 @@ from convbert.util.errors import InputError
 from convbert.util.optional import require
 
 
+def check_file(path: Path) -> None:
+    """Refuse what is no file."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
+
+
 @contextmanager
 def open_stream(path: Path, compression: str) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
     """The bytes of a file, without its compression (".gz", ".zst" or ""), and what tells how much of it has been read.
@@ -35,7 +41,7 @@ def open_stream(path: Path, compression: str) -> Iterator[tuple[IO[bytes], Calla
 
 def _decompressed(raw: IO[bytes], path: Path, compression: str) -> Any:
     if compression == ".zst":
-        require("train", f"reading {path}")
+        require("table", f"reading {path}")
         import pyarrow as pa
 
         return io.BufferedReader(pa.input_stream(raw, compression="zstd"))

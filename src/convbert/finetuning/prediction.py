@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch.nn.functional import normalize
 
 from convbert.finetuning.adapters.base import TaskAdapter
 from convbert.finetuning.adapters.tagging import Tagging, split_text
@@ -27,6 +29,38 @@ from convbert.util.schema import parse_json
 
 Record = str | Row | InputError
 Answer = Prediction | InputError
+
+
+class Counts(NamedTuple):
+    """How many texts were too long and `windowed` or `cut`, and how many `tokens` are `unknown`, as in `example`."""
+
+    windowed: int = 0
+    cut: int = 0
+    tokens: int = 0
+    unknown: int = 0
+    example: str = ""
+
+    def plus(self, other: Counts, sign: int = 1) -> Counts:
+        """Both together; for a sign of -1, what has been counted since the other."""
+        return Counts(
+            self.windowed + sign * other.windowed,
+            self.cut + sign * other.cut,
+            self.tokens + sign * other.tokens,
+            self.unknown + sign * other.unknown,
+            self.example or other.example,
+        )
+
+    def notes(self) -> list[str]:
+        """What a reader should know of the texts."""
+        long = ((self.windowed, "read in windows"), (self.cut, "cut"))
+        notes = [
+            f"texts that are longer than the model reads at once, and were {how}: {count:,}"
+            for count, how in long
+            if count
+        ]
+        unknown = UnknownTokens()
+        unknown.merge(self.tokens, self.unknown, self.example)
+        return [*notes, said] if (said := unknown.sentence()) else notes
 
 
 class RecordReader(ABC):
@@ -74,16 +108,10 @@ class RecordReader(ABC):
                     "(name the one that is meant, as by --text-column)"
                 )
 
-    def notes(self) -> list[str]:
-        """What a reader should know of the texts."""
-        long = ((self.counts.windowed, "read in windows"), (self.counts.cut, "cut"))
-        notes = [
-            f"texts that are longer than the model reads at once, and were {how}: {count:,}"
-            for count, how in long
-            if count
-        ]
-        unknown = self.counts.unknown.sentence()
-        return [*notes, unknown] if unknown else notes
+    def counted(self) -> Counts:
+        """What has been counted in all texts so far."""
+        counts, unknown = self.counts, self.counts.unknown
+        return Counts(counts.windowed, counts.cut, unknown.tokens, unknown.unknown, unknown.example)
 
     def _by_column(self, cells: dict[str, Any]) -> dict[str, Any]:
         """The cells by column, where the record names a role instead."""
@@ -149,8 +177,8 @@ class Predictor(RecordReader):
 
 
 class Embedder(RecordReader):
-    """A vector for each text, `{"embedding": [C numbers]}`; `columns` are those of `text` and `id`, `long` is what is
-    done with texts that are too long."""
+    """A vector for each text, `{"embedding": (C,) fp32}`; `columns` are those of `text` and `id`, `long` is what is
+    done with texts that are too long. The pooling of the model's own folder is followed by its normalisation."""
 
     def __init__(
         self, pipe: FeatureExtraction, pooling: str, columns: dict[str, str], long: Long = "windows"
@@ -163,12 +191,11 @@ class Embedder(RecordReader):
         return self.pipe.encode(text_in(Row("the line", cells), self.columns["text"]), long=self.long)
 
     def decode(self, texts: list[Tokens], rows: list[Rows]) -> Prediction:
-        # The shortest decimals that are read back as the same fp32 numbers.
-        return {
-            "embedding": [
-                float(str(number)) for number in merge_vectors(texts, rows, self.pooling).float().numpy()
-            ]
-        }
+        vector = merge_vectors(texts, rows, self.pooling).float()
+        own = self.pipe.own
+        if own is not None and own.normalized and own.how == self.pooling:
+            vector = normalize(vector, dim=0)
+        return {"embedding": vector.numpy()}
 
 
 def record_of(adapter: TaskAdapter, example: Example, prediction: Prediction) -> Prediction:

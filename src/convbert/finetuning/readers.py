@@ -297,7 +297,7 @@ def _read_question(path: Path, place: str, paragraph: dict[str, Any], question: 
 
 
 def _read_parquet(path: Path) -> _Opened:
-    require("train", f"reading {path}")
+    require("table", f"reading {path}")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

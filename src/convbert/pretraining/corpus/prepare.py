@@ -19,8 +19,9 @@ from convbert.pretraining.corpus.packing import Packing
 from convbert.pretraining.corpus.reading import PLAIN, Chunk, CorpusReader, Reading
 from convbert.pretraining.corpus.shards import MANIFEST, SHARDS, Manifest, Shard, sha256_of
 from convbert.pretraining.corpus.sources import Corpus, TextFile, TextSource, find_sources
-from convbert.pretraining.corpus.workers import check_engine, encode_in_order
+from convbert.pretraining.corpus.workers import encode_in_order
 from convbert.util.errors import InputError
+from convbert.util.workers import check_engine
 
 JOURNAL = "journal.jsonl"
 _PACKED = Packing()

@@ -9,13 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from convbert.cli.options import check_file
-from convbert.files.lines import open_stream
+from convbert.files.lines import check_file, open_stream
 from convbert.util.errors import InputError
 
-_TABLES = ("csv", "tsv", "parquet", "conll", "conllu", "json")
+TABLES = ("csv", "tsv", "parquet", "conll", "conllu", "json")
 """Formats that the readers of labelled data know by the ending of this name."""
-FORMATS = ("auto", "text", "jsonl", *_TABLES)
+FORMATS = ("auto", "text", "jsonl", *TABLES)
 _MAGIC = {
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "compressed by gzip",
@@ -72,8 +71,8 @@ def open_input(
     """
     check_input(name, given)
     shown = "stdin" if name == "-" else name
-    format_ = given if given != "auto" else _format_of(name, bool(tags))
-    if format_ not in _TABLES:
+    format_ = given if given != "auto" else format_of(name, bool(tags))
+    if format_ not in TABLES:
         blocks, size = open_lines(name)
         first = next(blocks, [])
         if name != "-":  # the last line of a short file, without an end; a pipe may be slow
@@ -82,7 +81,7 @@ def open_input(
             format_ = _guess(first, tags if name != "-" else ())
             if format_ != "text":
                 report(f"{shown}: is read as {format_} (--format text takes each line as it is)")
-        if format_ not in _TABLES:
+        if format_ not in TABLES:
             return Input("line", format_, size, _read_cells(chain([first], blocks), format_, shown, report))
     return Input("row", format_, None, _read_rows(name, format_, wanted, headerless, report))
 
@@ -93,7 +92,7 @@ def check_input(name: str, given: str) -> None:
         raise InputError(f"--format must be one of {', '.join(FORMATS)}; got {given}")
     if name != "-":
         check_file(Path(name))
-    elif given in _TABLES:
+    elif given in TABLES:
         raise InputError(f"--format {given} is read from a file: name it by --input")
     elif kind := _magic_of(getattr(_stdin(), "peek", lambda size: b"")(4)):
         raise InputError(f"stdin: is {kind}; name the file by --input")
@@ -153,7 +152,7 @@ def _magic_of(beginning: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if beginning.startswith(magic)), None)
 
 
-def _format_of(name: str, is_for_tags: bool) -> str | None:
+def format_of(name: str, is_for_tags: bool) -> str | None:
     """By the ending of a file's name; None where that says nothing."""
     from convbert.finetuning.readers import CONLL_ENDINGS, SPLIT_ENDINGS, ending_of
 
