@@ -15,7 +15,7 @@ import tiny
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ("fill-masks", "fine-tune", "pre-train", "browser")
-PAGES = ("README.md", "docs/using.md", *(f"docs/tutorials/{name}.md" for name in TUTORIALS))
+PAGES = ("README.md", "docs/using.md", "docs/distillation.md", *(f"docs/tutorials/{name}.md" for name in TUTORIALS))
 SNIPPETS = [
     (page, language, text)
     for page in PAGES
@@ -39,6 +39,7 @@ def snippets_folder(tmp_path_factory):
         (folder / name).write_text(f"review,stars\n{reviews}", encoding="utf-8")
     (folder / "new.csv").write_text("review\na warm and funny film\n", encoding="utf-8")
     paragraph = "The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
+    (folder / "pairs.tsv").write_text("a warm film\ta good film\n", encoding="utf-8")
     (folder / "corpus.txt").write_text("\n".join([paragraph * 5] * 40), encoding="utf-8")
     released = folder / "YituTech/conv-bert-base"
     config = theirs.ConvBertConfig(vocab_size=len(tiny.WORDS), num_hidden_layers=2, pad_token_id=0)
