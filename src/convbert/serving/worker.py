@@ -136,7 +136,7 @@ class _Served:
     def __init__(self, name: str, source: str | None, models: Models) -> None:
         folder = find_model(source)
         config = ConvBertConfig.from_pretrained(folder)
-        of_class = {TASKS[task].model.__name__: task for task in PIPELINES}
+        of_class = {TASKS[task].model.__name__: task for task in reversed(PIPELINES)}  # the first of a class
         task = of_class.get((config.architectures or [""])[0], EMBEDDING)
         options: dict[str, Any] = {
             "device": models.device,
