@@ -46,7 +46,6 @@ def test_choices_are_those_of_the_model(pipe, folder):
         ({"text": TEXT, "choices": ["a"]}, "choices"),
         ({"text": TEXT, "choices": "a cat"}, "choices"),
         ({"text": TEXT, "choices": ["a", 3]}, "int"),
-        ({"text": TEXT, "choices": ["a", "cat " * 40]}, "long"),
     ],
 )
 def test_what_is_no_choice_is_named(pipe, record, named):

@@ -644,8 +644,8 @@ def test_a_folder_that_was_not_trained_for_the_task_is_refused(folders):
 def test_bad_choices_are_named(folders):
     with pytest.raises(InputError, match="no task 'translation'; there are fill-mask"):
         convbert.pipeline("translation")
-    with pytest.raises(InputError, match="no pipeline for multiple-choice; there are fill-mask"):
-        convbert.pipeline("multiple-choice", folders["fill-mask"])
+    with pytest.raises(InputError, match="no pipeline for replaced-token-detection; there are fill-mask"):
+        convbert.pipeline("replaced-token-detection", folders["fill-mask"])
     with pytest.raises(InputError, match="max_tokens must be at least 1"):
         convbert.pipeline("fill-mask", folders["fill-mask"], max_tokens=0)
     with pytest.raises(InputError, match="device 'abacus' cannot be used"):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convbert.cli.failures import INTERRUPTED, say
-from convbert.cli.options import check_file, check_model_path
+from convbert.cli.options import check_model_path
 from convbert.cli.prepare import DocumentPerLine, SkipBadFiles, TextColumn
+from convbert.files.lines import check_file
 from convbert.util.errors import InputError
 from convbert.util.optional import require
 from convbert.util.settings import parse_settings

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from convbert.bulk.inputs import Item, open_lines
 from convbert.cli.failures import WRONG_INPUT, say
-from convbert.cli.inputs import Item, open_lines
 from convbert.cli.options import Device, Precision, check_model_path
 from convbert.cli.progress import progress_line
 from convbert.util.errors import InputError

@@ -20,6 +20,6 @@ def folder(name: str = "embedded") -> Path:
     path = Path(str(resources.files("convbert"))) / "models" / NAMES[name]
     if not (path / "model.safetensors").is_file():
         raise InputError(
-            f"{path}: this copy of convbert has no such model; name a folder (model=..., or --model)"
+            f"{path}: this copy of convbert has no embedded model of this name; name a folder (model=..., or --model)"
         )
     return path
