@@ -15,7 +15,12 @@ import tiny
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ("fill-masks", "fine-tune", "pre-train", "browser")
-PAGES = ("README.md", "docs/using.md", "docs/distillation.md", *(f"docs/tutorials/{name}.md" for name in TUTORIALS))
+PAGES = (
+    "README.md",
+    "docs/using.md",
+    "docs/distillation.md",
+    *(f"docs/tutorials/{name}.md" for name in TUTORIALS),
+)
 SNIPPETS = [
     (page, language, text)
     for page in PAGES
