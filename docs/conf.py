@@ -18,6 +18,7 @@ include_patterns = [
     "docs/**",
     "benchmarks/**",
     "src/convbert/models/english/README.md",
+    "src/convbert/models/sentences/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 ]

@@ -45,7 +45,7 @@ def main(
     positions = model.config.max_position_embeddings
     with atomic_folder(TARGET) as draft:
         model.save_pretrained(draft)
-        file = draft / "config.json"  # only the file is in half precision: nobody should compute in it unasked
+        file = draft / "config.json"  # nobody should compute in half precision unasked
         config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "float32"}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_tokenizer(ConvBertTokenizerFast.from_pretrained(run / "model"), draft, positions)
