@@ -44,6 +44,9 @@ def snippets_folder(tmp_path_factory):
         (folder / name).write_text(f"review,stars\n{reviews}", encoding="utf-8")
     (folder / "new.csv").write_text("review\na warm and funny film\n", encoding="utf-8")
     paragraph = "The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
+    (folder / "all").mkdir()
+    for name in ("one", "two"):
+        (folder / f"all/{name}.csv").write_text("review\na warm and funny film\n", encoding="utf-8")
     (folder / "pairs.tsv").write_text("a warm film\ta good film\n", encoding="utf-8")
     (folder / "corpus.txt").write_text("\n".join([paragraph * 5] * 40), encoding="utf-8")
     released = folder / "YituTech/conv-bert-base"

@@ -101,8 +101,6 @@ def run(
     """
     if model is None and embeddings is None:
         raise InputError("give --model, a folder that convbert finetune wrote (or --embeddings, for vectors)")
-    if model is None:
-        say("the embedded sentence model makes the vectors; --model names another")
     if resume and output is None:
         raise InputError("--resume goes on in a file: give --output")
     if resume and output is not None and output.exists():
@@ -132,6 +130,8 @@ def run(
     from convbert.bulk.answers import open_answers
 
     answering = Answering(model, embeddings, columns, precision, device, long)
+    if model is None:
+        say("the embedded sentence model makes the vectors; --model names another")
     with open_answers(output, resume, command) as answers:
         _answer_all(inputs, answering, answers, engine, workers, to_file=output is not None)
     if said := answers.report():
