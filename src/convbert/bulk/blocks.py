@@ -11,8 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from convbert.bulk.inputs import TABLES, Item, check_input, format_of, open_input
 from convbert.util.errors import InputError
 
@@ -127,8 +125,10 @@ class Inputs:
         return None
 
 
-def one(value: Any) -> np.ndarray:
+def one(value: Any) -> Any:
     """An array of one object."""
+    import numpy as np  # not needed to refuse a wrong command
+
     array = np.empty(1, dtype=object)
     array[0] = value
     return array

@@ -107,14 +107,15 @@ def run(
         say(f"{output}: is finished; nothing to resume")
         return 0
     from convbert.bulk.blocks import Inputs
-    from convbert.inference.windows import check_long
 
     check_engine(engine)
-    check_long(long or "windows", "--long")
     inputs = Inputs.find(input_file, format_)
     if engine == "ray" and input_file == "-":
         raise InputError("--engine ray reads files: name them by --input")
     check_model_path(model)
+    from convbert.inference.windows import check_long  # brings numpy
+
+    check_long(long or "windows", "--long")
     if output is not None and output.suffix.lower() == ".parquet":
         require("table", f"writing {output}")
     command = {
