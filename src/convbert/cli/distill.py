@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convbert.cli.failures import INTERRUPTED, say
-from convbert.cli.options import check_model_path
+from convbert.cli.options import check_model_path, check_training_device
 from convbert.cli.prepare import DocumentPerLine, SkipBadFiles, TextColumn
 from convbert.files.lines import check_file
 from convbert.util.errors import InputError
@@ -96,8 +96,7 @@ def run(
       convbert distill --teacher runs/embedder/model --corpus text/ --layers 2 --output runs/faster
     """
     require("train", "convbert distill")
-    if device not in (None, "cpu"):
-        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    check_training_device(device)
     if output is None and not dry_run:
         raise InputError("--output is missing: name a folder for the run, or say --dry-run")
     check_model_path(teacher)

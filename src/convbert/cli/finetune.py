@@ -16,6 +16,7 @@ from convbert.cli.options import (
     OnBadRow,
     check_model_path,
     check_on_bad_row,
+    check_training_device,
     with_columns,
 )
 from convbert.files.lines import check_file
@@ -90,8 +91,7 @@ def run(
     files = _files_of(chosen, data, train, dev)
     overrides = _plan_changes(settings or (), lora=lora)
     check_on_bad_row(on_bad_row)
-    if device not in (None, "cpu"):
-        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    check_training_device(device)
     check_model_path(model)
     from convbert.finetuning.run import finetune
 

@@ -86,3 +86,9 @@ def check_on_bad_row(given: str) -> None:
     """Refuse what is neither of the two."""
     if given not in ("skip", "fail"):
         raise InputError(f'--on-bad-row must be "skip" or "fail", got {given!r}')
+
+
+def check_training_device(device: str | None) -> None:
+    """Refuse a device that is not "cpu": which GPU is used, launchers and the Trainer decide."""
+    if device not in (None, "cpu"):
+        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')

@@ -14,7 +14,7 @@ import typer
 
 from convbert.cli.estimate import show_estimate
 from convbert.cli.failures import INTERRUPTED, is_first_process, say
-from convbert.cli.options import check_model_path
+from convbert.cli.options import check_model_path, check_training_device
 from convbert.cli.prepare import (
     DocumentPerLine,
     KeepAccents,
@@ -115,8 +115,7 @@ def run(
     """
     require("train", "convbert pretrain")
     # What can be refused without torch, whose import takes seconds.
-    if device not in (None, "cpu"):
-        raise InputError(f'--device {device}: only "cpu" can be said here; without it the first GPU is used')
+    check_training_device(device)
     if recipe not in RECIPE_NAMES:
         raise InputError(f"no recipe named {recipe!r}; there are {', '.join(RECIPE_NAMES)}")
     if output is None and not dry_run:
